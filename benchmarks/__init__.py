@@ -1,0 +1,1 @@
+"""Measurements. Each compares side by side in one run; absolute times mean little on a shared machine."""

@@ -1,0 +1,64 @@
+#!lua
+-- claim: the right to download a model, for one caller.
+--
+-- Prelude: 1
+-- Keys: meta, index_downloading, index_downloaded, index_error, index_evicting
+-- Args: channel:str
+-- Item keys: record_key
+-- Item args: claim_id:word, owner:word, lease:int, max_attempts:int, expected_bytes:int
+-- (lease in microseconds, 0: it never ends; max_attempts and expected_bytes 0: not given)
+-- Reply: ["claimed" or "again", token, lease end, lease left, attempts, previous owner, how far it got]
+--        or ["exists", status, lease end, lease left] (left -1: a claim that never ends)
+--        or ["damaged", why]
+-- Errors: ERR pyregistry: a wrong call
+-- Re-send: safe: the claim id finds its own claim, or its own end
+-- Event: claimed, taken_over, or abandoned (the attempts are used up)
+--
+-- Row: the claim that ended last has this `claim_id` | unchanged | AlreadyExists(status); not won (a late copy)
+-- Row: absent | DOWNLOADING, `attempts` 1 | Claimed
+-- Row: DOWNLOADING, same `claim_id`, lease over or not | lease ends at the later of its end and now + lease (None stays) | Claimed again, same token (a re-sent request)
+-- Row: DOWNLOADING, lease over or released, `attempts` >= `max_attempts` (if given) | ERROR, permanent, `Owner lost ...` | AlreadyExists(ERROR)
+-- Row: DOWNLOADING, lease over or released | DOWNLOADING, new claim, `attempts`+1 | Claimed: taken over, from whom, how far it had got
+-- Row: DOWNLOADING, live lease or none | unchanged | AlreadyExists(DOWNLOADING), lease left
+-- Row: EVICTING, lease over | DOWNLOADING, new claim, `attempts` 1 | Claimed: taken over
+-- Row: DOWNLOADED, ERROR, EVICTING | unchanged | AlreadyExists(status)
+
+local function exists()
+  local status = record[STATUS]
+  local leased = status == 'DOWNLOADING' or status == 'EVICTING'
+  return pack({'exists', status, record[LEASE_END], leased and lease_left() or 0})
+end
+
+local function give(kind, attempts)
+  if expected_bytes > 0 then record[BYTES_TOTAL] = expected_bytes end
+  return give_claim(kind, 1, claim_id, owner, lease, attempts)
+end
+
+local function take_over(attempts)
+  record[PREVIOUS_OWNER], record[PREVIOUS_BYTES_DONE] = record[OWNER], record[BYTES_DONE]
+  return give('taken_over', attempts)
+end
+
+return batch(function()
+  if not record then
+    record = blank()
+    record[CREATED_AT] = now
+    return give('claimed', 1)
+  end
+  if record[ENDED_ID] == claim_id then return exists() end
+  local status = record[STATUS]
+  if status == 'DOWNLOADING' then
+    if record[CLAIM_ID] == claim_id then return same_claim(lease) end
+    if is_live() then return exists() end
+    if max_attempts > 0 and record[ATTEMPTS] >= max_attempts then
+      no_claim()
+      record[STATUS], record[PERMANENT] = 'ERROR', 1
+      record[MESSAGE] = 'Owner lost at attempt ' .. record[ATTEMPTS] .. ': ' .. record[OWNER]
+      save('abandoned', tick())
+      return exists()
+    end
+    return take_over(record[ATTEMPTS] + 1)
+  end
+  if status == 'EVICTING' and not is_live() then return take_over(1) end
+  return exists()
+end)

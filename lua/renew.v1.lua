@@ -1,0 +1,33 @@
+#!lua flags=allow-oom
+-- renew: the owner of a claim lives, and says how far it is.
+--
+-- Prelude: 1
+-- Keys: meta, index_downloading, index_downloaded, index_error, index_evicting
+-- Args: channel:str
+-- Item keys: record_key
+-- Item args: claim_id:word, token:int, lease:int, says:flag, message:str, bytes_done:int?, bytes_total:int?
+-- (lease in microseconds, 0: from now on it never ends; says 1: the message is `message`, "" for none)
+-- Reply: ["renewed", lease end, lease left (-1: it never ends)]
+--        or ["ended", how it ended: 1 DOWNLOADED, 2 ERROR, 3 released]
+--        or ["lost", status now ("" for no record)]
+--        or ["damaged", why]
+-- Errors: ERR pyregistry: a wrong call
+-- Re-send: safe with a lease: it never shortens one; a claim that has ended meanwhile says so
+-- Event: renewed, if it brought progress or a message
+--
+-- Row: DOWNLOADING, same claim | lease extended (never shortened), progress stored | renewed, lease left
+-- Row: that claim ended last | unchanged | ended by yourself (not lost)
+-- Row: anything else | unchanged | lost
+
+return batch(function()
+  if is_mine('DOWNLOADING', claim_id, token) then
+    extend(lease)
+    if says then record[MESSAGE], record[BEGAN] = message, 0 end
+    record[BYTES_DONE] = bytes_done or record[BYTES_DONE]
+    record[BYTES_TOTAL] = bytes_total or record[BYTES_TOTAL]
+    save((says or bytes_done or bytes_total) and 'renewed')
+    return pack({'renewed', record[LEASE_END], lease_left()})
+  end
+  if record and record[ENDED_ID] == claim_id then return pack({'ended', record[ENDED_HOW]}) end
+  return pack({'lost', record and record[STATUS] or ''})
+end)

@@ -1,0 +1,45 @@
+#!lua
+-- set_status: somebody says what is true of a model, whoever owns its download.
+--
+-- Prelude: 1
+-- Keys: meta, index_downloading, index_downloaded, index_error, index_evicting
+-- Args: channel:str, by:word
+-- Item keys: record_key
+-- Item args: status:word, message:str
+-- Reply: ["done", the owner of the live claim that this ended ("" for none), its claim id, its token]
+--        or ["refused", status now ("" for no record)]
+--        or ["damaged", why]
+-- Errors: ERR pyregistry: a wrong call, an unknown status
+-- Re-send: not safe: it could undo what others did in between
+-- Event: set, which names the caller
+--
+-- Row: EVICTING with a live lease; or to EVICTING | unchanged | refused
+-- Row: DOWNLOADING, to DOWNLOADING | message changed; claim, lease, token stay | done
+-- Row: anything else | that status; claim, lease, back-off, permanence cleared, `attempts` 0 | done
+
+local settable = {DOWNLOADING = true, DOWNLOADED = true, ERROR = true}
+
+return batch(function()
+  if not settable[status] and status ~= 'EVICTING' then refuse('status is unknown') end
+  if not settable[status] or (record and record[STATUS] == 'EVICTING' and is_live()) then
+    return pack({'refused', record and record[STATUS] or ''})
+  end
+  slot.heal = true
+  if record and record[STATUS] == 'DOWNLOADING' and status == 'DOWNLOADING' then
+    record[MESSAGE], record[BEGAN] = message, 0
+    save('set', tick(), by)
+    return pack({'done', '', '', 0})
+  end
+  local ended = {'done', '', '', 0}
+  if not record then
+    record = blank()
+    record[CREATED_AT] = now
+  elseif record[STATUS] == 'DOWNLOADING' and record[CLAIM_ID] ~= '' and is_live() then
+    ended = {'done', record[OWNER], record[CLAIM_ID], record[TOKEN]}
+  end
+  no_claim()
+  record[STATUS], record[TOKEN], record[MESSAGE] = status, tick(), message
+  record[OWNER], record[ATTEMPTS] = '', 0
+  save('set', record[TOKEN], by)
+  return pack(ended)
+end)

@@ -1,0 +1,78 @@
+"""A distributed registry of model downloads on Redis: exactly one replica downloads, the others know."""
+
+from __future__ import annotations
+
+from pyregistry.aio import AsyncRegistry, create_async_registry_backend
+from pyregistry.config import BackendConfig
+from pyregistry.errors import (
+    AccessDenied,
+    ConfigurationError,
+    DamagedRecord,
+    EmbeddedUnavailable,
+    EvictionInProgress,
+    InvalidArgument,
+    InvalidModelName,
+    ModelHeld,
+    OutcomeUnknown,
+    OutOfMemory,
+    RecordRefused,
+    RegistryClosed,
+    RegistryError,
+    RegistryUnavailable,
+    SchemaTooNew,
+    ServerRefused,
+    ServerTooOld,
+)
+from pyregistry.models import (
+    AlreadyExists,
+    Claim,
+    Claimed,
+    EventKind,
+    ModelProvider,
+    ModelRecord,
+    ModelRef,
+    ModelStatus,
+    RegistryEvent,
+    StatusCounts,
+)
+from pyregistry.registry import Registry, create_registry_backend
+
+__version__ = "0.1.0"
+
+__all__ = [
+    # clients
+    "AsyncRegistry",
+    "BackendConfig",
+    "Registry",
+    "create_async_registry_backend",
+    "create_registry_backend",
+    # models
+    "AlreadyExists",
+    "Claim",
+    "Claimed",
+    "EventKind",
+    "ModelProvider",
+    "ModelRecord",
+    "ModelRef",
+    "ModelStatus",
+    "RegistryEvent",
+    "StatusCounts",
+    # errors
+    "AccessDenied",
+    "ConfigurationError",
+    "DamagedRecord",
+    "EmbeddedUnavailable",
+    "EvictionInProgress",
+    "InvalidArgument",
+    "InvalidModelName",
+    "ModelHeld",
+    "OutOfMemory",
+    "OutcomeUnknown",
+    "RecordRefused",
+    "RegistryClosed",
+    "RegistryError",
+    "RegistryUnavailable",
+    "SchemaTooNew",
+    "ServerRefused",
+    "ServerTooOld",
+]

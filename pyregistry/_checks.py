@@ -1,0 +1,140 @@
+"""Arguments, checked before anything is sent. A failure is an `InvalidArgument` that names its argument."""
+
+from __future__ import annotations
+
+import math
+import re
+import unicodedata
+from functools import lru_cache
+from typing import NamedTuple
+
+from pyregistry._keys import entry_of
+from pyregistry._wire import provider_of
+from pyregistry.errors import InvalidArgument, InvalidModelName
+from pyregistry.models import ModelProvider, ModelRef
+
+MAX_INT = 2**53 - 1
+"""The largest integer that Lua's doubles hold exactly."""
+
+NAME_BYTES = 1024
+QUALIFIER_BYTES = 255
+MESSAGE_BYTES = 4096
+WORD_BYTES = 64
+
+_PROVIDER = re.compile(r"[A-Za-z][A-Za-z0-9._-]{0,31}")
+_NAMESPACE = re.compile(r"[A-Za-z0-9._-]{1,64}")
+_MAX_SECONDS = 100 * 365 * 86400.0
+
+
+class Target(NamedTuple):
+    """A model whose name has been checked, and its entry in the index."""
+
+    ref: ModelRef
+    entry: str
+
+
+def _problem(value: object, most: int, least: int = 1) -> str | None:
+    """What is wrong with a name, or nothing."""
+    if not isinstance(value, str):
+        return f"must be a str, not {type(value).__name__}"
+    try:
+        length = len(value.encode())
+    except UnicodeEncodeError:
+        return "must be valid UTF-8 (it holds a lone surrogate)"
+    if length < least:
+        return "must not be empty"
+    if length > most:
+        return f"must be at most {most} bytes of UTF-8, not {length}"
+    if any(unicodedata.category(character) == "Cc" for character in value):
+        return "must not hold control characters"
+    return None
+
+
+def text(argument: str, value: str | None, most: int = MESSAGE_BYTES) -> str:
+    """A message or the like: any valid text, ``None`` for none. Line breaks are welcome."""
+    if value is None:
+        return ""
+    if not isinstance(value, str):
+        raise InvalidArgument(argument, f"must be a str, not {type(value).__name__}")
+    try:
+        length = len(value.encode())
+    except UnicodeEncodeError:
+        raise InvalidArgument(argument, "must be valid UTF-8 (it holds a lone surrogate)") from None
+    if length > most:
+        raise InvalidArgument(argument, f"must be at most {most} bytes of UTF-8, not {length}")
+    return value
+
+
+def name_like(argument: str, value: str, most: int) -> str:
+    """A non-empty text without control characters."""
+    if problem := _problem(value, most):
+        raise InvalidArgument(argument, problem)
+    return str(value)
+
+
+def owner(value: str) -> str:
+    """Who owns, for people; cut at 64 bytes, never in the middle of a character."""
+    if problem := _problem(value, MESSAGE_BYTES):
+        raise InvalidArgument("owner", problem)
+    return value.encode()[:WORD_BYTES].decode(errors="ignore")
+
+
+def namespace(value: str) -> str:
+    """One registry's name."""
+    if not isinstance(value, str) or not _NAMESPACE.fullmatch(value):
+        raise InvalidArgument("namespace", f"must be 1 to 64 of A-Z a-z 0-9 . _ -, not {value!r}")
+    return value
+
+
+def provider(value: ModelProvider | str) -> ModelProvider | str:
+    """A provider's word."""
+    if not isinstance(value, str) or not _PROVIDER.fullmatch(value):
+        raise InvalidArgument(
+            "provider",
+            f"must be a word of A-Z a-z 0-9 . _ - that begins with a letter, not {value!r}",
+        )
+    return provider_of(str(value))
+
+
+@lru_cache(maxsize=16384)
+def _target(name: str, of: str, revision: str | None, subset: str | None) -> Target:
+    if problem := _problem(name, NAME_BYTES):
+        raise InvalidModelName("name", problem)
+    if revision is not None:
+        name_like("revision", revision, QUALIFIER_BYTES)
+    if subset is not None:
+        name_like("subset", subset, QUALIFIER_BYTES)
+    ref = ModelRef(name, provider(of), revision, subset)
+    return Target(ref, entry_of(name, str(ref.provider), revision, subset))
+
+
+def target(name: str, of: ModelProvider | str, revision: str | None, subset: str | None) -> Target:
+    """A model, checked."""
+    if not isinstance(name, str):
+        raise InvalidModelName("name", f"must be a str, not {type(name).__name__}")
+    for argument, value in (("provider", of), ("revision", revision), ("subset", subset)):
+        # Anything else might not even be hashable, which the cache needs.
+        if not isinstance(value, str) and (value is not None or argument == "provider"):
+            raise InvalidArgument(argument, f"must be a str, not {type(value).__name__}")
+    return _target(name, of, revision, subset)
+
+
+def whole(argument: str, value: int, least: int = 0, most: int = MAX_INT) -> int:
+    """A whole number in its range."""
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise InvalidArgument(argument, f"must be an int, not {type(value).__name__}")
+    if not least <= value <= most:
+        raise InvalidArgument(argument, f"must be {least} to {most}, not {value}")
+    return value
+
+
+def microseconds(argument: str, seconds: float, *, zero: bool = False) -> int:
+    """A length of time."""
+    if isinstance(seconds, bool) or not isinstance(seconds, (int, float)):
+        raise InvalidArgument(argument, f"must be a number of seconds, not {type(seconds).__name__}")
+    if not math.isfinite(seconds) or seconds > _MAX_SECONDS or seconds < 0:
+        raise InvalidArgument(argument, f"must be a number of seconds up to a hundred years, not {seconds}")
+    rounded = round(seconds * 1_000_000)
+    if rounded == 0 and not (zero and seconds == 0):
+        raise InvalidArgument(argument, f"must be at least a microsecond, not {seconds} seconds")
+    return rounded

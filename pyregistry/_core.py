@@ -1,0 +1,163 @@
+"""What a client is beside its I/O: its operations, the claims that it keeps alive, what it logs."""
+
+from __future__ import annotations
+
+import logging
+import weakref
+from collections.abc import Iterable, Sequence
+from typing import NoReturn
+
+from pyregistry import _wire as wire
+from pyregistry._checks import Target
+from pyregistry._keeper import Kept, KeptClaims
+from pyregistry._ops import ClaimResult, Default, Lease, Ops, Refusal
+from pyregistry._source import ClientSource, UrlSource
+from pyregistry.errors import DamagedRecord
+from pyregistry.models import AlreadyExists, Claim, Claimed, ModelRecord, ModelRef, ModelStatus
+
+_log = logging.getLogger("pyregistry")
+
+
+class _Shown:
+    """A model in a log line; put into words only if the line is written."""
+
+    __slots__ = ("_ref",)
+
+    def __init__(self, ref: ModelRef) -> None:
+        self._ref = ref
+
+    def __str__(self) -> str:
+        name, provider, revision, subset = self._ref
+        return f"{provider}{'@' + revision if revision else ''}{'#' + subset if subset else ''}:{name}"
+
+
+class Core:
+    """The part that both clients share."""
+
+    _ops: Ops
+    _kept: KeptClaims
+    _source: ClientSource | UrlSource
+
+    def _begin(
+        self,
+        source: ClientSource | UrlSource,
+        namespace: str,
+        owner: str | None,
+        providers: Iterable[str],
+    ) -> None:
+        self._source = source
+        self._ops = Ops(namespace, owner, providers)
+        self._kept = KeptClaims(source, self._ops)
+        # A client that nobody has any more is as good as closed.
+        weakref.finalize(self, self._kept.abandon)
+
+    @property
+    def namespace(self) -> str:
+        """Which registry this is: one cache, shared or a node's own."""
+        return self._ops.keys.namespace
+
+    @property
+    def owner(self) -> str:
+        """Who this client is, for people."""
+        return self._ops.owner
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self._source.shown!r}, namespace={self.namespace!r})"
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError(
+            f"a {type(self).__name__} does not pickle: make one from its URL in the other process"
+        )
+
+    def _check_lease(self, lease: Lease) -> None:
+        if lease is Default.KEPT:
+            self._kept.check()
+
+    def _told_claims(self, results: Sequence[ClaimResult | DamagedRecord], lease: Lease) -> None:
+        for result in results:
+            if isinstance(result, Claimed):
+                self._told_claim(result.claim, lease, "claimed")
+            elif isinstance(result, AlreadyExists):
+                _log.debug("not claimed: it is %s", result.status)
+            else:
+                _log.warning("not claimed: %s", result)
+
+    def _told_claim(self, claim: Claim, lease: Lease, how: str) -> None:
+        if lease is Default.KEPT:
+            self._kept.keep(claim)
+        if claim.taken_over:
+            _log.info(
+                "took over %s from %s, which had got to %d bytes (token %d, attempt %d)",
+                _Shown(claim.ref), claim.previous_owner, claim.previous_bytes_done or 0,
+                claim.token, claim.attempts,
+            )  # fmt: skip
+        else:
+            level = logging.DEBUG if how == "claimed" else logging.INFO
+            _log.log(
+                level,
+                "%s %s (token %d, attempt %d)",
+                how,
+                _Shown(claim.ref),
+                claim.token,
+                claim.attempts,
+            )
+
+    def _told_retry(self, ref: ModelRef, result: Claim | Refusal, lease: Lease) -> Claim | None:
+        if isinstance(result, Refusal):
+            _log.debug("%s is not retried: %s", _Shown(ref), result.why)
+            return None
+        self._told_claim(result, lease, "retries")
+        return result
+
+    def _told_renewal(
+        self, claim: Claim, result: Claim | Refusal | DamagedRecord
+    ) -> Claim | DamagedRecord | None:
+        if isinstance(result, Claim):
+            _log.debug("renewed %s (token %d)", _Shown(claim.ref), claim.token)
+            return result
+        self._kept.drop(claim)
+        if isinstance(result, Refusal):
+            level = logging.WARNING if result.lost else logging.DEBUG
+            _log.log(level, "the claim of %s (token %d): %s", _Shown(claim.ref), claim.token, result.why)
+            return None
+        return result
+
+    def _told_end(self, claim: Claim, how: str, why_not: str) -> bool:
+        self._kept.drop(claim)
+        if why_not:
+            _log.warning("%s (token %d) could not be %s: %s", _Shown(claim.ref), claim.token, how, why_not)
+            return False
+        _log.debug("%s is %s (token %d)", _Shown(claim.ref), how, claim.token)
+        return True
+
+    def _told_status(
+        self, ref: ModelRef, status: ModelStatus | str, reply: wire.StatusSet, dropped: Iterable[Kept]
+    ) -> None:
+        ours = self._ops.ids.made(reply.ended_claim_id) or any(
+            kept.claim.claim_id == reply.ended_claim_id for kept in dropped
+        )
+        if reply.ended_claim_id and not ours:
+            _log.warning(
+                "set_status of %s to %s ended the live claim of %s (token %d)",
+                _Shown(ref), status, reply.ended_owner, reply.ended_token,
+            )  # fmt: skip
+        else:
+            _log.debug("set %s to %s", _Shown(ref), status)
+
+    def _told_touches(self, targets: Sequence[Target]) -> None:
+        _log.debug("touched %d records", len(targets))
+
+    def _told_delete(self, ref: ModelRef, gone: int) -> None:
+        _log.debug("deleted %d records of %s", gone, ref.name)
+
+    def _listable(
+        self, found: Iterable[ModelRecord | DamagedRecord | None], status: ModelStatus | None
+    ) -> list[ModelRecord]:
+        """The records of a page: not those that are gone, damaged, or of another status by now."""
+        records = []
+        for record in found:
+            if isinstance(record, DamagedRecord):
+                _log.warning("left out: %s", record)
+            elif record is not None and (status is None or record.status is status):
+                records.append(record)
+        return records

@@ -1,0 +1,680 @@
+"""What each method asks of the server, and what the answer means. Pure: no I/O, no client.
+
+An operation is an `Op`: a script, its keys and arguments, and how its reply is read. A client that calls for
+many models gets as many operations as the batch size asks for.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any, Final, Generic, TypeAlias, TypeVar
+
+import msgspec
+
+from pyregistry import _checks as checks
+from pyregistry import _wire as wire
+from pyregistry._checks import Target
+from pyregistry._ids import ClaimIds
+from pyregistry._keys import Keyspace, parse_entry
+from pyregistry._scripts import BATCH, Script, load
+from pyregistry.errors import (
+    DamagedRecord,
+    EvictionInProgress,
+    InvalidArgument,
+    ModelHeld,
+    RegistryError,
+)
+from pyregistry.models import (
+    AlreadyExists,
+    Claim,
+    Claimed,
+    ModelProvider,
+    ModelRecord,
+    ModelRef,
+    ModelStatus,
+    StatusCounts,
+)
+
+T = TypeVar("T")
+
+SCHEMA: Final = 1
+"""The newest layout of a namespace that this version knows."""
+
+OPEN: Final = load("open", 1)
+CLAIM: Final = load("claim", 1)
+RETRY: Final = load("retry", 1)
+RENEW: Final = load("renew", 1)
+FINISH: Final = load("finish", 1)
+RELEASE: Final = load("release", 1)
+SET_STATUS: Final = load("set_status", 1)
+TOUCH: Final = load("touch", 1)
+DELETE: Final = load("delete", 1)
+READ: Final = load("read", 1)
+PAGE: Final = load("page", 1)
+COUNTS: Final = load("counts", 1)
+
+#: Every script but `open`, which goes first.
+SCRIPTS: Final = (
+    CLAIM,
+    RETRY,
+    RENEW,
+    FINISH,
+    RELEASE,
+    SET_STATUS,
+    TOUCH,
+    DELETE,
+    READ,
+    PAGE,
+    COUNTS,
+)
+
+KEPT_LEASE: Final = 30.0
+"""The lease, in seconds, of a claim that its client keeps alive."""
+
+
+class Default(Enum):
+    """Stands for an argument that was left out, where ``None`` means something else."""
+
+    KEPT = f"{KEPT_LEASE:g} s, kept alive"
+    UNCHANGED = "unchanged"
+    ITS_OWN = "its own"
+
+    def __repr__(self) -> str:
+        return f"<{self.value}>"
+
+
+Lease: TypeAlias = "float | Default | None"
+Model: TypeAlias = "ModelRef | tuple[str, ModelProvider | str] | str"
+
+ClaimResult: TypeAlias = Claimed | AlreadyExists
+
+
+class Refusal(msgspec.Struct, frozen=True):
+    """A retry or a renewal that was not granted, and why (for the log; callers get None).
+
+    Attributes:
+        why: for people.
+        lost: the claim is somebody else's by now, or gone.
+    """
+
+    why: str
+    lost: bool = False
+
+
+@dataclass(frozen=True)
+class Op(Generic[T]):
+    """One request.
+
+    Attributes:
+        name: what the caller called, for errors.
+        script: what runs; ``None``: a plain reading command, ``verb``.
+        keys: its keys.
+        argv: its arguments.
+        decode: what its reply means.
+        resend: whether it may be sent again once it may have run.
+        verb: the command, where there is no script.
+    """
+
+    name: str
+    script: Script | None
+    keys: Sequence[str]
+    argv: Sequence[str | int]
+    decode: Callable[[Any], T]
+    resend: bool = True
+    verb: str = "MGET"
+
+    @property
+    def writes(self) -> bool:
+        """Whether it may have changed something when its outcome is unknown. (`open` may run at any time.)"""
+        return self.script is not None and self.script.writes and self.script is not OPEN
+
+    @property
+    def command(self) -> tuple[str | int, ...]:
+        """What is sent."""
+        if self.script is None:
+            return (*self.verb.split(), *self.keys, *self.argv)
+        return ("EVALSHA", self.script.sha, len(self.keys), *self.keys, *self.argv)
+
+
+def default_owner() -> str:
+    """Host and process, for people."""
+    return checks.owner(f"{socket.gethostname()}:{os.getpid()}")
+
+
+def damaged(ref: ModelRef, why: str) -> DamagedRecord:
+    """The error for a value that can't be read."""
+    return DamagedRecord(
+        f"the record of {ref.name!r} ({ref.provider}) can't be read: {why}; "
+        "delete_model(..., force=True) removes it",
+        model_name=ref.name,
+        provider=str(ref.provider),
+    )
+
+
+def settled(results: Sequence[T | DamagedRecord]) -> list[T]:
+    """The results of a call for one or many.
+
+    Raises:
+        DamagedRecord: the first that there is; its ``results`` are those of the others.
+    """
+    error = next((result for result in results if isinstance(result, DamagedRecord)), None)
+    if error is not None:
+        if len(results) > 1:
+            error.results = [None if isinstance(result, DamagedRecord) else result for result in results]
+        raise error
+    return [result for result in results if not isinstance(result, DamagedRecord)]
+
+
+def with_results(error: RegistryError, results: Iterable[object], asked: int) -> RegistryError:
+    """An error that tells what a call for many had achieved before."""
+    achieved = list(results)
+    error.results = achieved + [None] * (asked - len(achieved))
+    return error
+
+
+_decode_claims = msgspec.msgpack.Decoder(list[wire.ClaimReply]).decode
+_decode_retries = msgspec.msgpack.Decoder(list[wire.RetryReply]).decode
+_decode_renewals = msgspec.msgpack.Decoder(list[wire.RenewReply]).decode
+_decode_ends = msgspec.msgpack.Decoder(list[wire.EndReply]).decode
+_decode_sets = msgspec.msgpack.Decoder(list[wire.SetReply]).decode
+_decode_touches = msgspec.msgpack.Decoder(list[wire.TouchReply]).decode
+_decode_deletes = msgspec.msgpack.Decoder(list[wire.DeleteReply]).decode
+_decode_reads = msgspec.msgpack.Decoder(list[wire.ReadReply]).decode
+_decode_page = msgspec.msgpack.Decoder(list[str | int]).decode
+_decode_counts = msgspec.msgpack.Decoder(wire.Counts).decode
+_decode_opened = msgspec.msgpack.Decoder(wire.Opened).decode
+
+
+def _left(microseconds: int) -> float | None:
+    return None if microseconds == wire.NEVER else microseconds / 1_000_000
+
+
+def _read_stored(ref: ModelRef, raw: bytes | msgspec.Raw, last_used: int) -> ModelRecord | DamagedRecord:
+    try:
+        return wire.record_of(ref, wire.decode_record(raw), last_used)
+    except (msgspec.DecodeError, ValueError, OverflowError) as error:
+        return damaged(ref, str(error))
+
+
+def chunks(items: Sequence[T], size: int = BATCH) -> Iterator[Sequence[T]]:
+    """The items, as many at a time as one script call takes."""
+    for start in range(0, len(items), size):
+        yield items[start : start + size]
+
+
+class Ops:
+    """The operations of one client.
+
+    Args:
+        namespace: which registry.
+        owner: who calls, for people; ``None``: host and process.
+        providers: providers beyond the four that a call without a provider looks at too.
+    """
+
+    def __init__(self, namespace: str, owner: str | None, providers: Iterable[str]) -> None:
+        self.keys = Keyspace(checks.namespace(namespace))
+        self._owner = None if owner is None else checks.owner(owner)
+        if isinstance(providers, str):
+            raise InvalidArgument("providers", "must be a collection of words, not one word")
+        told = [checks.provider(provider) for provider in providers]
+        self.providers = tuple(dict.fromkeys([*ModelProvider, *told]))
+        self.ids = ClaimIds()
+
+    @property
+    def owner(self) -> str:
+        """Who calls. Not kept: a process that forks is another owner."""
+        return default_owner() if self._owner is None else self._owner
+
+    # Which models
+
+    def targets(
+        self,
+        name: str,
+        provider: ModelProvider | str | None,
+        revision: str | None,
+        subset: str | None,
+    ) -> list[Target]:
+        """The one model, or the same name under every known provider."""
+        providers = self.providers if provider is None else (provider,)
+        return [checks.target(name, each, revision, subset) for each in providers]
+
+    def ref_of(self, model: Model) -> ModelRef:
+        """A model of a list: a `ModelRef`, a tuple that begins like one, or a name."""
+        if isinstance(model, str):
+            return ModelRef(model)
+        if not isinstance(model, tuple) or not 1 <= len(model) <= len(ModelRef._fields):
+            raise InvalidArgument("models", f"must hold names, (name, provider) or ModelRef, not {model!r}")
+        return ModelRef(*model)
+
+    def claimable(self, models: Iterable[Model]) -> list[Target]:
+        """Models that can be claimed: each with its provider."""
+        found = []
+        for model in models:
+            ref = self.ref_of(model)
+            if ref.provider is None:
+                raise InvalidArgument("models", f"a claim needs a provider: {ref.name!r}")
+            found.append(checks.target(ref.name, ref.provider, ref.revision, ref.subset))
+        return found
+
+    def _records(self, targets: Iterable[Target]) -> list[str]:
+        return [self.keys.record(target.entry) for target in targets]
+
+    def _writing(self, targets: Iterable[Target]) -> list[str]:
+        return [*self.keys.shared, *self._records(targets)]
+
+    # The connection
+
+    def open(self) -> Op[wire.Opened]:
+        """Is the server fit, and the one that wrote last?"""
+        keys = (*self.keys.shared, self.keys.record("x"), self.keys.holds("x"))
+        return Op("connect", OPEN, keys, (self.keys.channel, SCHEMA), _decode_opened)
+
+    # Claims
+
+    def lease_of(self, lease: Lease) -> tuple[int, float | None]:
+        """A lease in microseconds (0: for ever) and in seconds."""
+        if lease is None:
+            return 0, None
+        seconds = KEPT_LEASE if lease is Default.KEPT else lease
+        if isinstance(seconds, Default):
+            raise InvalidArgument("lease", f"{seconds!r} is not for this call")
+        return checks.microseconds("lease", seconds), float(seconds)
+
+    def _claim_id(self, claim_id: str | None) -> str:
+        return (
+            self.ids.new() if claim_id is None else checks.name_like("claim_id", claim_id, checks.WORD_BYTES)
+        )
+
+    def _owner_of(self, owner: str | None) -> str:
+        return self.owner if owner is None else checks.owner(owner)
+
+    def claim(
+        self,
+        targets: Sequence[Target],
+        *,
+        lease: Lease,
+        claim_id: str | None,
+        owner: str | None,
+        max_attempts: int | None,
+        expected_bytes: int | None,
+    ) -> Op[list[ClaimResult | DamagedRecord]]:
+        """The right to download, for each of the models."""
+        length, seconds = self.lease_of(lease)
+        who = self._owner_of(owner)
+        most = 0 if max_attempts is None else checks.whole("max_attempts", max_attempts, least=1)
+        expected = 0 if expected_bytes is None else checks.whole("expected_bytes", expected_bytes)
+        ids = [self._claim_id(claim_id) for _ in targets]
+        argv: list[str | int] = [self.keys.channel]
+        for each in ids:
+            argv += (each, who, length, most, expected)
+
+        def decode(reply: bytes) -> list[ClaimResult | DamagedRecord]:
+            return [
+                self._claim_result(target, answer, each, who, seconds)
+                for target, each, answer in zip(targets, ids, _decode_claims(reply), strict=True)
+            ]
+
+        return Op("claim", CLAIM, self._writing(targets), argv, decode, resend=length != 0)
+
+    def _claim_result(
+        self,
+        target: Target,
+        answer: wire.ClaimReply,
+        claim_id: str,
+        owner: str,
+        lease: float | None,
+    ) -> ClaimResult | DamagedRecord:
+        if isinstance(answer, wire.Damaged):
+            return damaged(target.ref, answer.why)
+        if isinstance(answer, wire.Exists):
+            status = ModelStatus(answer.status)
+            if status is ModelStatus.DOWNLOADING or status is ModelStatus.EVICTING:
+                return AlreadyExists(status, wire.time_or_none(answer.lease_end), _left(answer.lease_left))
+            return AlreadyExists(status)
+        return Claimed(self._claim_of(target, answer, claim_id, owner, lease))
+
+    @staticmethod
+    def _claim_of(
+        target: Target,
+        answer: wire.ClaimGiven | wire.ClaimAgain,
+        claim_id: str,
+        owner: str,
+        lease: float | None,
+    ) -> Claim:
+        name, provider, revision, subset = target.ref
+        assert provider is not None, "a target has its provider"
+        return Claim(
+            model_name=name,
+            provider=provider,
+            revision=revision,
+            subset=subset,
+            claim_id=claim_id,
+            owner=owner,
+            token=answer.token,
+            lease=lease,
+            lease_expires_at=wire.time_or_none(answer.lease_end),
+            attempts=answer.attempts,
+            taken_over=bool(answer.previous_owner),
+            previous_owner=answer.previous_owner or None,
+            previous_bytes_done=answer.previous_bytes_done if answer.previous_owner else None,
+        )
+
+    def retry(
+        self,
+        target: Target,
+        *,
+        lease: Lease,
+        claim_id: str | None,
+        owner: str | None,
+        max_attempts: int | None,
+    ) -> Op[Claim | Refusal]:
+        """The right to download again what ended in an error."""
+        length, seconds = self.lease_of(lease)
+        who, each = self._owner_of(owner), self._claim_id(claim_id)
+        most = 0 if max_attempts is None else checks.whole("max_attempts", max_attempts, least=1)
+
+        def decode(reply: bytes) -> Claim | Refusal:
+            (answer,) = _decode_retries(reply)
+            if isinstance(answer, wire.Damaged):
+                raise damaged(target.ref, answer.why)
+            if isinstance(answer, wire.RetryRefused):
+                return Refusal(_why_not_retried(answer, most))
+            return self._claim_of(target, answer, each, who, seconds)
+
+        argv = (self.keys.channel, each, who, length, most)
+        return Op("retry", RETRY, self._writing([target]), argv, decode, resend=length != 0)
+
+    def _claimed_target(self, claim: Claim) -> Target:
+        if not isinstance(claim, Claim):
+            raise InvalidArgument("claim", f"must be a Claim, not {type(claim).__name__}")
+        checks.name_like("claim_id", claim.claim_id, checks.WORD_BYTES)
+        checks.whole("token", claim.token)
+        return checks.target(claim.model_name, claim.provider, claim.revision, claim.subset)
+
+    def renew(
+        self,
+        claims: Sequence[Claim],
+        *,
+        lease: Lease,
+        message: str | Default | None = Default.UNCHANGED,
+        bytes_done: int | None = None,
+        bytes_total: int | None = None,
+    ) -> Op[list[Claim | Refusal | DamagedRecord]]:
+        """The owners of these claims live; ``lease`` may be `Default.ITS_OWN`."""
+        targets = [self._claimed_target(claim) for claim in claims]
+        lengths = [self.lease_of(claim.lease if lease is Default.ITS_OWN else lease) for claim in claims]
+        if isinstance(message, Default):
+            says, words = 0, ""
+        else:
+            says, words = 1, checks.text("message", message)
+        done = "" if bytes_done is None else checks.whole("bytes_done", bytes_done)
+        total = "" if bytes_total is None else checks.whole("bytes_total", bytes_total)
+        argv: list[str | int] = [self.keys.channel]
+        for claim, (length, _) in zip(claims, lengths, strict=True):
+            argv += (claim.claim_id, claim.token, length, says, words, done, total)
+
+        def decode(reply: bytes) -> list[Claim | Refusal | DamagedRecord]:
+            return [
+                _renewal_result(claim, target, seconds, answer)
+                for claim, target, (_, seconds), answer in zip(
+                    claims, targets, lengths, _decode_renewals(reply), strict=True
+                )
+            ]
+
+        resend = all(length != 0 for length, _ in lengths)
+        return Op("renew", RENEW, self._writing(targets), argv, decode, resend=resend)
+
+    def finish(
+        self,
+        claim: Claim,
+        status: ModelStatus | str,
+        message: str | None,
+        *,
+        size_bytes: int | None,
+        location: str | None,
+        resolved_revision: str | None,
+        retry_in: float | None,
+        permanent: bool,
+    ) -> Op[str]:
+        """How the download ended; the reply is empty if this claim could say so, else why not."""
+        target = self._claimed_target(claim)
+        ended = status_of(status)
+        if ended not in (ModelStatus.DOWNLOADED, ModelStatus.ERROR):
+            raise InvalidArgument("status", f"a download ends as DOWNLOADED or ERROR, not {ended}")
+        if ended is ModelStatus.DOWNLOADED and (permanent or retry_in is not None):
+            raise InvalidArgument("retry_in" if retry_in is not None else "permanent", "is for an ERROR")
+        if ended is ModelStatus.ERROR and not (
+            size_bytes is None and location is None and resolved_revision is None
+        ):
+            raise InvalidArgument("status", "an ERROR has no size_bytes, location or resolved_revision")
+        argv = (
+            self.keys.channel,
+            claim.claim_id,
+            claim.token,
+            ended.value,
+            checks.text("message", message),
+            0 if size_bytes is None else checks.whole("size_bytes", size_bytes),
+            checks.text("location", location),
+            checks.text("resolved_revision", resolved_revision, checks.QUALIFIER_BYTES),
+            0 if retry_in is None else checks.microseconds("retry_in", retry_in, zero=True),
+            int(bool(permanent)),
+        )
+        return Op("finish", FINISH, self._writing([target]), argv, _end_decoder(target))
+
+    def release(self, claim: Claim) -> Op[str]:
+        """The claim is given back; the reply is empty if it could be, else why not."""
+        target = self._claimed_target(claim)
+        argv = (self.keys.channel, claim.claim_id, claim.token)
+        return Op("release", RELEASE, self._writing([target]), argv, _end_decoder(target))
+
+    # What anybody may do
+
+    def set_status(
+        self, target: Target, status: ModelStatus | str, message: str | None
+    ) -> Op[wire.StatusSet]:
+        """Somebody says what is true."""
+        wanted = status_of(status)
+        if wanted is ModelStatus.EVICTING:
+            raise InvalidArgument("status", "EVICTING comes from an eviction alone")
+
+        def decode(reply: bytes) -> wire.StatusSet:
+            (answer,) = _decode_sets(reply)
+            if isinstance(answer, wire.Damaged):
+                raise damaged(target.ref, answer.why)
+            if isinstance(answer, wire.SetRefused):
+                raise _evicting(target.ref, "set_status")
+            return answer
+
+        argv = (self.keys.channel, self.owner, wanted.value, checks.text("message", message))
+        return Op("set_status", SET_STATUS, self._writing([target]), argv, decode, resend=False)
+
+    def touch(self, targets: Sequence[Target]) -> Op[list[bool | DamagedRecord]]:
+        """The models are in use; the reply says which are known."""
+
+        def decode(reply: bytes) -> list[bool | DamagedRecord]:
+            return [
+                damaged(target.ref, answer.why)
+                if isinstance(answer, wire.Damaged)
+                else isinstance(answer, wire.Known)
+                for target, answer in zip(targets, _decode_touches(reply), strict=True)
+            ]
+
+        return Op("touch", TOUCH, self._writing(targets), (self.keys.channel,), decode)
+
+    def delete(self, targets: Sequence[Target], *, expected_token: int | None, force: bool) -> Op[int]:
+        """The registry forgets these; the reply counts what is gone."""
+        token = "" if expected_token is None else checks.whole("expected_token", expected_token)
+        keys: list[str] = [*self.keys.shared]
+        argv: list[str | int] = [self.keys.channel, self.owner]
+        for target in targets:
+            keys += (self.keys.record(target.entry), self.keys.holds(target.entry))
+            argv += (token, int(bool(force)))
+
+        def decode(reply: bytes) -> int:
+            answers = _decode_deletes(reply)
+            for target, answer in zip(targets, answers, strict=True):
+                if isinstance(answer, wire.Damaged):
+                    raise damaged(target.ref, answer.why)
+                if isinstance(answer, wire.Evicting):
+                    raise _evicting(target.ref, "delete_model")
+                if isinstance(answer, wire.Held):
+                    raise ModelHeld(
+                        f"{target.ref.name!r} ({target.ref.provider}) is held {answer.holders} times",
+                        model_name=target.ref.name,
+                        provider=str(target.ref.provider),
+                    )
+            return sum(isinstance(answer, wire.Deleted) for answer in answers)
+
+        return Op("delete", DELETE, keys, argv, decode, resend=expected_token is not None)
+
+    # Reads
+
+    def statuses(self, targets: Sequence[Target]) -> Op[ModelStatus | None]:
+        """The status of one name under these providers: DOWNLOADED if any is, else the first there is."""
+
+        def decode(values: Sequence[bytes | None]) -> ModelStatus | None:
+            found: list[ModelStatus | DamagedRecord] = []
+            for target, value in zip(targets, values, strict=True):
+                if value is not None:
+                    try:
+                        found.append(ModelStatus(wire.decode_status(value).status))
+                    except (msgspec.DecodeError, ValueError) as error:
+                        found.append(damaged(target.ref, str(error)))
+            return _preferred(found, lambda status: status)
+
+        return Op("get_status", None, self._records(targets), (), decode)
+
+    def _read(self, targets: Sequence[Target], decode: Callable[[bytes], T]) -> Op[T]:
+        keys = [*self.keys.indexes.values(), *self._records(targets)]
+        return Op("get_model_record", READ, keys, (), decode)
+
+    def read(self, targets: Sequence[Target]) -> Op[list[ModelRecord | DamagedRecord | None]]:
+        """The records of these models."""
+
+        def decode(reply: bytes) -> list[ModelRecord | DamagedRecord | None]:
+            found: list[ModelRecord | DamagedRecord | None] = []
+            for target, answer in zip(targets, _decode_reads(reply), strict=True):
+                if isinstance(answer, wire.Found):
+                    found.append(_read_stored(target.ref, answer.record, answer.last_used))
+                elif isinstance(answer, wire.Damaged):
+                    found.append(damaged(target.ref, answer.why))
+                else:
+                    found.append(None)
+            return found
+
+        return self._read(targets, decode)
+
+    def page(self, status: ModelStatus | None, from_score: int, limit: int) -> Op[list[tuple[str, int]]]:
+        """The next entries by last use, and their scores."""
+        indexes = self.keys.indexes
+        keys = list(indexes.values()) if status is None else [indexes[status]]
+
+        def decode(reply: bytes) -> list[tuple[str, int]]:
+            flat = _decode_page(reply)
+            return [(str(entry), int(score)) for entry, score in zip(flat[::2], flat[1::2], strict=True)]
+
+        return Op("get_models_by_last_used", PAGE, keys, (from_score, limit), decode)
+
+    def listed(self, entries: Sequence[tuple[str, int]]) -> Op[list[ModelRecord | DamagedRecord | None]]:
+        """The records of index entries."""
+
+        def decode(values: Sequence[bytes | None]) -> list[ModelRecord | DamagedRecord | None]:
+            return [
+                None if value is None else _read_stored(parse_entry(entry), value, score)
+                for (entry, score), value in zip(entries, values, strict=True)
+            ]
+
+        return Op(
+            "get_models_by_last_used",
+            None,
+            [self.keys.record(entry) for entry, _ in entries],
+            (),
+            decode,
+        )
+
+    def counts(self) -> Op[StatusCounts]:
+        """How many records there are by status."""
+
+        def decode(reply: bytes) -> StatusCounts:
+            downloading, downloaded, error, _ = _decode_counts(reply).records
+            return StatusCounts(downloading, downloaded, error)
+
+        return Op("get_status_counts", COUNTS, self.keys.shared, (), decode)
+
+
+def status_of(status: ModelStatus | str) -> ModelStatus:
+    """A status, also by its word."""
+    try:
+        return ModelStatus(status)
+    except ValueError:
+        words = ", ".join(ModelStatus)
+        raise InvalidArgument("status", f"must be one of {words}, not {status!r}") from None
+
+
+def preferred_record(found: Sequence[ModelRecord | DamagedRecord | None]) -> ModelRecord | None:
+    """Of the records of one name: one that is DOWNLOADED, else the first there is."""
+    return _preferred([record for record in found if record is not None], lambda record: record.status)
+
+
+def _preferred(found: Sequence[T | DamagedRecord], status: Callable[[T], ModelStatus]) -> T | None:
+    whole = [each for each in found if not isinstance(each, DamagedRecord)]
+    if whole:
+        return next((each for each in whole if status(each) is ModelStatus.DOWNLOADED), whole[0])
+    for each in found:
+        if isinstance(each, DamagedRecord):
+            raise each
+    return None
+
+
+def _evicting(ref: ModelRef, call: str) -> EvictionInProgress:
+    return EvictionInProgress(
+        f"the files of {ref.name!r} ({ref.provider}) are being removed: no {call} now",
+        model_name=ref.name,
+        provider=str(ref.provider),
+    )
+
+
+def _why_not_retried(answer: wire.RetryRefused, max_attempts: int) -> str:
+    if not answer.status:
+        return "there is no record"
+    if answer.status != ModelStatus.ERROR:
+        return f"it is {answer.status}"
+    if answer.permanent:
+        return "the error is permanent"
+    if answer.retry_left:
+        return f"the back-off lasts {answer.retry_left / 1_000_000:.3f} s more"
+    if max_attempts and answer.attempts >= max_attempts:
+        return f"{answer.attempts} attempts were made"
+    return "this claim has ended before"
+
+
+def _renewal_result(
+    claim: Claim, target: Target, lease: float | None, answer: wire.RenewReply
+) -> Claim | Refusal | DamagedRecord:
+    if isinstance(answer, wire.Renewed):
+        return msgspec.structs.replace(
+            claim, lease=lease, lease_expires_at=wire.time_or_none(answer.lease_end)
+        )
+    if isinstance(answer, wire.Damaged):
+        return damaged(target.ref, answer.why)
+    if isinstance(answer, wire.Ended):
+        return Refusal("it has ended" if answer.how != wire.HOW_RELEASED else "it was released")
+    return Refusal(_lost(answer), lost=True)
+
+
+def _lost(answer: wire.Lost) -> str:
+    return f"it was lost; the model is {answer.status or 'unknown'} now"
+
+
+def _end_decoder(target: Target) -> Callable[[bytes], str]:
+    def decode(reply: bytes) -> str:
+        (answer,) = _decode_ends(reply)
+        if isinstance(answer, wire.Damaged):
+            raise damaged(target.ref, answer.why)
+        return _lost(answer) if isinstance(answer, wire.Lost) else ""
+
+    return decode

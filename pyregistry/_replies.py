@@ -1,0 +1,90 @@
+"""What errors of redis-py mean, and when a call may go out again. Pure, shared by both transports."""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+from redis import exceptions as redis_errors
+
+from pyregistry._ops import SCHEMA, SCRIPTS, Op
+from pyregistry.errors import (
+    AccessDenied,
+    OutcomeUnknown,
+    OutOfMemory,
+    RegistryError,
+    RegistryUnavailable,
+    SchemaTooNew,
+    ServerRefused,
+    ServerTooOld,
+)
+
+ATTEMPTS = 4
+"""How often a call goes out before it fails."""
+
+#: The server said so itself: it has not run the call, and may later, or another server may.
+NOT_RUN = (
+    redis_errors.NoScriptError,
+    redis_errors.ReadOnlyError,
+    redis_errors.BusyLoadingError,
+    redis_errors.ClusterDownError,
+    redis_errors.TryAgainError,
+)
+#: No answer, or none that makes sense: whether the call has run is not known. (Credentials that are refused
+#: are an answer.)
+NO_ANSWER = (redis_errors.ConnectionError, redis_errors.TimeoutError, redis_errors.InvalidResponse, OSError)
+DENIED = (
+    redis_errors.AuthenticationError,
+    redis_errors.AuthorizationError,
+    redis_errors.AuthenticationWrongNumberOfArgsError,
+    redis_errors.NoPermissionError,
+)
+
+# How a server says that a right is missing, by itself, and (Redis, Valkey) from within a script.
+_DENIED_TEXTS = (
+    "NOPERM",
+    "NOAUTH",
+    "WRONGPASS",
+    "The user executing the script",
+    "ACL failure in script",
+)
+
+#: The commands that load every script but `open`, in one write.
+LOADS = [("SCRIPT", "LOAD", script.text) for script in SCRIPTS]
+
+
+def backoff(attempt: int) -> float:
+    """Seconds to wait before an attempt, with jitter so that a fleet does not come back as one."""
+    return 0.02 * 4.0 ** (attempt - 1) * random.uniform(0.5, 1.5)
+
+
+def refusal(error: redis_errors.RedisError) -> RegistryError:
+    """The public form of an error that the server answered."""
+    # Where in the script it was raised helps nobody.
+    text = str(error).partition(" script: ")[0]
+    if isinstance(error, DENIED) or text.startswith(_DENIED_TEXTS):
+        return AccessDenied(text)
+    if isinstance(error, redis_errors.OutOfMemoryError):
+        return OutOfMemory(text)
+    if text.startswith("SCHEMATOONEW "):
+        return SchemaTooNew(int(text.split()[1]), SCHEMA)
+    if text.startswith("unknown command") and "HELLO" in text:
+        return ServerTooOld("older than redis 6.0")
+    return ServerRefused(text)
+
+
+def failure(op: Op[Any], maybe_ran: bool, trouble: BaseException | None, shown: str) -> RegistryError:
+    """The public form of having given up."""
+    why = f"{shown}: {trouble}"
+    if maybe_ran and op.writes:
+        return OutcomeUnknown(op.name, why)
+    return RegistryUnavailable(f"{op.name}: {why}")
+
+
+def too_old(info: str) -> str | None:
+    """What a server that can't read a script says that it is; nothing if it is new enough to try."""
+    fields = dict(line.split(":", 1) for line in info.splitlines() if ":" in line)
+    product = "valkey" if "valkey_version" in fields else "redis"
+    version = fields.get(f"{product}_version", "unknown")
+    major = version.split(".")[0]
+    return f"{product} {version}" if not major.isdigit() or int(major) < 7 else None

@@ -1,0 +1,287 @@
+"""What travels and what is stored, as typed Structs, and what they become in `pyregistry.models`.
+
+A layout is written once, here: `_scripts` gives Lua the positions of `StoredRecord` by name, and msgspec
+reads the MessagePack arrays that the scripts answer. Times are integer microseconds of lease time; ``""``
+and ``0`` say that nothing is there.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta, timezone
+from typing import Literal
+
+import msgspec
+
+from pyregistry._keys import parse_entry
+from pyregistry.models import (
+    EventKind,
+    ModelProvider,
+    ModelRecord,
+    ModelRef,
+    ModelStatus,
+    RegistryEvent,
+)
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
+_PROVIDERS = {provider.value: provider for provider in ModelProvider}
+# The messages of the seed contract: shown while nothing else was said, not stored.
+_BEGAN_MESSAGES = {1: "Starting download...", 2: "Retrying download..."}
+
+_ENDS = {EventKind.DOWNLOADED, EventKind.FAILED, EventKind.RELEASED}
+
+NEVER = -1
+"""A lease left of this says that the lease never ends."""
+
+HOW_RELEASED = 3
+"""`StoredRecord.ended_how` of a claim that was given back (1: DOWNLOADED, 2: ERROR)."""
+
+
+class StoredRecord(msgspec.Struct, array_like=True, frozen=True):
+    """A record as Redis holds it. New elements come at the end, with a default.
+
+    Trailing elements that say nothing are not stored: what most records need comes first.
+    """
+
+    status: str = ""
+    created_at: int = 0
+    token: int = 0
+    attempts: int = 0
+    owner: str = ""
+    claim_id: str = ""
+    lease_end: int = 0
+    began: int = 0
+    ended_id: str = ""
+    ended_how: int = 0
+    size_bytes: int = 0
+    location: str = ""
+    message: str = ""
+    bytes_done: int = 0
+    bytes_total: int = 0
+    resolved_revision: str = ""
+    retry_at: int = 0
+    permanent: int = 0
+    previous_owner: str = ""
+    previous_bytes_done: int = 0
+
+
+class Damaged(msgspec.Struct, array_like=True, frozen=True, tag="damaged"):
+    """The stored value can't be read."""
+
+    why: str
+
+
+class _ClaimGranted(msgspec.Struct, array_like=True, frozen=True):
+    token: int
+    lease_end: int
+    lease_left: int
+    attempts: int
+    previous_owner: str
+    previous_bytes_done: int
+
+
+class ClaimGiven(_ClaimGranted, frozen=True, tag="claimed"):
+    """A new claim."""
+
+
+class ClaimAgain(_ClaimGranted, frozen=True, tag="again"):
+    """The caller's own claim, met by a request that was sent again."""
+
+
+class Exists(msgspec.Struct, array_like=True, frozen=True, tag="exists"):
+    """Not claimed."""
+
+    status: str
+    lease_end: int
+    lease_left: int
+
+
+class RetryRefused(msgspec.Struct, array_like=True, frozen=True, tag="refused"):
+    """Not retried, and why."""
+
+    status: str
+    attempts: int
+    permanent: int
+    retry_left: int
+
+
+class Renewed(msgspec.Struct, array_like=True, frozen=True, tag="renewed"):
+    """The lease goes on."""
+
+    lease_end: int
+    lease_left: int
+
+
+class Ended(msgspec.Struct, array_like=True, frozen=True, tag="ended"):
+    """The caller has ended this claim itself."""
+
+    how: int
+
+
+class Lost(msgspec.Struct, array_like=True, frozen=True, tag="lost"):
+    """The claim is somebody else's by now, or gone."""
+
+    status: str
+
+
+class Done(msgspec.Struct, array_like=True, frozen=True, tag="done"):
+    """Carried out."""
+
+
+class Again(msgspec.Struct, array_like=True, frozen=True, tag="again"):
+    """It was carried out before."""
+
+
+class StatusSet(msgspec.Struct, array_like=True, frozen=True, tag="done"):
+    """Set; a live claim that this has ended is named."""
+
+    ended_owner: str
+    ended_claim_id: str
+    ended_token: int
+
+
+class SetRefused(msgspec.Struct, array_like=True, frozen=True, tag="refused"):
+    """Not set: an eviction is under way."""
+
+    status: str
+
+
+class Known(msgspec.Struct, array_like=True, frozen=True, tag="known"):
+    """There is such a record."""
+
+
+class Unknown(msgspec.Struct, array_like=True, frozen=True, tag="unknown"):
+    """There is no such record."""
+
+
+class Deleted(msgspec.Struct, array_like=True, frozen=True, tag="deleted"):
+    """Gone, by this call."""
+
+
+class Absent(msgspec.Struct, array_like=True, frozen=True, tag="absent"):
+    """There is no such record."""
+
+
+class OtherToken(msgspec.Struct, array_like=True, frozen=True, tag="other"):
+    """The record is not the one that was meant."""
+
+    token: int
+
+
+class Evicting(msgspec.Struct, array_like=True, frozen=True, tag="evicting"):
+    """Refused: an eviction is under way."""
+
+    lease_left: int
+
+
+class Held(msgspec.Struct, array_like=True, frozen=True, tag="held"):
+    """Refused: the files are in use."""
+
+    holders: int
+
+
+class Found(msgspec.Struct, array_like=True, frozen=True, tag="found"):
+    """A record and its last use."""
+
+    last_used: int
+    record: msgspec.Raw  # read one by one: a damaged one must not take the others with it
+
+
+class Counts(msgspec.Struct, array_like=True, frozen=True):
+    """Records, and the bytes that they stand for, by status in the order of `_keys.STATUSES`."""
+
+    records: tuple[int, int, int, int]
+    bytes: tuple[int, int, int, int]
+
+
+class Opened(msgspec.Struct, array_like=True, frozen=True):
+    """The server that a connection was opened to."""
+
+    run_id: str
+    version: str
+    schema: int
+
+
+class StoredEvent(msgspec.Struct, array_like=True, frozen=True):
+    """One event of a message."""
+
+    kind: EventKind
+    entry: str
+    at: int
+    by: str
+    record: StoredRecord
+
+
+ClaimReply = ClaimGiven | ClaimAgain | Exists | Damaged
+RetryReply = ClaimGiven | ClaimAgain | RetryRefused | Damaged
+RenewReply = Renewed | Ended | Lost | Damaged
+EndReply = Done | Again | Lost | Damaged
+SetReply = StatusSet | SetRefused | Damaged
+TouchReply = Known | Unknown | Damaged
+DeleteReply = Deleted | Absent | OtherToken | Evicting | Held | Damaged
+ReadReply = Found | Absent | Damaged
+
+decode_record = msgspec.msgpack.Decoder(StoredRecord).decode
+decode_events = msgspec.msgpack.Decoder(list[StoredEvent]).decode
+
+
+class _StatusOnly(msgspec.Struct, array_like=True, frozen=True):
+    status: Literal["DOWNLOADING", "DOWNLOADED", "ERROR", "EVICTING"]
+
+
+decode_status = msgspec.msgpack.Decoder(_StatusOnly).decode
+
+
+def time_of(microseconds: int) -> datetime:
+    """A point in lease time."""
+    return _EPOCH + timedelta(microseconds=microseconds)
+
+
+def time_or_none(microseconds: int) -> datetime | None:
+    """A point in lease time, or nothing where 0 stands."""
+    return time_of(microseconds) if microseconds else None
+
+
+def provider_of(word: str) -> ModelProvider | str:
+    """The provider that a word names."""
+    return _PROVIDERS.get(word, word)
+
+
+def record_of(ref: ModelRef, stored: StoredRecord, last_used: int) -> ModelRecord:
+    """The public form of a record. One that the index has lost shows when it was made as its last use."""
+    status = ModelStatus(stored.status)
+    return ModelRecord(
+        model_name=ref.name,
+        provider=provider_of(str(ref.provider)),
+        status=status,
+        created_at=time_of(stored.created_at),
+        last_used_at=time_of(last_used or stored.created_at),
+        message=stored.message
+        or (_BEGAN_MESSAGES.get(stored.began) if status is ModelStatus.DOWNLOADING else None),
+        revision=ref.revision,
+        subset=ref.subset,
+        token=stored.token,
+        attempts=stored.attempts,
+        size_bytes=stored.size_bytes or None,
+        location=stored.location or None,
+        resolved_revision=stored.resolved_revision or None,
+        owner=stored.owner or None,
+        lease_expires_at=time_or_none(stored.lease_end),
+        bytes_done=stored.bytes_done or None,
+        bytes_total=stored.bytes_total or None,
+        previous_owner=stored.previous_owner or None,
+        retry_at=time_or_none(stored.retry_at),
+        permanent=bool(stored.permanent),
+    )
+
+
+def event_of(stored: StoredEvent) -> RegistryEvent:
+    """The public form of an event."""
+    # A record that could not be read is told of as deleted without a status: it was in error.
+    record = stored.record if stored.record.status else StoredRecord(status="ERROR")
+    return RegistryEvent(
+        kind=stored.kind,
+        record=record_of(parse_entry(stored.entry), record, stored.at),
+        claim_id=(record.ended_id if stored.kind in _ENDS else record.claim_id) or None,
+        by=stored.by or None,
+        at=time_of(stored.at),
+    )

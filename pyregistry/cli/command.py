@@ -1,0 +1,277 @@
+"""What every command shares: its common options, the connection, how answers and errors are written."""
+
+from __future__ import annotations
+
+import inspect
+import logging
+import os
+import socket
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Annotated, Any, TypeVar
+
+import typer
+from rich.console import Console
+
+from pyregistry.cli.answers import Answer, printable, to_json
+from pyregistry.cli.exits import Exit, exit_of
+from pyregistry.cli.ticket import shell_failure
+from pyregistry.config import BackendConfig
+from pyregistry.errors import RegistryError
+from pyregistry.registry import Registry
+
+__all__ = ["COMMON", "Cli", "Given", "command", "complain", "fail_shell"]
+
+Command = TypeVar("Command", bound=Callable[..., Answer | int])
+
+_NAMED_BY = ("PYREGISTRY_URL", "MX_METADATA_BACKEND", "REDIS_URL", "MX_REDIS_HOST", "MX_REDIS_PORT")
+
+UrlOption = Annotated[
+    str | None,
+    typer.Option(
+        "--url",
+        metavar="URL",
+        help="The server: redis://, rediss://, unix:// or embedded://. "
+        "[default: PYREGISTRY_URL, REDIS_URL, ...; else embedded://, your own server]",
+        show_default=False,
+    ),
+]
+NamespaceOption = Annotated[
+    str | None,
+    typer.Option(
+        "--namespace",
+        metavar="NAME",
+        help="Which registry there. [default: PYREGISTRY_NAMESPACE; else default]",
+        show_default=False,
+    ),
+]
+TimeoutOption = Annotated[
+    float | None,
+    typer.Option(
+        "--timeout", metavar="SECONDS", help="Seconds to wait for an answer. [default: 5]", show_default=False
+    ),
+]
+JsonOption = Annotated[
+    bool | None,
+    typer.Option("--json", help="Write one JSON document; errors too.", show_default=False),
+]
+VerboseOption = Annotated[
+    int,
+    typer.Option(
+        "--verbose", "-v", count=True, help="Log to standard error; twice: everything.", show_default=False
+    ),
+]
+
+
+@dataclass(frozen=True)
+class Given:
+    """The common options as they were given; ``None``: not."""
+
+    url: str | None = None
+    namespace: str | None = None
+    timeout: float | None = None
+    as_json: bool | None = None
+    verbose: int = 0
+
+    def over(self, general: Given) -> Given:
+        """These, given after the command, and those that were given before it."""
+        return Given(
+            url=general.url if self.url is None else self.url,
+            namespace=general.namespace if self.namespace is None else self.namespace,
+            timeout=general.timeout if self.timeout is None else self.timeout,
+            as_json=general.as_json if self.as_json is None else self.as_json,
+            verbose=max(general.verbose, self.verbose),
+        )
+
+
+def _common(
+    url: UrlOption = None,
+    namespace: NamespaceOption = None,
+    timeout: TimeoutOption = None,
+    as_json: JsonOption = None,
+    verbose: VerboseOption = 0,
+) -> None:
+    """Only its signature is used: the options that every command has."""
+
+
+COMMON = tuple(
+    parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY)
+    for parameter in inspect.signature(_common, eval_str=True).parameters.values()
+)
+
+
+class Cli:
+    """What a command works with.
+
+    Attributes:
+        given: the common options.
+    """
+
+    def __init__(self, given: Given, *, warns: bool = True) -> None:
+        self.given = given
+        self._warns = warns
+        self._stack = ExitStack()
+
+    def __enter__(self) -> Cli:
+        self._stack.enter_context(_logging(self.given.verbose, self._warns and not self.wants_json))
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+
+    @property
+    def wants_json(self) -> bool:
+        """Whether ``--json`` was given."""
+        return bool(self.given.as_json)
+
+    @property
+    def on_screen(self) -> bool:
+        """Whether a person reads the answer."""
+        return not self.wants_json and sys.stdout.isatty()
+
+    @cached_property
+    def config(self) -> BackendConfig:
+        """Which server and namespace: as the options say, else the environment, else the user's own server.
+
+        Raises:
+            ConfigurationError: only half of it is said, or it contradicts itself.
+        """
+        given, url = self.given, self.given.url
+        if url is None and not any(name in os.environ for name in _NAMED_BY):
+            url = "embedded://"
+        if url is None:
+            config = BackendConfig.from_env()
+        else:
+            config = BackendConfig.redis(url, os.environ.get("PYREGISTRY_NAMESPACE", "default").strip())
+        options = {} if given.timeout is None else {"timeout": given.timeout}
+        return BackendConfig(
+            config.url,
+            config.namespace if given.namespace is None else given.namespace,
+            options,
+            config.told_by,
+        )
+
+    @cached_property
+    def registry(self) -> Registry:
+        """Connected, and closed when the command has ended."""
+        config = self.config
+        logging.getLogger("pyregistry.cli").info("%r", config)
+        # The process that runs the command: the command's own is over when somebody reads of it.
+        owner = f"{socket.gethostname()}:{os.getppid()}"
+        client = Registry.from_url(config.url, config.namespace, owner=owner, **config.options)
+        return self._stack.enter_context(client)
+
+    def give(self, answer: Answer) -> Exit:
+        """Write an answer."""
+        if self.wants_json:
+            _write(answer.view.json())
+        elif self.on_screen and (screen := answer.view.screen()) is not None:
+            Console(highlight=False, markup=False, emoji=False).print(screen)
+        else:
+            for line in answer.view.lines():
+                print(line)
+        sys.stdout.flush()
+        if answer.note and not self.wants_json:
+            print(f"pyregistry: {answer.note}", file=sys.stderr)
+        return answer.code
+
+
+def _write(pieces: Iterable[bytes]) -> None:
+    # JSON is UTF-8, whatever the terminal's encoding.
+    for piece in pieces:
+        sys.stdout.buffer.write(piece)
+    sys.stdout.buffer.write(b"\n")
+
+
+@contextmanager
+def _logging(verbose: int, warns: bool) -> Iterator[None]:
+    """The log goes to standard error, as far as it is asked for."""
+    quiet = logging.WARNING if warns else logging.CRITICAL
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(logging.Formatter("pyregistry: %(levelname)s: %(message)s"))
+    logger = logging.getLogger("pyregistry")
+    before = logger.level
+    logger.addHandler(handler)
+    logger.setLevel({0: quiet, 1: logging.INFO}.get(verbose, logging.DEBUG))
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
+        logger.removeHandler(handler)
+
+
+def complain(kind: str, message: str, code: Exit, *, json: bool) -> Exit:
+    """Write an error to standard error."""
+    if json:
+        text = to_json({"type": kind, "message": message, "exit_code": int(code)}).decode()
+    else:
+        text = f"pyregistry: {message}"
+    print(text, file=sys.stderr)
+    return code
+
+
+def fail_shell(code: Exit, *, json: bool) -> None:
+    """Have the shell fail that evaluates the output."""
+    if not json and not sys.stdout.isatty():
+        print(shell_failure(code))
+
+
+def command(
+    app: typer.Typer, name: str | None = None, *, common: bool = True, shell: bool = False, warns: bool = True
+) -> Callable[[Command], Command]:
+    """Make a function a command. It gets a `Cli`, then its own arguments.
+
+    Args:
+        app: whose command it is.
+        name: its name; left out: the function's.
+        common: whether it takes the common options too.
+        shell: whether its output is for a shell to evaluate.
+        warns: whether warnings of the log are shown; not where the answer says the same.
+    """
+
+    def add(function: Command) -> Command:
+        _, *own = inspect.signature(function, eval_str=True).parameters.values()
+
+        def run(ctx: typer.Context, **values: Any) -> int:
+            given: Given = ctx.obj
+            if common:
+                told = {parameter.name: values.pop(parameter.name) for parameter in COMMON}
+                given = Given(**told).over(given)
+            return _run(Cli(given, warns=warns), lambda cli: function(cli, **values), shell)
+
+        parameters = [parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in own]
+        context = inspect.Parameter("ctx", inspect.Parameter.KEYWORD_ONLY, annotation=typer.Context)
+        run.__signature__ = inspect.Signature(  # type: ignore[attr-defined]  # how Typer is told
+            [context, *parameters, *(COMMON if common else ())]
+        )
+        run.__doc__ = function.__doc__
+        app.command(name or function.__name__)(run)
+        return function
+
+    return add
+
+
+def _lines(text: str) -> str:
+    return "\n".join(map(printable, text.splitlines()))
+
+
+def _run(cli: Cli, function: Callable[[Cli], Answer | int], shell: bool) -> int:
+    try:
+        with cli:
+            answer = function(cli)
+            code = cli.give(answer) if isinstance(answer, Answer) else answer
+    except RegistryError as error:
+        code = complain(type(error).__name__, _lines(str(error)), exit_of(error), json=cli.wants_json)
+        if shell:
+            fail_shell(code, json=cli.wants_json)
+    except OSError as error:
+        # What is still buffered must not fail once more when Python ends.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if isinstance(error, BrokenPipeError):
+            code = Exit.BROKEN_PIPE
+        else:
+            code = complain(type(error).__name__, str(error), Exit.FAILED, json=cli.wants_json)
+    return code

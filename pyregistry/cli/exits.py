@@ -1,0 +1,62 @@
+"""The exit codes, for scripts."""
+
+from __future__ import annotations
+
+from enum import IntEnum
+
+from pyregistry.errors import (
+    ConfigurationError,
+    InvalidArgument,
+    OutcomeUnknown,
+    RecordRefused,
+    RegistryClosed,
+    RegistryError,
+    RegistryUnavailable,
+    ServerRefused,
+)
+
+__all__ = ["MEANINGS", "Exit", "exit_of"]
+
+
+class Exit(IntEnum):
+    """How the command ended."""
+
+    DONE = 0
+    NO = 1
+    WRONG_CALL = 2
+    UNAVAILABLE = 3
+    SERVER_REFUSED = 4
+    RECORD_REFUSED = 5
+    OUTCOME_UNKNOWN = 6
+    FAILED = 70
+    INTERRUPTED = 130
+    BROKEN_PIPE = 141
+
+
+MEANINGS = {
+    Exit.DONE: "done; yes",
+    Exit.NO: "the answer is no: not claimed, lost, unknown, something is wrong",
+    Exit.WRONG_CALL: "wrong usage, arguments, URL or environment; an extra is missing",
+    Exit.UNAVAILABLE: "nobody answered; nothing was changed",
+    Exit.SERVER_REFUSED: "the server refused: credentials, rights, version, memory",
+    Exit.RECORD_REFUSED: "the record forbids it: being evicted, held, damaged",
+    Exit.OUTCOME_UNKNOWN: "sent, but no answer came: it may have been carried out",
+    Exit.FAILED: "failed otherwise: the answer can't be written, or a bug",
+    Exit.INTERRUPTED: "interrupted (Ctrl-C)",
+    Exit.BROKEN_PIPE: "whoever read the output has gone",
+}
+
+_BY_ERROR = {
+    InvalidArgument: Exit.WRONG_CALL,
+    ConfigurationError: Exit.WRONG_CALL,
+    RegistryClosed: Exit.UNAVAILABLE,
+    RegistryUnavailable: Exit.UNAVAILABLE,
+    ServerRefused: Exit.SERVER_REFUSED,
+    RecordRefused: Exit.RECORD_REFUSED,
+    OutcomeUnknown: Exit.OUTCOME_UNKNOWN,
+}
+
+
+def exit_of(error: RegistryError) -> Exit:
+    """The exit code of an error: that of its branch of the error tree."""
+    return next((code for kind, code in _BY_ERROR.items() if isinstance(error, kind)), Exit.FAILED)

@@ -1,0 +1,169 @@
+"""The errors that pyregistry raises; what a caller may need is on them as attributes.
+
+::
+
+    RegistryError
+    ├── InvalidArgument (also a ValueError)      the call is wrong; nothing was sent
+    │   └── InvalidModelName
+    ├── ConfigurationError                       the URL, the environment or the options make no sense
+    ├── RegistryClosed                           the client was closed, or belongs to another process or loop
+    ├── RegistryUnavailable                      nobody answered; nothing was changed
+    │   └── EmbeddedUnavailable                  the embedded server is not installed or does not start
+    ├── OutcomeUnknown                           sent, and no answer came: it may have been carried out
+    ├── ServerRefused                            the server said no; nothing was changed
+    │   ├── AccessDenied                         wrong credentials, or a user who lacks rights
+    │   ├── ServerTooOld                         older than Redis 7.0 or Valkey 7.2
+    │   ├── SchemaTooNew                         the namespace was written by a newer pyregistry
+    │   └── OutOfMemory                          the server's memory is full (and nothing may be evicted)
+    └── RecordRefused                            the record's state forbids it; nothing was changed
+        ├── EvictionInProgress
+        ├── ModelHeld
+        └── DamagedRecord                        the stored value can't be read
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+__all__ = [
+    "AccessDenied",
+    "ConfigurationError",
+    "DamagedRecord",
+    "EmbeddedUnavailable",
+    "EvictionInProgress",
+    "InvalidArgument",
+    "InvalidModelName",
+    "ModelHeld",
+    "OutOfMemory",
+    "OutcomeUnknown",
+    "RecordRefused",
+    "RegistryClosed",
+    "RegistryError",
+    "RegistryUnavailable",
+    "SchemaTooNew",
+    "ServerRefused",
+    "ServerTooOld",
+]
+
+
+class RegistryError(Exception):
+    """The root of all errors of pyregistry.
+
+    Attributes:
+        results: what a call for many models had achieved when it failed, in order; ``None`` in it stands for
+            a model that failed or was not reached. Empty for calls for one model.
+    """
+
+    results: Sequence[object] = ()
+
+
+class InvalidArgument(RegistryError, ValueError):
+    """An argument is out of its range or of the wrong form. Nothing was sent.
+
+    Attributes:
+        argument: the name of the argument.
+    """
+
+    def __init__(self, argument: str, why: str) -> None:
+        super().__init__(f"{argument}: {why}")
+        self.argument = argument
+
+
+class InvalidModelName(InvalidArgument):
+    """A model name is empty, too long, not valid UTF-8, or holds control characters."""
+
+
+class ConfigurationError(RegistryError):
+    """The URL, the environment or the options contradict each other or make no sense."""
+
+
+class RegistryClosed(RegistryError):
+    """The client was closed, or was made in another process or event loop."""
+
+
+class RegistryUnavailable(RegistryError):
+    """No server answered, and nothing was changed: the call may be made again."""
+
+
+class EmbeddedUnavailable(RegistryUnavailable):
+    """The embedded server is not installed, or did not start."""
+
+
+class OutcomeUnknown(RegistryError):
+    """The call was sent, no answer came, and it must not be sent twice.
+
+    It may or may not have been carried out: read the record, then decide.
+
+    Attributes:
+        operation: what was called.
+    """
+
+    def __init__(self, operation: str, why: str) -> None:
+        super().__init__(f"{operation} may or may not have been carried out: {why}")
+        self.operation = operation
+
+
+class ServerRefused(RegistryError):
+    """The server answered with an error, and changed nothing."""
+
+
+class AccessDenied(ServerRefused):
+    """Wrong credentials, or the user lacks a right that pyregistry needs."""
+
+
+class ServerTooOld(ServerRefused):
+    """The server is older than Redis 7.0 or Valkey 7.2.
+
+    Attributes:
+        version: what the server says that it is, such as ``redis 6.2.14``.
+    """
+
+    def __init__(self, version: str) -> None:
+        super().__init__(f"pyregistry needs Redis 7.0 or Valkey 7.2, or newer; this is {version}")
+        self.version = version
+
+
+class SchemaTooNew(ServerRefused):
+    """The namespace was written by a newer pyregistry.
+
+    Attributes:
+        found: the schema version of the namespace.
+        supported: the newest one that this pyregistry knows.
+    """
+
+    def __init__(self, found: int, supported: int) -> None:
+        super().__init__(
+            f"the namespace has schema {found}; this pyregistry knows {supported} at most: upgrade it"
+        )
+        self.found = found
+        self.supported = supported
+
+
+class OutOfMemory(ServerRefused):
+    """The server's memory is full, and its policy is to evict nothing."""
+
+
+class RecordRefused(RegistryError):
+    """The state of the record forbids the call.
+
+    Attributes:
+        model_name: the model.
+        provider: its provider.
+    """
+
+    def __init__(self, message: str, *, model_name: str, provider: str) -> None:
+        super().__init__(message)
+        self.model_name = model_name
+        self.provider = provider
+
+
+class EvictionInProgress(RecordRefused):
+    """The model's files are being removed, under a lease that still holds."""
+
+
+class ModelHeld(RecordRefused):
+    """Somebody holds the model's files against removal."""
+
+
+class DamagedRecord(RecordRefused):
+    """The stored value can't be read; ``delete_model(..., force=True)`` removes it."""

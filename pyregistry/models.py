@@ -1,0 +1,221 @@
+"""What the registry speaks of: models, claims, their states, and what happened to them."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from enum import Enum
+from typing import NamedTuple
+
+import msgspec
+
+__all__ = [
+    "AlreadyExists",
+    "Claim",
+    "Claimed",
+    "EventKind",
+    "ModelProvider",
+    "ModelRecord",
+    "ModelRef",
+    "ModelStatus",
+    "RegistryEvent",
+    "StatusCounts",
+]
+
+
+class _Word(str, Enum):
+    """A word that is equal to its text, and prints as it."""
+
+    def __str__(self) -> str:
+        return str(self.value)
+
+
+class ModelProvider(_Word):
+    """Where a model comes from. Any other plain word is a provider too."""
+
+    HUGGING_FACE = "HuggingFace"
+    NGC = "Ngc"
+    GCS = "Gcs"
+    S3 = "S3"
+
+
+class ModelStatus(_Word):
+    """What is known of a model's files."""
+
+    DOWNLOADING = "DOWNLOADING"
+    DOWNLOADED = "DOWNLOADED"
+    ERROR = "ERROR"
+    EVICTING = "EVICTING"
+
+
+class ModelRef(NamedTuple):
+    """One model, as calls that take many of them name it.
+
+    Attributes:
+        name: its name.
+        provider: where it comes from; ``None``: any (not for a claim).
+        revision: a commit, tag or branch; ``None``: unpinned.
+        subset: which part of its files; ``None``: the whole model.
+    """
+
+    name: str
+    provider: ModelProvider | str | None = None
+    revision: str | None = None
+    subset: str | None = None
+
+
+class ModelRecord(msgspec.Struct, frozen=True):
+    """What the registry knows of one model. Compared by value; nothing in it is computed from now.
+
+    Attributes:
+        model_name: the model.
+        provider: where it comes from (a `ModelProvider`, or another plain word).
+        status: what is known of its files.
+        created_at: when the registry first heard of it (aware, UTC).
+        last_used_at: when it was last used (aware, UTC).
+        message: what its owner, or whoever set the status, said last.
+        revision: which revision this record is of; ``None``: unpinned.
+        subset: which part of the files; ``None``: the whole model.
+        token: the fencing token of the claim that made this state; grows with each new claim.
+        attempts: how many claims there were since the last success, delete or ``set_status``.
+        size_bytes: how large the files are, where known.
+        location: where the files are, relative to the cache.
+        resolved_revision: the commit that was downloaded.
+        owner: who downloads, or downloaded, it.
+        lease_expires_at: when the claim ends unless renewed (aware, UTC); ``None``: no claim, or never.
+        bytes_done: how much of a download is done, in bytes.
+        bytes_total: how much there is to download, in bytes.
+        previous_owner: whose claim this download took over.
+        retry_at: an error is not retried before (aware, UTC).
+        permanent: an error that is not retried.
+    """
+
+    model_name: str
+    provider: ModelProvider | str
+    status: ModelStatus
+    created_at: datetime
+    last_used_at: datetime
+    message: str | None = None
+    revision: str | None = None
+    subset: str | None = None
+    token: int = 0
+    attempts: int = 0
+    size_bytes: int | None = None
+    location: str | None = None
+    resolved_revision: str | None = None
+    owner: str | None = None
+    lease_expires_at: datetime | None = None
+    bytes_done: int | None = None
+    bytes_total: int | None = None
+    previous_owner: str | None = None
+    retry_at: datetime | None = None
+    permanent: bool = False
+
+
+class Claim(msgspec.Struct, frozen=True):
+    """The right to download one model. Whoever has its ``claim_id`` can use it: keep it to yourself.
+
+    Attributes:
+        model_name: the model.
+        provider: where it comes from.
+        revision: which revision; ``None``: unpinned.
+        subset: which part of the files; ``None``: the whole model.
+        claim_id: names this attempt, and is its secret (not shown by ``repr``).
+        owner: who claims, for people.
+        token: the fencing token; a later claim of the same model always has a larger one.
+        lease: how long the claim holds without renewal, in seconds; ``None``: for ever.
+        lease_expires_at: when the lease ends (aware, UTC, by the registry's lease time); ``None``: never.
+        attempts: which attempt this is, from 1.
+        taken_over: whether another owner's claim ended without a word, or was released.
+        previous_owner: that owner.
+        previous_bytes_done: how far it had got, in bytes.
+    """
+
+    model_name: str
+    provider: ModelProvider | str
+    revision: str | None
+    subset: str | None
+    claim_id: str
+    owner: str
+    token: int
+    lease: float | None
+    lease_expires_at: datetime | None
+    attempts: int = 1
+    taken_over: bool = False
+    previous_owner: str | None = None
+    previous_bytes_done: int | None = None
+
+    @property
+    def ref(self) -> ModelRef:
+        """The model that is claimed."""
+        return ModelRef(self.model_name, self.provider, self.revision, self.subset)
+
+    def __repr__(self) -> str:
+        shown = (
+            f"{field}={getattr(self, field)!r}" for field in self.__struct_fields__ if field != "claim_id"
+        )
+        return f"Claim({', '.join(shown)})"
+
+
+class Claimed(msgspec.Struct, frozen=True):
+    """The caller owns the download.
+
+    Attributes:
+        claim: what renews, finishes or releases it.
+    """
+
+    claim: Claim
+
+
+class AlreadyExists(msgspec.Struct, frozen=True):
+    """Somebody else owns the download, or it is over.
+
+    Attributes:
+        status: the status that the claim met.
+        lease_expires_at: when the owner's lease ends unless renewed (aware, UTC); ``None``: never.
+        lease_left: the same in seconds from the server's answer; ``None``: never, or nobody owns it.
+    """
+
+    status: ModelStatus
+    lease_expires_at: datetime | None = None
+    lease_left: float | None = None
+
+
+class StatusCounts(NamedTuple):
+    """How many records there are by status; what is being evicted counts in none."""
+
+    downloading: int
+    downloaded: int
+    error: int
+
+
+class EventKind(_Word):
+    """What happened to a record. ABANDONED: its owners were lost as often as ``max_attempts`` allows."""
+
+    CLAIMED = "claimed"
+    TAKEN_OVER = "taken_over"
+    RETRIED = "retried"
+    RENEWED = "renewed"
+    DOWNLOADED = "downloaded"
+    FAILED = "failed"
+    ABANDONED = "abandoned"
+    RELEASED = "released"
+    SET = "set"
+    DELETED = "deleted"
+
+
+class RegistryEvent(msgspec.Struct, frozen=True):
+    """One transition, as it was published.
+
+    Attributes:
+        kind: what happened.
+        record: the record afterwards (of a deleted one: before); its ``last_used_at`` is ``at``.
+        claim_id: which claim it was about; ``None``: none. A claim that has ended says which it was.
+        by: who called, where that is not the record's owner (``set``, ``deleted``).
+        at: when, by the registry's lease time (aware, UTC).
+    """
+
+    kind: EventKind
+    record: ModelRecord
+    claim_id: str | None
+    by: str | None
+    at: datetime

@@ -1,0 +1,653 @@
+# Made from aio.py by tools/unasync.py: change that one.
+"""The blocking client. Its methods build an operation, send it, and say what the answer means."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import redis
+
+from pyregistry import _checks as checks
+from pyregistry._core import Core
+from pyregistry._ops import Default, chunks, preferred_record, settled, status_of, with_results
+from pyregistry._source import DEFAULT_TIMEOUT, ClientSource, UrlSource
+from pyregistry._transport_sync import Transport
+from pyregistry.config import BackendConfig
+from pyregistry.errors import DamagedRecord, InvalidArgument, RegistryError
+from pyregistry.models import (
+    Claim,
+    Claimed,
+    ModelProvider,
+    ModelRecord,
+    ModelStatus,
+    StatusCounts,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+    from types import TracebackType
+
+    from typing_extensions import Self
+
+    from pyregistry._ops import ClaimResult, Lease, Model
+
+__all__ = ["Registry", "create_registry_backend"]
+
+
+class Registry(Core):
+    """A registry of model downloads on a Redis or Valkey server.
+
+    Every method may raise `RegistryUnavailable` (nobody answered; nothing was changed), `ServerRefused` (the
+    server answered with an error) and `RegistryClosed`; what writes may raise `OutcomeUnknown`; what names a
+    model may raise `InvalidModelName` and `InvalidArgument`, before anything is sent, and `DamagedRecord`.
+
+    Args:
+        client: a redis-py client of yours, which stays yours: it is shared, and not closed.
+        namespace: which registry; one cache has one namespace.
+        owner: who this is, for people; left out: host and process. Cut at 64 bytes.
+        providers: words for providers beyond the four, which calls without a provider look at too.
+    """
+
+    def __init__(
+        self,
+        client: redis.Redis,
+        namespace: str = "default",
+        *,
+        owner: str | None = None,
+        providers: Iterable[str] = (),
+    ) -> None:
+        if not isinstance(client, redis.Redis):
+            raise InvalidArgument("client", f"must be a redis.Redis, not {type(client).__name__}")
+        self._begin(ClientSource(client), namespace, owner, providers)
+
+    @classmethod
+    def from_url(
+        cls,
+        url: str,
+        namespace: str = "default",
+        *,
+        owner: str | None = None,
+        providers: Iterable[str] = (),
+        timeout: float = DEFAULT_TIMEOUT,
+        **options: Any,
+    ) -> Self:
+        """A client with connections of its own. Nothing is sent yet.
+
+        Args:
+            url: ``redis://``, ``rediss://``, ``unix://``, or ``embedded://`` for this user's own server.
+            namespace: which registry; one cache has one namespace.
+            owner: who this is, for people; left out: host and process. Cut at 64 bytes.
+            providers: words for providers beyond the four, which calls without a provider look at too.
+            timeout: seconds that a connection attempt or an answer may take.
+            **options: more settings of redis-py's connections (``password``, ``ssl_ca_certs``, ...).
+
+        Raises:
+            ConfigurationError: the URL or an option makes no sense.
+        """
+        client = cls.__new__(cls)
+        client._begin(UrlSource(url, timeout, options), namespace, owner, providers)
+        return client
+
+    def _begin(
+        self,
+        source: ClientSource | UrlSource,
+        namespace: str,
+        owner: str | None,
+        providers: Iterable[str],
+    ) -> None:
+        super()._begin(source, namespace, owner, providers)
+        self._transport = Transport(source, self._ops)
+
+    def __enter__(self) -> Self:
+        self.connect()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def connect(self) -> None:
+        """Connect, and see that the server is fit. May be called again.
+
+        Raises:
+            RegistryUnavailable: nobody answers.
+            EmbeddedUnavailable: the embedded server is not installed, or does not start.
+            AccessDenied: wrong credentials, or rights are missing.
+            ServerTooOld: older than Redis 7.0 or Valkey 7.2.
+            SchemaTooNew: a newer pyregistry wrote this namespace.
+        """
+        self._transport.connect()
+
+    def close(self) -> None:
+        """Close the connections; claims that were kept alive end with their leases. May be called again."""
+        self._kept.close()
+        self._transport.close()
+
+    @property
+    def server_version(self) -> str | None:
+        """Product and version of the server, such as ``valkey 9.1.2``; ``None`` before it is known."""
+        return self._transport.server.version if self._transport.server else None
+
+    # Claims
+
+    def try_claim_for_download(
+        self,
+        name: str,
+        provider: ModelProvider | str,
+        *,
+        revision: str | None = None,
+        subset: str | None = None,
+        lease: Lease = Default.KEPT,
+        claim_id: str | None = None,
+        owner: str | None = None,
+        max_attempts: int | None = None,
+        expected_bytes: int | None = None,
+    ) -> ClaimResult:
+        """Claim the download of a model: exactly one caller gets it.
+
+        A claim whose lease has ended without a word is taken over, and so is one that was released.
+
+        Args:
+            name: the model.
+            provider: where it comes from.
+            revision: which revision; two revisions are two records.
+            subset: which part of the files.
+            lease: seconds that the claim holds without renewal, which is then yours to do; left out: 30, and
+                this client renews it until it is finished, released, given another status, or deleted, or the
+                client is closed; ``None``: it never ends.
+            claim_id: names this attempt, 1 to 64 bytes, never used before; left out: a random one.
+            owner: who claims, for people; left out: the client's.
+            max_attempts: as many owners may be lost; then the model is an ERROR for good.
+            expected_bytes: how much there is to download.
+
+        Returns:
+            `Claimed`, to the owner alone, or `AlreadyExists` with the status.
+        """
+        self._check_lease(lease)
+        target = checks.target(name, provider, revision, subset)
+        op = self._ops.claim(
+            [target],
+            lease=lease,
+            claim_id=claim_id,
+            owner=owner,
+            max_attempts=max_attempts,
+            expected_bytes=expected_bytes,
+        )
+        results = self._transport.call(op)
+        self._told_claims(results, lease)
+        claims: list[ClaimResult] = settled(results)
+        return claims[0]
+
+    def try_claim_many(
+        self,
+        models: Iterable[Model],
+        *,
+        lease: Lease = Default.KEPT,
+        owner: str | None = None,
+        max_attempts: int | None = None,
+    ) -> list[ClaimResult]:
+        """Claim many models at once, in batches; each is won or not by itself.
+
+        Args:
+            models: `ModelRef`, or (name, provider).
+            lease: as in `try_claim_for_download`.
+            owner: who claims, for people; left out: the client's.
+            max_attempts: as in `try_claim_for_download`.
+
+        Returns:
+            One result for each model, in order.
+
+        Raises:
+            RegistryError: one failed; its ``results`` are what the others got.
+        """
+        self._check_lease(lease)
+        targets = self._ops.claimable(models)
+        results: list[ClaimResult | DamagedRecord] = []
+        try:
+            for chunk in chunks(targets):
+                op = self._ops.claim(
+                    chunk,
+                    lease=lease,
+                    claim_id=None,
+                    owner=owner,
+                    max_attempts=max_attempts,
+                    expected_bytes=None,
+                )
+                won = self._transport.call(op)
+                self._told_claims(won, lease)
+                results += won
+        except RegistryError as error:
+            raise with_results(error, results, len(targets)) from error.__cause__
+        except BaseException:
+            # Nobody learns of what was won: it ends with its lease.
+            for result in results:
+                if isinstance(result, Claimed):
+                    self._kept.drop(result.claim)
+            raise
+        return settled(results)
+
+    def refresh_download_claim(
+        self,
+        claim: Claim,
+        *,
+        lease: Lease = Default.ITS_OWN,
+        message: str | Default | None = Default.UNCHANGED,
+        bytes_done: int | None = None,
+        bytes_total: int | None = None,
+    ) -> Claim | None:
+        """Renew a claim, and say how far the download is. Works after the lease too, if nobody took over.
+
+        Args:
+            claim: what was claimed.
+            lease: seconds from now, never less than is left; left out: the claim's own; ``None``: for ever.
+            message: what to show; ``None``: nothing; left out: as it is.
+            bytes_done: how much is done.
+            bytes_total: how much there is.
+
+        Returns:
+            The claim as it is now; ``None`` if it is lost, or was ended by this owner.
+        """
+        op = self._ops.renew(
+            [claim], lease=lease, message=message, bytes_done=bytes_done, bytes_total=bytes_total
+        )
+        (result,) = self._transport.call(op)
+        return settled([self._told_renewal(claim, result)])[0]
+
+    def refresh_many(self, claims: Iterable[Claim], *, lease: Lease = Default.ITS_OWN) -> list[Claim | None]:
+        """Renew many claims at once, in batches.
+
+        Args:
+            claims: what was claimed.
+            lease: as in `refresh_download_claim`.
+
+        Returns:
+            One result for each claim, in order: the claim as it is now, or ``None``.
+
+        Raises:
+            RegistryError: one failed; its ``results`` are what the others got.
+        """
+        asked = list(claims)
+        results: list[Claim | DamagedRecord | None] = []
+        try:
+            for chunk in chunks(asked):
+                renewed = self._transport.call(self._ops.renew(chunk, lease=lease))
+                results += [
+                    self._told_renewal(claim, result) for claim, result in zip(chunk, renewed, strict=True)
+                ]
+        except RegistryError as error:
+            raise with_results(error, results, len(asked)) from error.__cause__
+        return settled(results)
+
+    def finish_download_claim(
+        self,
+        claim: Claim,
+        status: ModelStatus | str,
+        message: str | None = None,
+        *,
+        size_bytes: int | None = None,
+        location: str | None = None,
+        resolved_revision: str | None = None,
+        retry_in: float | None = None,
+        permanent: bool = False,
+    ) -> bool:
+        """Say how a download ended. Works after the lease too, if nobody took over.
+
+        Args:
+            claim: what was claimed.
+            status: DOWNLOADED or ERROR.
+            message: for people; at most 4,096 bytes.
+            size_bytes: how large the files are (DOWNLOADED).
+            location: where they are, relative to the cache (DOWNLOADED).
+            resolved_revision: which commit was downloaded (DOWNLOADED).
+            retry_in: seconds before which nobody may retry (ERROR).
+            permanent: nobody may retry (ERROR).
+
+        Returns:
+            Whether this claim was still the one that counts, or had said the same before.
+        """
+        op = self._ops.finish(
+            claim,
+            status,
+            message,
+            size_bytes=size_bytes,
+            location=location,
+            resolved_revision=resolved_revision,
+            retry_in=retry_in,
+            permanent=permanent,
+        )
+        why_not = self._transport.call(op)
+        return self._told_end(claim, f"finished as {status}", why_not)
+
+    def release_download_claim(self, claim: Claim) -> bool:
+        """Give a claim back, so that another can go on at once; the attempt does not count.
+
+        Args:
+            claim: what was claimed.
+
+        Returns:
+            Whether this claim was still the one that counts, or was given back before.
+        """
+        why_not = self._transport.call(self._ops.release(claim))
+        return self._told_end(claim, "released", why_not)
+
+    def try_reset_error_for_retry(
+        self,
+        name: str,
+        provider: ModelProvider | str,
+        *,
+        revision: str | None = None,
+        subset: str | None = None,
+        lease: Lease = Default.KEPT,
+        claim_id: str | None = None,
+        owner: str | None = None,
+        max_attempts: int | None = None,
+    ) -> Claim | None:
+        """Claim a model again whose download ended in an error: exactly one caller gets it.
+
+        Args:
+            name: the model.
+            provider: where it comes from.
+            revision: which revision.
+            subset: which part of the files.
+            lease: as in `try_claim_for_download`.
+            claim_id: as in `try_claim_for_download`.
+            owner: who claims, for people; left out: the client's.
+            max_attempts: no more attempts than that, the first included.
+
+        Returns:
+            The claim; ``None`` if it is no error, or a permanent one, if its back-off lasts, or somebody
+            else won.
+        """
+        self._check_lease(lease)
+        target = checks.target(name, provider, revision, subset)
+        op = self._ops.retry(target, lease=lease, claim_id=claim_id, owner=owner, max_attempts=max_attempts)
+        return self._told_retry(target.ref, self._transport.call(op), lease)
+
+    # What anybody may do
+
+    def set_status(
+        self,
+        name: str,
+        provider: ModelProvider | str,
+        status: ModelStatus | str,
+        message: str | None = None,
+        *,
+        revision: str | None = None,
+        subset: str | None = None,
+    ) -> None:
+        """Say what is true of a model, whoever owns its download; that claim ends, unless DOWNLOADING stays.
+
+        Args:
+            name: the model.
+            provider: where it comes from.
+            status: DOWNLOADING (which then never ends by itself), DOWNLOADED or ERROR.
+            message: for people; ``None`` clears it.
+            revision: which revision.
+            subset: which part of the files.
+
+        Raises:
+            EvictionInProgress: its files are being removed.
+            OutcomeUnknown: no answer came; it is not sent again by itself.
+        """
+        target = checks.target(name, provider, revision, subset)
+        op = self._ops.set_status(target, status, message)
+        # Our own claim of it ends by this, and that is no loss.
+        stays = status_of(status) is ModelStatus.DOWNLOADING
+        dropped = [] if stays else self._kept.drop_models([target])
+        try:
+            reply = self._transport.call(op)
+        except BaseException:
+            self._kept.keep_on(dropped)
+            raise
+        self._told_status(target.ref, status, reply, dropped)
+
+    def touch_model(
+        self,
+        name: str,
+        provider: ModelProvider | str | None = None,
+        *,
+        revision: str | None = None,
+        subset: str | None = None,
+    ) -> bool:
+        """Say that a model is in use.
+
+        Args:
+            name: the model.
+            provider: where it comes from; ``None``: all providers' copies.
+            revision: which revision.
+            subset: which part of the files.
+
+        Returns:
+            Whether it is known.
+        """
+        return any(settled(self._touch(self._ops.targets(name, provider, revision, subset))))
+
+    def touch_models(self, models: Iterable[Model]) -> list[bool]:
+        """Say that many models are in use, in batches.
+
+        Args:
+            models: `ModelRef`, (name, provider), or a name for all providers' copies.
+
+        Returns:
+            Whether each is known, in order.
+
+        Raises:
+            DamagedRecord: one can't be read; its ``results`` are what the others got.
+        """
+        groups = [self._ops.targets(*self._ops.ref_of(model)) for model in models]
+        known = self._touch([target for group in groups for target in group])
+        answers: list[bool | DamagedRecord] = []
+        for group in groups:
+            of_group, known = known[: len(group)], known[len(group) :]
+            failed = [each for each in of_group if isinstance(each, DamagedRecord)]
+            answers.append(failed[0] if failed else any(of_group))
+        return settled(answers)
+
+    def _touch(self, targets: Sequence[checks.Target]) -> list[bool | DamagedRecord]:
+        known: list[bool | DamagedRecord] = []
+        for chunk in chunks(targets):
+            answers = self._transport.call(self._ops.touch(chunk))
+            known += answers
+        self._told_touches(targets)
+        return known
+
+    def delete_model(
+        self,
+        name: str,
+        provider: ModelProvider | str | None = None,
+        *,
+        revision: str | None = None,
+        subset: str | None = None,
+        expected_token: int | None = None,
+        force: bool = False,
+    ) -> int:
+        """Forget a model. Its files are not touched.
+
+        Args:
+            name: the model.
+            provider: where it comes from; ``None``: all providers' copies.
+            revision: which revision.
+            subset: which part of the files.
+            expected_token: only the record that has this token.
+            force: also if it is held, being evicted, or can't be read.
+
+        Returns:
+            How many records are gone by this call.
+
+        Raises:
+            EvictionInProgress: its files are being removed. (Other providers' copies are gone.)
+            ModelHeld: somebody holds its files. (Other providers' copies are gone.)
+            OutcomeUnknown: no answer came; without a token it is not sent again by itself.
+        """
+        targets = self._ops.targets(name, provider, revision, subset)
+        op = self._ops.delete(targets, expected_token=expected_token, force=force)
+        dropped = self._kept.drop_models(targets, expected_token)
+        try:
+            gone = self._transport.call(op)
+        except BaseException:
+            self._kept.keep_on(dropped)
+            raise
+        if not gone:
+            self._kept.keep_on(dropped)
+        self._told_delete(targets[0].ref, gone)
+        return gone
+
+    # Reads
+
+    def get_status(
+        self,
+        name: str,
+        provider: ModelProvider | str | None = None,
+        *,
+        revision: str | None = None,
+        subset: str | None = None,
+    ) -> ModelStatus | None:
+        """The status of a model.
+
+        Args:
+            name: the model.
+            provider: where it comes from; ``None``: any; one that is DOWNLOADED is preferred.
+            revision: which revision.
+            subset: which part of the files.
+
+        Returns:
+            Its status, or ``None`` if it is unknown.
+        """
+        return self._transport.call(self._ops.statuses(self._ops.targets(name, provider, revision, subset)))
+
+    def get_model_record(
+        self,
+        name: str,
+        provider: ModelProvider | str | None = None,
+        *,
+        revision: str | None = None,
+        subset: str | None = None,
+    ) -> ModelRecord | None:
+        """All that is known of a model.
+
+        Args:
+            name: the model.
+            provider: where it comes from; ``None``: any; one that is DOWNLOADED is preferred.
+            revision: which revision.
+            subset: which part of the files.
+
+        Returns:
+            Its record, or ``None`` if it is unknown.
+        """
+        return preferred_record(self._read(self._ops.targets(name, provider, revision, subset)))
+
+    def get_model_records(self, models: Iterable[Model]) -> list[ModelRecord | None]:
+        """All that is known of many models, in batches.
+
+        Args:
+            models: `ModelRef`, (name, provider), or a name for any provider's copy.
+
+        Returns:
+            The record of each, or ``None``, in order.
+
+        Raises:
+            DamagedRecord: one can't be read; its ``results`` are the others.
+        """
+        groups = [self._ops.targets(*self._ops.ref_of(model)) for model in models]
+        found = self._read([target for group in groups for target in group])
+        answers: list[ModelRecord | DamagedRecord | None] = []
+        for group in groups:
+            of_group, found = found[: len(group)], found[len(group) :]
+            try:
+                answers.append(preferred_record(of_group))
+            except DamagedRecord as error:
+                answers.append(error)
+        return settled(answers)
+
+    def _read(self, targets: Sequence[checks.Target]) -> list[ModelRecord | DamagedRecord | None]:
+        found: list[ModelRecord | DamagedRecord | None] = []
+        for chunk in chunks(targets):
+            answers = self._transport.call(self._ops.read(chunk))
+            found += answers
+        return found
+
+    def get_models_by_last_used(
+        self, limit: int | None = None, status: ModelStatus | str | None = None
+    ) -> list[ModelRecord]:
+        """The models in the order of their last use, oldest first.
+
+        Args:
+            limit: no more than that; ``None``: all.
+            status: only these.
+        """
+        most = None if limit is None else checks.whole("limit", limit)
+        wanted = None if status is None else status_of(status)
+        if most == 0:
+            return []
+        # By what it is of: a model that is used while this reads may come twice, and its later use counts.
+        found: dict[tuple[object, ...], ModelRecord] = {}
+        batch_size = 500 if most is None else min(most, 500)
+        for record in self._iterate(batch_size, wanted):
+            key = (record.provider, record.model_name, record.revision, record.subset)
+            found.pop(key, None)
+            found[key] = record
+            if len(found) == most:
+                break
+        return list(found.values())
+
+    def iter_models_by_last_used(
+        self, batch_size: int = 500, status: ModelStatus | str | None = None
+    ) -> Iterator[ModelRecord]:
+        """The models in the order of their last use, oldest first, read in batches: for very many.
+
+        None that is there throughout is missed; one that is used meanwhile may come again.
+
+        Args:
+            batch_size: how many to read at a time, 1 to 500.
+            status: only these.
+        """
+        checks.whole("batch_size", batch_size, least=1, most=500)
+        return self._iterate(batch_size, None if status is None else status_of(status))
+
+    def _iterate(self, batch_size: int, status: ModelStatus | None) -> Iterator[ModelRecord]:
+        # A page begins at the last score of the one before, less what was seen of it: ticks are unique, but
+        # scores that somebody set by hand need not be.
+        score, seen = 0, set[str]()
+        while True:
+            limit = min(batch_size + len(seen), 1000)
+            page = self._transport.call(self._ops.page(status, score, limit))
+            fresh = [item for item in page if item[0] not in seen]
+            if fresh:
+                found = self._transport.call(self._ops.listed(fresh))
+                for record in self._listable(found, status):
+                    yield record
+            if len(page) < limit:
+                return
+            last = page[-1][1]
+            if last != score:
+                seen.clear()
+            elif not fresh:
+                last, seen = last + 1, set()
+            seen |= {entry for entry, at in page if at == last}
+            score = last
+
+    def get_status_counts(self) -> StatusCounts:
+        """How many records are DOWNLOADING, DOWNLOADED, and ERROR."""
+        return self._transport.call(self._ops.counts())
+
+
+def create_registry_backend(config: BackendConfig) -> Registry:
+    """Connect, and return the backend that the configuration names.
+
+    Args:
+        config: from `BackendConfig.redis` or `BackendConfig.from_env`.
+
+    Raises:
+        RegistryError: what `Registry.from_url` and `Registry.connect` raise.
+    """
+    backend = Registry.from_url(config.url, config.namespace, **config.options)
+    try:
+        backend.connect()
+    except BaseException:
+        backend.close()
+        raise
+    return backend

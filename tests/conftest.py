@@ -1,0 +1,151 @@
+"""What the tests run on: `--server KIND`, or the URL of a server in PYREGISTRY_TEST_URL.
+
+Each pytest process has a server of its own, and each test a namespace of its own. The fixtures of
+`pyregistry.testing` (`pyregistry_url`, `pyregistry_namespace`, `registry`) are fed from here.
+"""
+
+from __future__ import annotations
+
+import os
+from contextlib import ExitStack
+from typing import TYPE_CHECKING, Any, Protocol, cast
+
+import pytest
+
+from pyregistry.embedded import EmbeddedServer
+from tests import servers
+from tests.clients import AsyncFacade, Connect, loop_in_thread
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from pyregistry import Registry
+
+pytest_plugins = ["pyregistry.testing"]
+
+SERVER = pytest.StashKey[str]()
+
+
+class MakeServer(Protocol):
+    """Starts a server that is the test's alone; other settings: `maxmemory="10mb"`."""
+
+    def __call__(
+        self,
+        *,
+        data_dir: Path | None = None,
+        persistent: bool = False,
+        password: str | None = None,
+        **config: str,
+    ) -> EmbeddedServer: ...
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--server",
+        choices=servers.KINDS,
+        default=os.environ.get("PYREGISTRY_TEST_SERVER") or "embedded",
+        help="the server to test on (PYREGISTRY_TEST_SERVER; embedded); "
+        "PYREGISTRY_TEST_URL names one that runs already, and wins",
+    )
+
+
+def pytest_sessionstart(session: pytest.Session) -> None:
+    """A server that is missing ends the tests before they begin; it never skips them."""
+    try:
+        session.config.stash[SERVER] = _describe(session.config)
+    except servers.ServerMissing as error:
+        raise pytest.UsageError(f"no server for --server {_kind(session.config)}: {error}") from None
+
+
+def pytest_report_header(config: pytest.Config) -> str:
+    return f"server: {config.stash[SERVER]}"
+
+
+@pytest.fixture(scope="session")
+def server_url(request: pytest.FixtureRequest) -> Iterator[str]:
+    """The server of this pytest process."""
+    if url := _given_url():
+        yield url
+        return
+    with servers.serve(_kind(request.config)) as url:
+        yield url
+
+
+@pytest.fixture(scope="session")
+def pyregistry_url(server_url: str) -> str:
+    """In place of the one in `pyregistry.testing`, which knows the embedded server only."""
+    return server_url
+
+
+@pytest.fixture
+def namespace(pyregistry_namespace: str) -> str:
+    """A namespace that no other test uses."""
+    return pyregistry_namespace
+
+
+@pytest.fixture
+def make_server(request: pytest.FixtureRequest) -> Iterator[MakeServer]:
+    """Starts servers that a test may kill, restart, fill: of the kind that the tests run on.
+
+    A container, or a server that runs already, can't be had twice: there it is the embedded one.
+    """
+    binary = None if _given_url() else servers.binary(_kind(request.config))
+    with ExitStack() as stack:
+
+        def make(
+            *,
+            data_dir: Path | None = None,
+            persistent: bool = False,
+            password: str | None = None,
+            **config: str,
+        ) -> EmbeddedServer:
+            server = EmbeddedServer(
+                data_dir=data_dir,
+                port=0,
+                persistent=persistent,
+                binary=binary,
+                password=password,
+                config={name.replace("_", "-"): value for name, value in config.items()},
+            )
+            return stack.enter_context(server)
+
+        yield make
+
+
+@pytest.fixture(params=["sync", "asyncio"])
+def connect_any(request: pytest.FixtureRequest, server_url: str, namespace: str) -> Iterator[Connect]:
+    """Connects any number of clients, all `Registry` or all `AsyncRegistry` behind its interface.
+
+    They are closed after the test, if it did not do so.
+    """
+    from pyregistry import AsyncRegistry, Registry
+
+    with ExitStack() as stack:
+        loop = stack.enter_context(loop_in_thread()) if request.param == "asyncio" else None
+
+        def connect(*, url: str = server_url, namespace: str = namespace, **options: Any) -> Registry:
+            if loop is None:
+                return stack.enter_context(Registry.from_url(url, namespace, **options))
+            client = AsyncFacade(AsyncRegistry.from_url(url, namespace, **options), loop)
+            return cast("Registry", stack.enter_context(client))
+
+        yield connect
+
+
+@pytest.fixture
+def any_registry(connect_any: Connect) -> Registry:
+    """A connected client; the test runs once with each of the two."""
+    return connect_any()
+
+
+def _describe(config: pytest.Config) -> str:
+    return "the one of PYREGISTRY_TEST_URL" if _given_url() else servers.describe(_kind(config))
+
+
+def _given_url() -> str | None:
+    return os.environ.get("PYREGISTRY_TEST_URL") or None
+
+
+def _kind(config: pytest.Config) -> str:
+    return str(config.getoption("--server"))

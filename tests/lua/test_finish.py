@@ -1,0 +1,160 @@
+"""finish: each row of its table, and which row wins."""
+
+from __future__ import annotations
+
+import pytest
+
+from pyregistry import _wire as wire
+from pyregistry._wire import StoredRecord
+from pyregistry.models import EventKind
+from tests.lua.harness import HOUR, MINUTE, Lab
+
+
+def test_downloaded(lab: Lab) -> None:
+    token = lab.downloading("m", "a", owner="host:7", expected_bytes=10)
+    created = lab.record("m").created_at
+    lab.one("renew", "m", claim_id="a", token=token, bytes_done=9, says=1, message="nearly")
+    done = lab.one(
+        "finish", "m", claim_id="a", token=token, status="DOWNLOADED", message="fine",
+        size_bytes=12, location="models/1", resolved_revision="abc", retry_in=MINUTE, permanent=1,
+    )  # fmt: skip
+    assert done == wire.Done()
+    assert lab.record("m") == StoredRecord(
+        status="DOWNLOADED",
+        created_at=created,
+        token=token,
+        owner="host:7",
+        attempts=1,
+        message="fine",
+        size_bytes=12,
+        location="models/1",
+        resolved_revision="abc",
+        ended_id="a",
+        ended_how=1,
+    )
+    assert lab.events[0].kind is EventKind.DOWNLOADED
+
+
+def test_failed(lab: Lab) -> None:
+    token = lab.downloading("m", "a", owner="host:7", expected_bytes=10)
+    created = lab.record("m").created_at
+    done = lab.one(
+        "finish", "m", claim_id="a", token=token, status="ERROR", message="broken",
+        size_bytes=12, location="models/1", resolved_revision="abc", retry_in=MINUTE, permanent=1,
+    )  # fmt: skip
+    assert done == wire.Done()
+    assert lab.record("m") == StoredRecord(
+        status="ERROR",
+        created_at=created,
+        token=token,
+        owner="host:7",
+        attempts=1,
+        message="broken",
+        retry_at=lab.number("time") + MINUTE,
+        permanent=1,
+        ended_id="a",
+        ended_how=2,
+    )
+    assert lab.events[0].kind is EventKind.FAILED
+
+
+def test_failed_without_back_off(lab: Lab) -> None:
+    lab.finished("m", "a", status="ERROR")
+    record = lab.record("m")
+    assert (record.retry_at, record.permanent) == (0, 0)
+
+
+def test_what_was_taken_over_is_forgotten(lab: Lab) -> None:
+    lab.downloading("m", "a")
+    lab.pass_time(HOUR)
+    lab.finished("m", "b")
+    record = lab.record("m")
+    assert (record.previous_owner, record.previous_bytes_done, record.attempts) == ("", 0, 2)
+
+
+def test_after_the_lease(lab: Lab) -> None:
+    token = lab.downloading("m", "a")
+    lab.pass_time(HOUR)
+    assert lab.one("finish", "m", claim_id="a", token=token) == wire.Done()
+
+
+def test_without_lease(lab: Lab) -> None:
+    token = lab.downloading("m", "a", lease=0)
+    assert lab.one("finish", "m", claim_id="a", token=token) == wire.Done()
+    assert lab.record("m").lease_end == 0
+
+
+def test_a_message_that_somebody_set_does_not_end_the_claim(lab: Lab) -> None:
+    token = lab.downloading("m", "a")
+    lab.set("m", "DOWNLOADING", "a word")
+    assert lab.one("finish", "m", claim_id="a", token=token) == wire.Done()
+
+
+@pytest.mark.parametrize("status", ["DOWNLOADED", "ERROR"])
+def test_again(lab: Lab, status: str) -> None:
+    other = "ERROR" if status == "DOWNLOADED" else "DOWNLOADED"
+    end = {"claim_id": "a", "token": lab.finished("m", "a", status=status)}
+    assert lab.one("finish", "m", **end, status=status, message="another") == wire.Again()
+    assert lab.one("finish", "m", **end, status=other) == wire.Lost(status)
+
+
+def test_again_while_a_later_claim_runs(lab: Lab) -> None:
+    end = {"claim_id": "a", "token": lab.finished("m", "a", status="ERROR")}
+    retried = lab.one("retry", "m", claim_id="b")
+    assert lab.one("finish", "m", **end, status="ERROR") == wire.Again()
+    assert lab.one("finish", "m", **end, status="DOWNLOADED") == wire.Lost("DOWNLOADING")
+    lab.one("finish", "m", claim_id="b", token=retried.token, status="DOWNLOADED")
+    # The claim that ended last is another one: this is what the table can't give.
+    assert lab.one("finish", "m", **end, status="ERROR") == wire.Lost("DOWNLOADED")
+
+
+def test_again_whatever_came_after(lab: Lab) -> None:
+    end = {"claim_id": "a", "token": lab.finished("m", "a")}
+    for status in ("ERROR", "DOWNLOADING", "DOWNLOADED"):
+        lab.set("m", status)
+        assert lab.one("finish", "m", **end) == wire.Again()
+    lab.evict("m")
+    assert lab.one("finish", "m", **end) == wire.Again()
+    lab.pass_time(HOUR)
+    lab.downloading("m", "b")
+    assert lab.one("finish", "m", **end) == wire.Again()
+    lab.one("delete", "m")
+    assert lab.one("finish", "m", **end) == wire.Lost("")
+
+
+def test_a_claim_that_was_released_is_not_finished(lab: Lab) -> None:
+    end = {"claim_id": "a", "token": lab.downloading("m", "a")}
+    lab.one("release", "m", **end)
+    for status in ("DOWNLOADED", "ERROR"):
+        assert lab.one("finish", "m", **end, status=status) == wire.Lost("DOWNLOADING")
+
+
+def test_lost(lab: Lab) -> None:
+    assert lab.one("finish", "m", claim_id="a", token=1) == wire.Lost("")
+    token = lab.downloading("m", "a")
+    assert lab.one("finish", "m", claim_id="b", token=token) == wire.Lost("DOWNLOADING")
+    assert lab.one("finish", "m", claim_id="a", token=token + 1) == wire.Lost("DOWNLOADING")
+    lab.pass_time(HOUR)
+    lab.downloading("m", "b")
+    assert lab.one("finish", "m", claim_id="a", token=token) == wire.Lost("DOWNLOADING")
+    lab.set("m", "ERROR")
+    assert lab.one("finish", "m", claim_id="a", token=token) == wire.Lost("ERROR")
+
+
+def test_lost_to_an_eviction_or_a_limit_of_attempts(lab: Lab) -> None:
+    lab.finished("m", "a")
+    evicting = lab.evict("m")
+    assert lab.one("finish", "m", claim_id=evicting.claim_id, token=evicting.token) == wire.Lost("EVICTING")
+    token = lab.downloading("n", "a")
+    lab.pass_time(HOUR)
+    lab.claim("n", "b", max_attempts=1)
+    assert lab.one("finish", "n", claim_id="a", token=token) == wire.Lost("ERROR")
+
+
+def test_a_later_claim_of_the_same_name_is_another(lab: Lab) -> None:
+    """A claim id that a caller chose twice: the token tells the two apart."""
+    first = lab.finished("m", "a")
+    lab.one("delete", "m")
+    second = lab.downloading("m", "a")
+    assert lab.one("finish", "m", claim_id="a", token=first) == wire.Lost("DOWNLOADING")
+    assert lab.one("finish", "m", claim_id="a", token=second) == wire.Done()

@@ -1,0 +1,141 @@
+"""Old and new replicas share one Redis during a roll-out: versions 1 and 2 of scripts on the same data.
+
+Version 2 is made here. It knows one more element of a record, `mirror`: where a claim found its files.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+import pytest
+
+from pyregistry import _scripts, _wire
+from pyregistry import _wire as wire
+from pyregistry._scripts import Script, compose, load, lua_folder
+from tests.lua.harness import HOUR, Lab, item
+
+NAMES = ("claim", "retry", "renew", "finish", "release", "set_status", "touch", "delete", "read")
+
+FILLED_IN = "  if record and type(record[MIRROR]) ~= 'string' then refuse('mirror is not filled in') end"
+
+
+class NewerRecord(_wire.StoredRecord, array_like=True, frozen=True):
+    mirror: str = ""
+
+
+@pytest.fixture
+def newer(monkeypatch: pytest.MonkeyPatch) -> dict[str, Script]:
+    """Version 2 of every script, by a loader that knows one element more."""
+    fields = NewerRecord.__struct_fields__
+    monkeypatch.setattr(_scripts, "_POSITIONS", {name.upper(): at for at, name in enumerate(fields, start=1)})
+    monkeypatch.setattr(_scripts, "_DEFAULTS", NewerRecord.__struct_defaults__)
+    made = {}
+    for name in NAMES:
+        source = (lua_folder() / f"{name}.v1.lua").read_text("utf-8")
+        source = changed(source, "return batch(function()", "return batch(function()\n" + FILLED_IN)
+        if name == "claim":
+            give = "return give_claim(kind, 1,"
+            source = changed(source, give, f"record[MIRROR] = 'near ' .. channel\n  {give}")
+        made[name] = compose(name, 2, source, lua_folder())
+    return made
+
+
+def changed(source: str, old: str, new: str) -> str:
+    assert source.count(old) == 1
+    return source.replace(old, new)
+
+
+def mirror(lab: Lab, model: str) -> str:
+    raw = lab.redis.get(lab.key(model))
+    return msgspec.msgpack.decode(raw, type=NewerRecord).mirror
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_new_element_changes_no_released_text(newer: dict[str, Script], name: str) -> None:
+    source = (lua_folder() / f"{name}.v1.lua").read_text("utf-8")
+    assert compose(name, 1, source, lua_folder()).sha == load(name, 1).sha
+    assert newer[name].sha != load(name, 1).sha
+    assert "MIRROR" in newer[name].text
+
+
+def life(lab: Lab, scripts: list[dict[str, Script]]) -> None:
+    """Every transition of one model, by the versions in turn; each sees what the other wrote."""
+    turn = 0
+
+    def run(name: str, **args: Any) -> Any:
+        nonlocal turn
+        version = scripts[turn % len(scripts)]
+        turn += 1
+        (reply,) = lab.call(name, item("m", **args), script=version.get(name))
+        return reply
+
+    first = run("claim", claim_id="a", expected_bytes=10)
+    assert run("claim", claim_id="a").token == first.token
+    assert run("claim", claim_id="b").status == "DOWNLOADING"
+    mine = {"claim_id": "a", "token": first.token}
+    assert isinstance(run("renew", **mine, bytes_done=5), wire.Renewed)
+    assert run("touch") == wire.Known()
+    assert run("release", **mine) == wire.Done()
+    assert run("release", **mine) == wire.Again()
+    second = run("claim", claim_id="b")
+    assert (second.attempts, second.previous_bytes_done) == (1, 5)
+    assert run("renew", **mine) == wire.Ended(3)
+    mine = {"claim_id": "b", "token": second.token}
+    assert run("finish", **mine, status="ERROR") == wire.Done()
+    assert run("finish", **mine, status="ERROR") == wire.Again()
+    third = run("retry", claim_id="c")
+    assert run("retry", claim_id="c").token == third.token
+    lab.pass_time(HOUR)
+    fourth = run("claim", claim_id="d")
+    assert fourth.attempts == 3
+    mine = {"claim_id": "d", "token": fourth.token}
+    assert run("finish", **mine, size_bytes=12) == wire.Done()
+    assert wire.decode_record(run("read").record).size_bytes == 12
+    assert isinstance(run("set_status", status="ERROR"), wire.StatusSet)
+    assert isinstance(run("set_status", status="DOWNLOADED"), wire.StatusSet)
+    lab.evict("m")
+    lab.pass_time(HOUR)
+    assert isinstance(run("claim", claim_id="e"), wire.ClaimGiven)
+    assert run("delete") == wire.Deleted()
+    assert run("delete") == wire.Absent()
+
+
+@pytest.mark.parametrize("order", ["21", "12", "112", "221", "2221112"])
+def test_both_versions_in_turn(lab: Lab, newer: dict[str, Script], order: str) -> None:
+    """All that must always be true is, after each call, for whoever knows the record as version 1 does."""
+    life(lab, [newer if version == "2" else {} for version in order])
+
+
+def test_the_older_version_keeps_what_the_newer_wrote(lab: Lab, newer: dict[str, Script]) -> None:
+    written = f"near {lab.keys.channel}"
+    (given,) = lab.call("claim", item("m", claim_id="a"), script=newer["claim"])
+    assert mirror(lab, "m") == written
+    lab.one("renew", "m", claim_id="a", token=given.token, says=1, message="x")
+    lab.one("finish", "m", claim_id="a", token=given.token, status="ERROR")
+    retried = lab.one("retry", "m", claim_id="b")
+    lab.one("release", "m", claim_id="b", token=retried.token)
+    lab.downloading("m", "c")
+    lab.set("m", "DOWNLOADED")
+    lab.one("touch", "m")
+    assert mirror(lab, "m") == written
+
+
+def test_the_newer_version_fills_in_what_the_older_left_out(lab: Lab, newer: dict[str, Script]) -> None:
+    lab.finished("m", "a")
+    assert mirror(lab, "m") == ""
+    assert lab.call("touch", item("m"), script=newer["touch"]) == [wire.Known()]
+    lab.call("set_status", item("m", status="ERROR"), script=newer["set_status"])
+    assert mirror(lab, "m") == ""
+    assert lab.record("m").status == "ERROR"
+
+
+def test_one_batch_of_either_on_records_of_both(lab: Lab, newer: dict[str, Script]) -> None:
+    items = [item(f"m{number}", claim_id="a") for number in range(8)]
+    given = lab.call("claim", *items[:4]) + lab.call("claim", *items[4:], script=newer["claim"])
+    ends = [
+        item(each.model, claim_id="a", token=claim.token) for each, claim in zip(items, given, strict=True)
+    ]
+    assert lab.call("finish", *ends[::2], script=newer["finish"]) == [wire.Done()] * 4
+    assert lab.call("finish", *ends) == [wire.Again(), wire.Done()] * 4
+    assert [mirror(lab, each.model) != "" for each in items] == [False] * 4 + [True] * 4

@@ -1,0 +1,274 @@
+"""A TCP proxy in front of a real server, for what networks do: lost replies, late copies, silence.
+
+It knows just enough of RESP to tell where a command and its reply end, and by its SHA1 which script a
+command runs; everything else is the server's. Each connection is served by a thread, in lockstep: one
+command, one reply.
+"""
+
+from __future__ import annotations
+
+import socket
+import threading
+import time
+from collections import Counter, defaultdict, deque
+from contextlib import suppress
+from typing import IO, TYPE_CHECKING, Any, TypeVar
+from urllib.parse import urlsplit, urlunsplit
+
+import hiredis
+
+from pyregistry._ops import OPEN, SCRIPTS
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from types import TracebackType
+
+    from typing_extensions import Self
+
+T = TypeVar("T")
+
+SECONDS = 20.0  # how long to wait for what must come
+
+
+def until(condition: Callable[[], T], what: str, seconds: float = SECONDS) -> T:
+    """Wait until the condition is true; returns what it gave."""
+    deadline = time.monotonic() + seconds
+    while not (found := condition()):
+        assert time.monotonic() < deadline, f"not in {seconds:g} s: {what}"
+        time.sleep(0.01)
+    return found
+
+
+_NAMES = {script.sha.encode(): script.name for script in (OPEN, *SCRIPTS)}
+
+
+class Held:
+    """A request that the proxy took and has not handed on."""
+
+    def __init__(self) -> None:
+        self._came = threading.Event()
+        self._goes = threading.Event()
+        self.raw = b""
+
+    def wait(self) -> None:
+        """Wait until the request is there."""
+        assert self._came.wait(SECONDS), "no such request came"
+
+    def let_go(self) -> None:
+        """Hand it on."""
+        self._goes.set()
+
+    def take(self, raw: bytes) -> None:
+        """The proxy has it."""
+        self.raw = raw
+        self._came.set()
+
+    def stay(self) -> None:
+        """Wait until it may go."""
+        assert self._goes.wait(SECONDS), "nobody let the request go"
+
+
+class Proxy:
+    """Stands between clients and the server at ``url``; a context manager.
+
+    What is to happen to a command is ordered by its name: a script's (``claim``), or the command's own
+    (``MGET``). Orders are carried out first come, first served; a command without one just passes.
+
+    Attributes:
+        url: what clients connect to.
+        upstream: host and port of the server. New connections lead there: change it for a failover.
+        sent: how often the server was sent what.
+        log: which connection brought what, in order: its number (from 1), and the name.
+        open: the numbers of the connections that are open.
+    """
+
+    def __init__(self, url: str) -> None:
+        parts = urlsplit(url)
+        self.upstream = (str(parts.hostname), parts.port or 6379)
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        user, at, _ = parts.netloc.rpartition("@")
+        netloc = f"{user}{at}127.0.0.1:{self._listener.getsockname()[1]}"
+        self.url = urlunsplit(parts._replace(netloc=netloc))
+        self.sent: Counter[str] = Counter()
+        self.log: list[tuple[int, str]] = []
+        self.open: set[int] = set()
+        self._orders: dict[str, deque[_Act]] = defaultdict(deque)
+        self._lock = threading.Lock()
+        self._sockets: list[socket.socket] = []
+        self._threads: list[threading.Thread] = []
+
+    def __enter__(self) -> Self:
+        self._start(self._accept)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        # Wakes the thread that waits in accept; closing alone does not.
+        with suppress(OSError):
+            self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
+        for each in self._sockets:
+            with suppress(OSError):
+                each.shutdown(socket.SHUT_RDWR)
+        for thread in self._threads:
+            thread.join(SECONDS)
+            assert not thread.is_alive(), "a connection of the proxy does not end"
+
+    # Orders
+
+    def lose_replies(self, name: str, times: int = 1, then: Callable[[], object] = lambda: None) -> None:
+        """The server runs it, ``then`` is called, and the client's connection ends without an answer."""
+
+        def act(pass_on: _PassOn, raw: bytes) -> bytes | None:
+            pass_on(raw)
+            then()
+            return None
+
+        self._order(name, act, times)
+
+    def lose_requests(self, name: str, times: int = 1) -> None:
+        """The client's connection ends, and the server never hears of it."""
+        self._order(name, lambda _pass_on, _raw: None, times)
+
+    def hold(self, name: str) -> Held:
+        """The client's connection ends; the request is kept, to be delivered late (see `deliver`)."""
+        held = Held()
+
+        def act(_pass_on: _PassOn, raw: bytes) -> bytes | None:
+            held.take(raw)
+            return None
+
+        self._order(name, act, 1)
+        return held
+
+    def pause(self, name: str, times: int = 1) -> list[Held]:
+        """Each such request waits, its connection open, until it is let go."""
+        paused = [Held() for _ in range(times)]
+
+        def act_of(held: Held) -> _Act:
+            def act(pass_on: _PassOn, raw: bytes) -> bytes | None:
+                held.take(raw)
+                held.stay()
+                return pass_on(raw)
+
+            return act
+
+        for held in paused:
+            self._order(name, act_of(held), 1)
+        return paused
+
+    def deliver(self, held: Held) -> Any:
+        """Send a held request to the server now; returns the server's answer."""
+        held.wait()
+        with socket.create_connection(self.upstream, SECONDS) as server, server.makefile("rb") as replies:
+            server.sendall(held.raw)
+            return _parsed(_read(replies))
+
+    def connections_of(self, *names: str) -> set[int]:
+        """The numbers of the connections that brought these; of all connections, if none is named."""
+        return {number for number, name in self.log if not names or name in names}
+
+    def cut(self) -> None:
+        """End all connections that there are."""
+        with self._lock:
+            sockets, self._sockets = self._sockets, []
+        for each in sockets:
+            with suppress(OSError):
+                each.shutdown(socket.SHUT_RDWR)
+
+    # The work
+
+    def _order(self, name: str, act: _Act, times: int) -> None:
+        with self._lock:
+            self._orders[name].extend([act] * times)
+
+    def _start(self, target: Callable[..., None], *args: object) -> None:
+        thread = threading.Thread(target=target, args=args, daemon=True)
+        self._threads.append(thread)
+        thread.start()
+
+    def _accept(self) -> None:
+        number = 0
+        while True:
+            try:
+                client, _ = self._listener.accept()
+            except OSError:
+                return  # closed: the test is over
+            number += 1
+            self._start(self._serve, client, number)
+
+    def _serve(self, client: socket.socket, number: int) -> None:
+        self.open.add(number)
+        # Either side may go at any time: that ends this connection, and is what the tests are about.
+        with client, suppress(OSError, EOFError), socket.create_connection(self.upstream, SECONDS) as server:
+            server.settimeout(None)
+            with self._lock:
+                self._sockets += [client, server]
+            with client.makefile("rb") as requests, server.makefile("rb") as replies:
+                while self._exchange(number, client, requests, server, replies):
+                    pass
+        self.open.discard(number)
+
+    def _exchange(
+        self,
+        number: int,
+        client: socket.socket,
+        requests: IO[bytes],
+        server: socket.socket,
+        replies: IO[bytes],
+    ) -> bool:
+        """One command; false if its connection is to end."""
+        raw = _read(requests)
+        name = _name_of(raw)
+
+        def pass_on(raw: bytes) -> bytes:
+            with self._lock:
+                self.sent[name] += 1
+            server.sendall(raw)
+            return _read(replies)
+
+        with self._lock:
+            self.log.append((number, name))
+            orders = self._orders[name]
+            act = orders.popleft() if orders else None
+        reply = act(pass_on, raw) if act else pass_on(raw)
+        if reply is None:
+            return False
+        client.sendall(reply)
+        return True
+
+
+if TYPE_CHECKING:
+    _PassOn = Callable[[bytes], bytes]
+    _Act = Callable[[_PassOn, bytes], bytes | None]
+
+
+def _read(stream: IO[bytes]) -> bytes:
+    """One RESP value, as it is."""
+    line = stream.readline()
+    if not line.endswith(b"\r\n"):
+        raise EOFError
+    kind, rest = line[:1], line[1:-2]
+    if kind in b"$=!" and rest != b"-1":
+        return line + stream.read(int(rest) + 2)
+    if kind in b"*~>%|":
+        elements = int(rest) * (2 if kind in b"%|" else 1)
+        return line + b"".join(_read(stream) for _ in range(elements))
+    return line
+
+
+def _parsed(raw: bytes) -> Any:
+    reader = hiredis.Reader()
+    reader.feed(raw)
+    return reader.gets()
+
+
+def _name_of(raw: bytes) -> str:
+    words: list[bytes] = _parsed(raw)
+    if words[0].upper() == b"EVALSHA":
+        return _NAMES[words[1]]
+    return words[0].decode().upper()

@@ -1,0 +1,266 @@
+"""Without a server: names of keys, codecs, ids, configuration, and the form of the public interface."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+import os
+import pickle
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import pyregistry
+from pyregistry import (
+    AsyncRegistry,
+    BackendConfig,
+    Claim,
+    ConfigurationError,
+    InvalidArgument,
+    ModelProvider,
+    ModelRecord,
+    ModelRef,
+    ModelStatus,
+    Registry,
+    errors,
+    models,
+)
+from pyregistry import _checks as checks
+from pyregistry._ids import ClaimIds
+from pyregistry._keys import Keyspace, entry_of, parse_entry
+from pyregistry._source import redacted
+from pyregistry._wire import StoredRecord, decode_record, record_of
+
+WORDS = st.from_regex(r"[A-Za-z][A-Za-z0-9._-]{0,31}", fullmatch=True)
+TEXTS = st.text(st.characters(exclude_categories=["Cs", "Cc"]), min_size=1, max_size=60)
+
+
+@given(TEXTS, WORDS, st.none() | TEXTS, st.none() | TEXTS)
+def test_an_entry_names_one_model(name: str, provider: str, revision: str | None, subset: str | None) -> None:
+    entry = entry_of(name, provider, revision, subset)
+    assert parse_entry(entry) == ModelRef(name, provider, revision, subset)
+
+
+def test_entries_are_readable() -> None:
+    assert entry_of("org/model", "HuggingFace", None, None) == "HuggingFace:org/model"
+    assert entry_of("a:b@c#d", "S3", "refs/pr/1", "*.json") == "S3@refs/pr/1#*.json:a:b@c#d"
+
+
+def test_all_keys_of_a_namespace_share_one_hash_tag() -> None:
+    keys = Keyspace("ns-1.x")
+    every = [*keys.shared, keys.channel, keys.record("S3:m"), keys.holds("S3:m")]
+    assert all(key.startswith("pyregistry:{ns-1.x}:") for key in every)
+    assert len(set(every)) == len(every)
+    assert keys.record("S3:m") == "pyregistry:{ns-1.x}:model:S3:m"
+
+
+@pytest.mark.parametrize("name", ["", "a b", "a:b", "{x}", "x" * 65, "ü", None, 3])
+def test_bad_namespaces(name: object) -> None:
+    with pytest.raises(InvalidArgument):
+        Registry.from_url("redis://127.0.0.1", name)  # type: ignore[arg-type]  # on purpose
+
+
+def test_an_older_layout_gets_its_defaults_and_a_newer_one_is_read() -> None:
+    assert decode_record(msgspec.msgpack.encode(["ERROR", 1, 2])) == StoredRecord("ERROR", 1, 2)
+    newer = [*msgspec.to_builtins(StoredRecord("ERROR", 1, 2)), "unheard of"]
+    assert decode_record(msgspec.msgpack.encode(newer)) == StoredRecord("ERROR", 1, 2)
+
+
+def test_records_compare_by_value_and_are_not_changed() -> None:
+    ref = ModelRef("m", "S3")
+    one, other = (record_of(ref, StoredRecord("DOWNLOADED", 5, 6), 7) for _ in range(2))
+    assert one == other
+    assert one is not other
+    assert one.created_at.tzinfo is not None
+    with pytest.raises(AttributeError):
+        one.message = "x"  # type: ignore[misc]  # on purpose
+    assert record_of(ref, StoredRecord("DOWNLOADED", 5, 6), 8) != one
+
+
+def test_a_record_is_made_as_in_the_seed() -> None:
+    now = record_of(ModelRef("m", "S3"), StoredRecord("ERROR", 5), 5).created_at
+    record = ModelRecord("m", ModelProvider.S3, ModelStatus.ERROR, now, now, "boom")
+    assert record.message == "boom"
+
+
+def test_words_are_their_own_text() -> None:
+    assert ModelStatus.DOWNLOADED == "DOWNLOADED"
+    assert f"{ModelProvider.HUGGING_FACE}" == "HuggingFace"
+
+
+def a_claim() -> Claim:
+    return Claim("m", "S3", None, None, "secret-id", "me", 5, 30.0, None)
+
+
+def test_a_claim_does_not_show_its_id() -> None:
+    assert "secret-id" not in repr(a_claim())
+    assert "secret-id" not in f"{a_claim()} {[a_claim()]}"
+    assert copy.copy(a_claim()) == a_claim()
+    assert pickle.loads(pickle.dumps(a_claim())) == a_claim()
+
+
+def test_claim_ids_are_never_given_twice() -> None:
+    ids, others = ClaimIds(), ClaimIds()
+    made = [ids.new() for _ in range(1000)]
+    assert len({*made, *(others.new() for _ in range(1000))}) == 2000
+    assert all(ids.made(each) and not others.made(each) for each in made)
+    assert max(len(each) for each in made) <= checks.WORD_BYTES
+    reader, writer = os.pipe()
+    if (child := os.fork()) == 0:
+        os.write(writer, ids.new().encode())
+        os._exit(0)
+    os.waitpid(child, 0)
+    theirs = os.read(reader, 100).decode()
+    os.close(reader)
+    os.close(writer)
+    assert theirs
+    assert not ids.made(theirs)
+
+
+# The public interface
+
+
+def signature_of(function: object) -> list[tuple[str, object, object]]:
+    parameters = inspect.signature(function).parameters.values()  # type: ignore[arg-type]  # a method
+    return [(parameter.name, parameter.kind, parameter.default) for parameter in parameters]
+
+
+def test_both_clients_have_the_same_methods() -> None:
+    def public(of: type) -> dict[str, object]:
+        return {name: getattr(of, name) for name in dir(of) if not name.startswith("_")}
+
+    blocking, asyncio = public(Registry), public(AsyncRegistry)
+    assert blocking.keys() == asyncio.keys()
+    for name, method in blocking.items():
+        if isinstance(method, property):
+            assert inspect.getdoc(method) == inspect.getdoc(asyncio[name])
+        else:
+            assert signature_of(method) == signature_of(asyncio[name]), name
+            assert inspect.getdoc(method), name
+            waits = inspect.iscoroutinefunction(asyncio[name])
+            assert waits or name in ("from_url", "iter_models_by_last_used"), name
+
+
+def test_every_public_name_is_exported() -> None:
+    assert len(set(pyregistry.__all__)) == len(pyregistry.__all__)
+    assert set(errors.__all__) | set(models.__all__) <= set(pyregistry.__all__)
+    for name in pyregistry.__all__:
+        assert inspect.getdoc(getattr(pyregistry, name)), name
+
+
+def test_the_tree_of_errors_is_the_one_that_is_drawn() -> None:
+    assert errors.__doc__
+    lines = [line for line in errors.__doc__.splitlines() if "──" in line]
+    margin = min(line.index("──") for line in lines)
+    parents: dict[int, type] = {0: errors.RegistryError}
+    for line in lines:
+        name = line.replace("│", " ").split("── ")[1].split()[0]
+        depth = (line.index("──") - margin) // 4 + 1
+        error = getattr(errors, name)
+        assert parents[depth - 1] in error.__bases__, name
+        parents[depth] = error
+    assert {line.split("── ")[1].split()[0] for line in lines} == set(errors.__all__) - {"RegistryError"}
+
+
+def test_a_client_does_not_pickle() -> None:
+    client = Registry.from_url("redis://:secret@127.0.0.1:1")
+    with pytest.raises(TypeError, match="from its URL"):
+        pickle.dumps(client)
+    assert "secret" not in repr(client)
+
+
+# Configuration
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("redis://localhost:6379/0", "redis://localhost:6379/0"),
+        ("redis://user:secret@h:1/2", "redis://***@h:1/2"),
+        ("rediss://:secret@h", "rediss://***@h"),
+        ("unix://user@/run/x.sock?db=1&password=secret", "unix://***@/run/x.sock"),
+        ("redis://h:secret@x@y:z", "redis://..."),
+        ("embedded://", "embedded://"),
+    ],
+)
+def test_urls_show_no_secret(url: str, shown: str) -> None:
+    assert redacted(url) == shown
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["", "localhost", "http://secret@x", "redis://h:secret", "redis://:se/cret@h:1", "embedded://secret/x"],
+)
+def test_bad_urls_are_told_without_their_secret(url: str) -> None:
+    with pytest.raises(ConfigurationError) as error:
+        Registry.from_url(url)
+    assert "secret" not in str(error.value)
+    assert error.value.__cause__ is None
+
+
+def test_options_are_checked_before_anything_is_sent() -> None:
+    with pytest.raises(ConfigurationError, match="nonsense"):
+        Registry.from_url("redis://h", nonsense=1)
+    for ours in ("decode_responses", "retry", "socket_timeout"):
+        with pytest.raises(InvalidArgument):
+            Registry.from_url("redis://h", **{ours: None})  # type: ignore[arg-type]  # on purpose
+    with pytest.raises(ConfigurationError):
+        Registry.from_url("redis://h?decode_responses=True")
+    with pytest.raises(InvalidArgument):
+        Registry.from_url("redis://h", timeout=0)
+    with pytest.raises(InvalidArgument):
+        Registry.from_url("redis://h", providers="S3")
+
+
+@pytest.mark.parametrize(
+    ("environ", "url", "told"),
+    [
+        ({"PYREGISTRY_URL": "redis://a", "REDIS_URL": "redis://b"}, "redis://a", "PYREGISTRY_URL"),
+        ({"REDIS_URL": "redis://b", "MX_METADATA_BACKEND": "Redis"}, "redis://b", "REDIS_URL"),
+        ({"MX_REDIS_HOST": "h"}, "redis://h:6379/0", "MX_REDIS_HOST"),
+        (
+            {"MX_REDIS_HOST": "::1", "MX_REDIS_PORT": "7"},
+            "redis://[::1]:7/0",
+            "MX_REDIS_HOST and MX_REDIS_PORT",
+        ),
+    ],
+)
+def test_the_environment_names_a_backend(environ: dict[str, str], url: str, told: str) -> None:
+    config = BackendConfig.from_env(environ)
+    assert (config.url, config.namespace) == (url, "default")
+    assert config.told_by == {"url": told}
+    Registry.from_url(config.url)
+
+
+def test_the_environment_names_a_namespace() -> None:
+    config = BackendConfig.from_env({"PYREGISTRY_URL": "redis://a", "PYREGISTRY_NAMESPACE": "n"})
+    assert (config.namespace, config.told_by["namespace"]) == ("n", "PYREGISTRY_NAMESPACE")
+
+
+@pytest.mark.parametrize(
+    "environ",
+    [
+        {},
+        {"PYREGISTRY_URL": ""},
+        {"PYREGISTRY_URL": "redis://a", "PYREGISTRY_NAMESPACE": ""},
+        {"MX_METADATA_BACKEND": "redis"},
+        {"MX_METADATA_BACKEND": "kubernetes", "REDIS_URL": "redis://b"},
+        {"MX_METADATA_BACKEND": "", "REDIS_URL": "redis://b"},
+        {"REDIS_URL": ""},
+        {"REDIS_URL": "redis://b", "MX_REDIS_HOST": "h"},
+        {"MX_REDIS_HOST": ""},
+        {"MX_REDIS_PORT": "6379"},
+        {"MX_REDIS_HOST": "h", "MX_REDIS_PORT": ""},
+        {"MX_REDIS_HOST": "h", "MX_REDIS_PORT": "0"},
+        {"MX_REDIS_HOST": "h", "MX_REDIS_PORT": "x"},
+    ],
+)
+def test_half_an_environment_is_an_error(environ: dict[str, str]) -> None:
+    with pytest.raises(ConfigurationError):
+        BackendConfig.from_env(environ)
+
+
+def test_a_configuration_shows_no_secret() -> None:
+    assert "secret" not in repr(BackendConfig.redis("redis://:secret@h", password="secret"))
