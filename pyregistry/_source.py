@@ -25,8 +25,11 @@ _OURS = frozenset(
      "retry_on_error", "retry_on_timeout", "socket_connect_timeout", "socket_timeout"}
 )  # fmt: skip
 
-# How many calls of one client may be under way; more wait for their turn.
-_CONNECTIONS = 32
+CONNECTIONS = 32
+"""How many calls of one client may be under way; more wait for their turn."""
+
+# Redis Cloud's and Enterprise's maintenance messages: one more round trip for each connection.
+_NO_MAINTENANCE = MaintNotificationsConfig(enabled=False)
 
 # What makes a blocking connection of an asyncio client's settings.
 _CLONED = frozenset(
@@ -66,8 +69,7 @@ class UrlSource:
         checks.microseconds("timeout", timeout)
         self._url = url
         self._options = {
-            # Redis Cloud's and Enterprise's maintenance messages: one more round trip for each connection.
-            "maint_notifications_config": MaintNotificationsConfig(enabled=False),
+            "maint_notifications_config": _NO_MAINTENANCE,
             **options,
             "socket_timeout": timeout,
             "socket_connect_timeout": timeout,
@@ -119,21 +121,19 @@ class UrlSource:
 
     def async_pool(self, url: str, hook: AsyncHook) -> redis.asyncio.ConnectionPool:
         """A pool of asyncio connections, each opened by ``hook``."""
-        return redis.asyncio.BlockingConnectionPool.from_url(
+        return redis.asyncio.ConnectionPool.from_url(
             url,
             redis_connect_func=hook,
-            max_connections=_CONNECTIONS,
-            timeout=None,
+            max_connections=CONNECTIONS,
             **self._options,
         )
 
     def sync_pool(self, url: str, hook: Hook) -> redis.ConnectionPool:
         """A pool of blocking connections, each opened by ``hook``."""
-        return redis.BlockingConnectionPool.from_url(
+        return redis.ConnectionPool.from_url(
             url,
             redis_connect_func=hook,
-            max_connections=_CONNECTIONS,
-            timeout=None,
+            max_connections=CONNECTIONS,
             **self._options,
         )
 
@@ -183,7 +183,12 @@ class ClientSource:
         return CloneSource(
             self.shown,
             kind,
-            {**cloned, "socket_timeout": timeout, "socket_connect_timeout": timeout},
+            {
+                **cloned,
+                "maint_notifications_config": _NO_MAINTENANCE,
+                "socket_timeout": timeout,
+                "socket_connect_timeout": timeout,
+            },
         )
 
 
@@ -201,11 +206,10 @@ class CloneSource:
 
     def sync_pool(self, _url: str, hook: Hook) -> redis.ConnectionPool:
         """A pool of blocking connections, each opened by ``hook``."""
-        return redis.BlockingConnectionPool(  # type: ignore[no-untyped-call]  # untyped in redis-py
+        return redis.ConnectionPool(
             connection_class=self._kind,
             redis_connect_func=hook,
-            max_connections=_CONNECTIONS,
-            timeout=None,
+            max_connections=CONNECTIONS,
             **self._settings,
         )
 

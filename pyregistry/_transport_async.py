@@ -26,7 +26,7 @@ from pyregistry._replies import (
     refusal,
     too_old,
 )
-from pyregistry._source import ClientSource, UrlSource
+from pyregistry._source import CONNECTIONS, ClientSource, UrlSource
 from pyregistry._wire import Opened
 from pyregistry.errors import RegistryClosed, ServerTooOld
 
@@ -44,8 +44,7 @@ class AsyncTransport:
         self._source = source
         self._ops = ops
         self._attempts = attempts
-        self._lock = asyncio.Lock()
-        self._pool: redis.asyncio.ConnectionPool | None = None
+        self._begin_anew()
         self._closed = False
         self.server: Opened | None = None
         # --- asyncio only: begin
@@ -53,6 +52,13 @@ class AsyncTransport:
         self._parents = False
         # --- asyncio only: end
         _everyone.add(self)
+
+    def _begin_anew(self) -> None:
+        self._pool: redis.asyncio.ConnectionPool | None = None
+        self._lock = asyncio.Lock()
+        # Not redis-py's blocking pools: before Python 3.13 a task that is cancelled when its turn comes takes
+        # the turn with it, and the next one waits.
+        self._turns = asyncio.Semaphore(CONNECTIONS)
 
     async def connect(self) -> Opened:
         """Open a connection, whether one was open before or not.
@@ -66,19 +72,16 @@ class AsyncTransport:
         return self.server
 
     async def close(self) -> None:
-        """Close what is ours; a user's own client stays open. More calls are refused.
-
-        Raises:
-            RegistryClosed: it is in use on another event loop.
-        """
+        """Close what is ours; a user's own client stays open. Calls under way end; more are refused."""
         # --- asyncio only: begin
         if not isinstance(self._source, ClientSource):
-            self._come_home()
+            self._come_home()  # refused where another loop uses it
         # --- asyncio only: end
         self._closed = True
         pool, self._pool = self._pool, None
         if pool is not None and not isinstance(self._source, ClientSource):
-            await pool.aclose()
+            # Not those in use: redis-py fails in odd ways where a connection is taken from under a call.
+            await pool.disconnect(inuse_connections=False)
 
     async def call(self, op: Op[T]) -> T:
         """The reply of one operation.
@@ -94,38 +97,44 @@ class AsyncTransport:
         for attempt in range(self._attempts):
             if attempt:
                 await asyncio.sleep(backoff(attempt))
+            if maybe_ran and self._closed:
+                break
             # Any: redis-py's connections are typed in part only.
             pool: Any = await self._get_pool()
-            try:
-                connection = await pool.get_connection()
-            except NOT_RUN as error:
-                trouble = error
-                continue
-            except DENIED as error:
-                raise refusal(error) from None
-            except NO_ANSWER as error:
-                trouble = error
-                if isinstance(self._source, ClientSource):
-                    break  # it has tried as often as its user wants
-                continue
-            except redis_errors.RedisError as error:
-                raise refusal(error) from error
-            try:
-                return op.decode(await self._exchange(connection, op))
-            except NOT_RUN as error:
-                trouble = error
-                # After READONLY the next connection may lead to the new primary.
-                await connection.disconnect(nowait=True)
-            except DENIED as error:
-                raise refusal(error) from None
-            except NO_ANSWER as error:
-                trouble, maybe_ran = error, True
-                if not op.resend:
-                    break
-            except redis_errors.RedisError as error:
-                raise refusal(error) from error
-            finally:
-                await pool.release(connection)
+            async with self._turns:
+                self._check_open()
+                try:
+                    connection = await pool.get_connection()
+                except NOT_RUN as error:
+                    trouble = error
+                    continue
+                except DENIED as error:
+                    raise refusal(error) from None
+                except NO_ANSWER as error:
+                    trouble = error
+                    if isinstance(self._source, ClientSource):
+                        break  # it has tried as often as its user wants
+                    continue
+                except redis_errors.RedisError as error:
+                    raise refusal(error) from error
+                try:
+                    return op.decode(await self._exchange(connection, op))
+                except NOT_RUN as error:
+                    trouble = error
+                    # After READONLY the next connection may lead to the new primary.
+                    await connection.disconnect(nowait=True)
+                except DENIED as error:
+                    raise refusal(error) from None
+                except NO_ANSWER as error:
+                    trouble, maybe_ran = error, True
+                    if not op.resend:
+                        break
+                except redis_errors.RedisError as error:
+                    raise refusal(error) from error
+                finally:
+                    await pool.release(connection)
+                    if self._closed and not isinstance(self._source, ClientSource):
+                        await pool.disconnect(inuse_connections=False)
         raise failure(op, maybe_ran, trouble, self._source.shown) from trouble
 
     async def _get_pool(self) -> redis.asyncio.ConnectionPool:
@@ -152,14 +161,13 @@ class AsyncTransport:
 
     def leave_parent(self) -> None:
         """In a forked child: use nothing that is the parent's, and wait for no lock that it held."""
-        self._lock = asyncio.Lock()
         # --- asyncio only: begin
         # To close the parent's connections, even at the end of the interpreter, would take them out of the
         # selector that the two processes share: the parent would wait for answers that it never sees.
         ctypes.pythonapi.Py_IncRef(ctypes.py_object((self._pool, self._loop)))
-        self._pool, self._loop = None, None
-        self._parents = isinstance(self._source, ClientSource)
+        self._loop, self._parents = None, isinstance(self._source, ClientSource)
         # --- asyncio only: end
+        self._begin_anew()
 
     # --- asyncio only: begin
     def _come_home(self) -> None:
@@ -173,7 +181,8 @@ class AsyncTransport:
             )
         if home is not None and not home.is_closed():
             raise RegistryClosed("this client is in use on another event loop: make a new client here")
-        self._loop, self._pool, self._lock = here, None, asyncio.Lock()
+        self._loop = here
+        self._begin_anew()
 
     # --- asyncio only: end
     async def _on_connect(self, connection: Any) -> None:

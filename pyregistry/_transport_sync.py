@@ -27,7 +27,7 @@ from pyregistry._replies import (
     refusal,
     too_old,
 )
-from pyregistry._source import ClientSource, OwnSource
+from pyregistry._source import CONNECTIONS, ClientSource, OwnSource
 from pyregistry._wire import Opened
 from pyregistry.errors import RegistryClosed, ServerTooOld
 
@@ -45,11 +45,17 @@ class Transport:
         self._source = source
         self._ops = ops
         self._attempts = attempts
-        self._lock = threading.Lock()
-        self._pool: redis.ConnectionPool | None = None
+        self._begin_anew()
         self._closed = False
         self.server: Opened | None = None
         _everyone.add(self)
+
+    def _begin_anew(self) -> None:
+        self._pool: redis.ConnectionPool | None = None
+        self._lock = threading.Lock()
+        # Not redis-py's blocking pools: before Python 3.13 a task that is cancelled when its turn comes takes
+        # the turn with it, and the next one waits.
+        self._turns = threading.Semaphore(CONNECTIONS)
 
     def connect(self) -> Opened:
         """Open a connection, whether one was open before or not.
@@ -63,15 +69,12 @@ class Transport:
         return self.server
 
     def close(self) -> None:
-        """Close what is ours; a user's own client stays open. More calls are refused.
-
-        Raises:
-            RegistryClosed: it is in use on another event loop.
-        """
+        """Close what is ours; a user's own client stays open. Calls under way end; more are refused."""
         self._closed = True
         pool, self._pool = self._pool, None
         if pool is not None and not isinstance(self._source, ClientSource):
-            pool.close()
+            # Not those in use: redis-py fails in odd ways where a connection is taken from under a call.
+            pool.disconnect(inuse_connections=False)
 
     def call(self, op: Op[T]) -> T:
         """The reply of one operation.
@@ -87,38 +90,44 @@ class Transport:
         for attempt in range(self._attempts):
             if attempt:
                 time.sleep(backoff(attempt))
+            if maybe_ran and self._closed:
+                break
             # Any: redis-py's connections are typed in part only.
             pool: Any = self._get_pool()
-            try:
-                connection = pool.get_connection()
-            except NOT_RUN as error:
-                trouble = error
-                continue
-            except DENIED as error:
-                raise refusal(error) from None
-            except NO_ANSWER as error:
-                trouble = error
-                if isinstance(self._source, ClientSource):
-                    break  # it has tried as often as its user wants
-                continue
-            except redis_errors.RedisError as error:
-                raise refusal(error) from error
-            try:
-                return op.decode(self._exchange(connection, op))
-            except NOT_RUN as error:
-                trouble = error
-                # After READONLY the next connection may lead to the new primary.
-                connection.disconnect(nowait=True)
-            except DENIED as error:
-                raise refusal(error) from None
-            except NO_ANSWER as error:
-                trouble, maybe_ran = error, True
-                if not op.resend:
-                    break
-            except redis_errors.RedisError as error:
-                raise refusal(error) from error
-            finally:
-                pool.release(connection)
+            with self._turns:
+                self._check_open()
+                try:
+                    connection = pool.get_connection()
+                except NOT_RUN as error:
+                    trouble = error
+                    continue
+                except DENIED as error:
+                    raise refusal(error) from None
+                except NO_ANSWER as error:
+                    trouble = error
+                    if isinstance(self._source, ClientSource):
+                        break  # it has tried as often as its user wants
+                    continue
+                except redis_errors.RedisError as error:
+                    raise refusal(error) from error
+                try:
+                    return op.decode(self._exchange(connection, op))
+                except NOT_RUN as error:
+                    trouble = error
+                    # After READONLY the next connection may lead to the new primary.
+                    connection.disconnect(nowait=True)
+                except DENIED as error:
+                    raise refusal(error) from None
+                except NO_ANSWER as error:
+                    trouble, maybe_ran = error, True
+                    if not op.resend:
+                        break
+                except redis_errors.RedisError as error:
+                    raise refusal(error) from error
+                finally:
+                    pool.release(connection)
+                    if self._closed and not isinstance(self._source, ClientSource):
+                        pool.disconnect(inuse_connections=False)
         raise failure(op, maybe_ran, trouble, self._source.shown) from trouble
 
     def _get_pool(self) -> redis.ConnectionPool:
@@ -142,7 +151,7 @@ class Transport:
 
     def leave_parent(self) -> None:
         """In a forked child: use nothing that is the parent's, and wait for no lock that it held."""
-        self._lock = threading.Lock()
+        self._begin_anew()
 
     def _on_connect(self, connection: Any) -> None:
         try:

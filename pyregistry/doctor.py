@@ -34,6 +34,7 @@ _PAGE = 500
 _LOOKS = 5  # how often a record that changes under our eyes is looked at
 
 _SETTINGS = ("appendonly", "appendfsync", "maxmemory-policy", "min-replicas-to-write", "save")
+_LAST_WRITES = ("aof_last_write_status", "aof_last_bgrewrite_status", "rdb_last_bgsave_status")
 _UNREAD = "could not be read: CONFIG is forbidden here"
 _ASK = "ask whoever runs the server, or look at its console"
 
@@ -165,26 +166,31 @@ class Facts:
     Attributes:
         info: what INFO says; empty where it is forbidden.
         config: the settings; ``None`` where CONFIG is forbidden.
-        last_write: the lease time of the namespace's last write, in microseconds; 0: there was none.
+        last_write: the lease time of the namespace's last write, in seconds; 0: there was none.
+        skew: how much the lease time of the namespace is ahead of the server's clock, in seconds.
         server_time: the server's clock, in seconds.
         local_time: this machine's at that moment.
     """
 
     info: Mapping[str, str]
     config: Mapping[str, str] | None
-    last_write: int
+    last_write: float
+    skew: float
     server_time: float
     local_time: float
 
 
 def _facts(server: _Server, keys: Keyspace) -> Facts:
+    # First what was written, then what time it is: a write in between is no step back.
+    last_write, skew = server.ask("HMGET", keys.meta, "time", "skew")
     before = time.time()
     server_time = server.time() / 1_000_000
     local_time = (before + time.time()) / 2
     return Facts(
         info=server.info(),
         config=server.config(),
-        last_write=_number(server.ask("HMGET", keys.meta, "time")[0]),
+        last_write=_number(last_write) / 1_000_000,
+        skew=_number(skew) / 1_000_000,
         server_time=server_time,
         local_time=local_time,
     )
@@ -213,12 +219,12 @@ def _eviction(facts: Facts) -> Finding:
         return Finding(Level.INFO, "eviction", f"maxmemory-policy {_UNREAD}", _ASK)
     if policy == "noeviction":
         return Finding(Level.OK, "eviction", "maxmemory-policy is noeviction")
-    return Finding(
-        Level.ERROR,
-        "eviction",
-        f"maxmemory-policy is {policy}: a server that is full may throw away records and claims",
-        "CONFIG SET maxmemory-policy noeviction, and the same in its configuration",
-    )
+    advice = "CONFIG SET maxmemory-policy noeviction, and the same in its configuration"
+    if policy.startswith("volatile-"):
+        why = "it throws away keys that expire, and those of the registry do not; but nothing else is tested"
+        return Finding(Level.WARNING, "eviction", f"maxmemory-policy is {policy}: {why}", advice)
+    why = "a server that is full throws away records and claims"
+    return Finding(Level.ERROR, "eviction", f"maxmemory-policy is {policy}: {why}", advice)
 
 
 def _memory(facts: Facts) -> Iterator[Finding]:
@@ -266,9 +272,6 @@ def _persistence(facts: Facts) -> Iterator[Finding]:
         )
 
 
-_LAST_WRITES = ("aof_last_write_status", "aof_last_bgrewrite_status", "rdb_last_bgsave_status")
-
-
 def _replication(facts: Facts) -> Iterator[Finding]:
     replicas = int(facts.info.get("connected_slaves", 0))
     if not replicas:
@@ -302,13 +305,13 @@ def _clock(facts: Facts) -> Finding:
 
 
 def _lease_time(facts: Facts) -> Iterator[Finding]:
-    ahead = facts.last_write / 1_000_000 - facts.server_time
+    ahead = max(facts.last_write - facts.server_time, facts.skew)
     if ahead > 0:
         yield Finding(
-            Level.WARNING if ahead > _CLOCK_SECONDS else Level.INFO,
+            Level.INFO,
             "lease time",
-            f"{ahead:.1f} s ahead of the server's clock, which has stepped back; leases end in time "
-            "all the same, and the times of the records are as far ahead",
+            f"{ahead:.1f} s ahead of the server's clock, which has stepped back once; leases last their "
+            "length all the same, and the times of the records are ahead as well",
             "keep the server's clock right (NTP)",
         )
 

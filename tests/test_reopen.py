@@ -12,9 +12,17 @@ import pytest
 import redis
 import redis.asyncio
 
-from pyregistry import AsyncRegistry, Claimed, ConfigurationError, InvalidArgument, ModelStatus, Registry
+from pyregistry import (
+    AsyncRegistry,
+    Claimed,
+    ConfigurationError,
+    InvalidArgument,
+    ModelStatus,
+    Registry,
+    ServerRefused,
+)
 from pyregistry._keys import Keyspace
-from tests.proxy import Proxy
+from tests.proxy import SECONDS, Proxy, until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -28,7 +36,7 @@ RESTART_JUMP = 60_000_000  # microseconds
 @pytest.fixture
 def flushed(make_server: MakeServer) -> Iterator[redis.Redis]:
     """A server of the test's own, whose scripts may be flushed without disturbing others."""
-    with redis.Redis.from_url(make_server().url) as server:
+    with redis.Redis.from_url(make_server(busy_reply_threshold="1").url) as server:
         yield server
 
 
@@ -104,6 +112,43 @@ def test_flushed_while_many_call(connect_any: Connect, flushed: redis.Redis) -> 
     with ThreadPoolExecutor(16) as pool:
         assert list(pool.map(work, range(150))) == list(range(1, 151))
     assert registry.get_status_counts() == (0, 150, 0)
+
+
+def test_replies_of_a_loading_that_failed_are_nobody_elses(
+    connect_any: Connect, flushed: redis.Redis
+) -> None:
+    # The scripts are loaded in one write. Where one reply is an error, those after it are still to come.
+    with Proxy(url_of(flushed)) as proxy, ThreadPoolExecutor(2) as pool:
+        registry = connect_any(url=proxy.url, timeout=2 * SECONDS)
+        registry.set_status("model", "S3", ModelStatus.DOWNLOADED)
+        flushed.script_flush()
+        *before, fails, after_it = proxy.pause("SCRIPT", times=5)
+        for held in before:
+            held.let_go()
+        call = pool.submit(registry.touch_model, "model", "S3")
+        fails.wait()
+        endless = pool.submit(flushed.eval, "while true do end", 0)
+        until(lambda: is_busy(flushed), "the server is busy")
+        fails.let_go()
+        with pytest.raises(ServerRefused, match="busy"):
+            call.result()
+        flushed.script_kill()
+        with pytest.raises(redis.ResponseError, match="kill"):
+            endless.result()
+        after_it.wait()
+        # The next call does not wait for them: it has another connection.
+        answer = pool.submit(registry.get_status, "model")
+        assert answer.result(SECONDS / 2) is ModelStatus.DOWNLOADED
+        after_it.let_go()
+
+
+def is_busy(server: redis.Redis) -> bool:
+    try:
+        server.get("anything")
+    except redis.ResponseError as error:
+        assert "busy" in str(error)  # noqa: PT017 - any other error is the test's
+        return True
+    return False
 
 
 # Restarts

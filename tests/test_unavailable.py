@@ -9,6 +9,7 @@ import signal
 import socket
 import threading
 import traceback
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -35,7 +36,7 @@ from pyregistry import (
     SchemaTooNew,
     ServerTooOld,
 )
-from tests.proxy import Proxy
+from tests.proxy import Proxy, until
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -243,8 +244,6 @@ def test_it_stops_answering_and_comes_back(connect_any: Connect, make_server: Ma
             registry.try_claim_for_download("model", "S3", lease=30.0, claim_id="ours")
         with pytest.raises(RegistryUnavailable):
             registry.get_status("model")
-        with pytest.raises(RegistryUnavailable):
-            registry.connect()
     finally:
         os.kill(server.pid, signal.SIGCONT)
     result = registry.try_claim_for_download("model", "S3", lease=30.0, claim_id="ours")
@@ -277,15 +276,12 @@ def test_it_is_still_reading_its_data(connect_any: Connect, make_server: MakeSer
         starting = threading.Thread(target=server.start)
         starting.start()
         try:
-            while not loading(raw):
-                assert starting.is_alive(), "it was ready before anybody looked"
-            for call in (
-                lambda: registry.get_status("model"),
-                # The server says that it has not run this; so it goes out again, and fails for certain.
-                lambda: registry.set_status("model", "S3", ModelStatus.ERROR),
-            ):
-                with pytest.raises(RegistryUnavailable, match="loading"):
-                    call()
+            until(lambda: loading(raw), "it reads its data")
+            with pytest.raises(RegistryUnavailable, match="loading"):
+                registry.get_status("model")
+            # The server says that it has not run this; so it goes out again, and fails for certain.
+            with pytest.raises(RegistryUnavailable, match="loading"):
+                registry.set_status("model", "S3", ModelStatus.ERROR)
         finally:
             raw.config_set("key-load-delay", 0)
             starting.join(30)
@@ -406,7 +402,7 @@ OLD_SERVERS = {
         b"HELLO": HELLO,
         b"EVALSHA": b"-NOSCRIPT No matching script. Please use EVAL.\r\n",
         b"SCRIPT": b"-ERR Error compiling script (new function): user_script:1: unexpected '#'\r\n",
-        b"INFO": b"$44\r\n# Server\r\nredis_version:6.2.14\r\nredis_mode:x\r\n\r\n",
+        b"INFO": b"$46\r\n# Server\r\nredis_version:6.2.14\r\nredis_mode:x\r\n\r\n",
         b"CLIENT": b"-ERR Unknown subcommand or wrong number of arguments for 'SETINFO'\r\n",
     },
     "older than redis 6": {b"HELLO": b"-ERR unknown command `HELLO`, with args beginning with: `3`, \r\n"},
@@ -417,8 +413,9 @@ OLD_SERVERS = {
 def test_a_server_that_is_too_old(
     connect_any: Connect, caplog: pytest.LogCaptureFixture, version: str
 ) -> None:
-    # No such server is at hand: this one speaks its answers, over a real socket.
+    # No such server is at hand where the tests run: this one gives the answers of theirs, over a real socket.
     answers = OLD_SERVERS[version]
+    heard: list[bytes] = []
 
     def speak(client: socket.socket) -> None:
         with client.makefile("rb") as requests:
@@ -427,10 +424,20 @@ def test_a_server_that_is_too_old(
                 for _ in range(int(header[1:])):
                     size = int(requests.readline()[1:])
                     words.append(requests.read(size + 2)[:-2])
-                client.sendall(answers.get(words[0].upper(), b"+OK\r\n"))
+                heard.append(words[0].upper())
+                client.sendall(answers.get(heard[-1], b"+OK\r\n"))
 
-    with listener(speak) as port, no_secret(caplog, ServerTooOld) as caught:
-        connect_any(url=f"redis://:{SECRET}@127.0.0.1:{port}")
+    with listener(speak) as port:
+        with no_secret(caplog, ServerTooOld) as caught:
+            connect_any(url=f"redis://:{SECRET}@127.0.0.1:{port}")
+        # A connection to a server that was found unfit is not used again.
+        heard.clear()
+        registry = Registry.from_url(f"redis://127.0.0.1:{port}")
+        for _ in range(2):
+            with pytest.raises(ServerTooOld):
+                registry.connect()
+        registry.close()
+        assert heard.count(b"HELLO") == 2
     (error,) = caught
     assert isinstance(error, ServerTooOld)
     assert version in error.version
@@ -453,6 +460,23 @@ def test_a_users_client_whose_server_is_away(caplog: pytest.LogCaptureFixture) -
             registry.set_status("model", "S3", ModelStatus.DOWNLOADED)
         assert SECRET not in repr(registry)
         registry.close()
+
+
+def test_a_users_client_connects_as_often_as_its_user_wants() -> None:
+    tries = 0
+
+    def hang_up(client: socket.socket) -> None:
+        nonlocal tries
+        tries += 1
+        client.recv(4096)
+
+    with listener(hang_up) as port:
+        for wanted in (1, 3):
+            tries = 0
+            retry = redis.retry.Retry(NoBackoff(), wanted - 1)
+            with pytest.raises(RegistryUnavailable):
+                Registry(redis.Redis(host="127.0.0.1", port=port, retry=retry)).connect()
+            assert tries == wanted
 
 
 def test_a_users_client_with_wrong_credentials(
@@ -486,36 +510,63 @@ def test_closed_is_closed(connect_any: Connect, caplog: pytest.LogCaptureFixture
         registry.connect()
 
 
-def test_a_call_that_is_under_way_when_its_client_is_closed(
+def test_calls_that_are_under_way_when_their_client_is_closed(
+    connect_any: Connect, make_server: MakeServer
+) -> None:
+    with Proxy(make_server().url) as proxy, ThreadPoolExecutor(2) as pool:
+        registry = connect_any(url=proxy.url)
+        paused = proxy.pause("claim") + proxy.pause("set_status")
+        claim = pool.submit(registry.try_claim_for_download, "a", "S3", lease=30.0)
+        set_status = pool.submit(registry.set_status, "b", "S3", ModelStatus.ERROR)
+        for held in paused:
+            held.wait()
+        registry.close()
+        with pytest.raises(RegistryClosed):
+            registry.get_status("a")
+        for held in paused:
+            held.let_go()
+        # They get their answers, and nothing stays open.
+        assert isinstance(claim.result(), Claimed)
+        set_status.result()
+        until(lambda: not proxy.open, "the connections end")
+
+
+def test_a_reply_that_is_lost_when_the_client_is_closed(
     connect_any: Connect, make_server: MakeServer
 ) -> None:
     with Proxy(make_server().url) as proxy:
         registry = connect_any(url=proxy.url)
-        outcomes: dict[str, Exception] = {}
+        proxy.lose_replies("claim", then=registry.close)
+        with pytest.raises(OutcomeUnknown):
+            registry.try_claim_for_download("model", "S3", lease=30.0)
+        assert proxy.sent["claim"] == 1
 
-        def call(name: str, function: Callable[[], Any]) -> None:
-            try:
-                function()
-            except Exception as error:
-                outcomes[name] = error
 
-        paused = proxy.pause("claim") + proxy.pause("set_status")
-        calls = {
-            "claim": lambda: registry.try_claim_for_download("a", "S3", lease=30.0),
-            "set_status": lambda: registry.set_status("b", "S3", ModelStatus.ERROR),
-        }
-        threads = [threading.Thread(target=call, args=each) for each in calls.items()]
-        for thread in threads:
-            thread.start()
-        for held in paused:
-            held.wait()
-        registry.close()
-        for thread in threads:
-            thread.join(20)
-            assert not thread.is_alive()
-        for held in paused:
-            held.let_go()
-        assert {name: type(error) for name, error in outcomes.items()} == {
-            "claim": RegistryClosed,
-            "set_status": OutcomeUnknown,
-        }
+async def test_closing_while_a_connection_is_being_made(make_server: MakeServer) -> None:
+    # At any point of its way. Where it comes to be all the same, there is nobody left to close it.
+    with Proxy(make_server().url) as proxy:
+        for turns in range(0, 120, 3):
+            registry = AsyncRegistry.from_url(proxy.url)
+            call = asyncio.create_task(registry.get_status("model"))
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            await registry.close()
+            with suppress(RegistryClosed):
+                assert await call is None
+            await asyncio.to_thread(until, lambda: not proxy.open, "the connection ends")
+
+
+def test_closing_while_threads_connect(make_server: MakeServer) -> None:
+    with Proxy(make_server().url) as proxy, ThreadPoolExecutor(8) as pool:
+        for _ in range(4):
+            registry = Registry.from_url(proxy.url)
+            paused = proxy.pause("open", times=4)
+            calls = [pool.submit(registry.get_status, "model") for _ in range(8)]
+            paused[0].wait()
+            registry.close()
+            for held in paused:
+                held.let_go()
+            for call in calls:
+                with suppress(RegistryClosed):
+                    assert call.result() is None
+            until(lambda: not proxy.open, "the connections end")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime, timezone
+from datetime import datetime
 from typing import Protocol
 
 import msgspec
@@ -14,9 +14,19 @@ from rich.table import Table
 from rich.text import Text
 
 from pyregistry.cli.exits import Exit
-from pyregistry.cli.units import ago, length, percent, size
+from pyregistry.cli.units import ago, size
+from pyregistry.cli.words import (
+    details_of,
+    lease_of,
+    name_of,
+    now_utc,
+    printable,
+    progress_of,
+    ref_of,
+    size_of,
+)
 from pyregistry.doctor import Finding, Level
-from pyregistry.models import ModelRecord, ModelRef, ModelStatus, StatusCounts
+from pyregistry.models import ModelRecord, ModelStatus, StatusCounts
 
 __all__ = [
     "Answer",
@@ -27,9 +37,6 @@ __all__ = [
     "Said",
     "View",
     "to_json",
-    "name_of",
-    "printable",
-    "state_of",
 ]
 
 _STYLES = {
@@ -75,78 +82,6 @@ class Answer:
 def to_json(value: object) -> bytes:
     """One JSON document; times by RFC 3339."""
     return msgspec.json.encode(value)
-
-
-def printable(text: str) -> str:
-    """The text on one line, and so that no terminal takes a part of it for a command."""
-    if text.isprintable():
-        return text
-    return "".join(
-        letter if letter.isprintable() else letter.encode("unicode_escape").decode() for letter in text
-    )
-
-
-def name_of(ref: ModelRef) -> str:
-    """A model without its provider."""
-    qualifiers = f"{f' @{ref.revision}' if ref.revision else ''}{f' #{ref.subset}' if ref.subset else ''}"
-    return printable(ref.name + qualifiers)
-
-
-def state_of(record: ModelRecord | None) -> str:
-    """What is true of a model, in a few words."""
-    if record is None:
-        return "unknown"
-    details = _details(record, _now())
-    return f"{record.status} ({details})" if details else str(record.status)
-
-
-def _now() -> datetime:
-    return datetime.now(timezone.utc)
-
-
-def _ref(record: ModelRecord) -> ModelRef:
-    return ModelRef(record.model_name, record.provider, record.revision, record.subset)
-
-
-def _lease(record: ModelRecord, now: datetime) -> str:
-    if record.lease_expires_at is None:
-        return "never ends"
-    left = (record.lease_expires_at - now).total_seconds()
-    return f"ends in {length(left)}" if left > 0 else f"over for {length(-left)}"
-
-
-def _details(record: ModelRecord, now: datetime) -> str:
-    """What matters most in this status."""
-    parts: list[str | None]
-    if record.status is ModelStatus.DOWNLOADING:
-        parts = [_progress(record), record.owner, f"lease {_lease(record, now)}"]
-    elif record.status is ModelStatus.ERROR:
-        parts = [_retry(record, now), record.message]
-    elif record.status is ModelStatus.EVICTING:
-        parts = [record.owner, f"lease {_lease(record, now)}"]
-    else:
-        parts = [record.location, record.message]
-    return ", ".join(printable(part) for part in parts if part)
-
-
-def _retry(record: ModelRecord, now: datetime) -> str | None:
-    if record.permanent:
-        return "permanent"
-    if record.retry_at is None or record.retry_at <= now:
-        return None
-    return f"no retry for {length((record.retry_at - now).total_seconds())}"
-
-
-def _size(record: ModelRecord) -> str:
-    known = record.size_bytes if record.size_bytes is not None else record.bytes_total
-    return "" if known is None else size(known)
-
-
-def _progress(record: ModelRecord) -> str | None:
-    """How far a download is."""
-    if record.bytes_total:
-        return f"{percent(record.bytes_done or 0, record.bytes_total)} done"
-    return None if record.bytes_done is None else f"{size(record.bytes_done)} done"
 
 
 def _field(value: object) -> str:
@@ -234,17 +169,18 @@ class _Listing:
     records: Sequence[ModelRecord]
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        now = _now()
-        models = [Text(name_of(_ref(record))) for record in self.records]
-        details = [Text(_details(record, now), style="dim") for record in self.records]
+        now = now_utc()
+        models = [Text(name_of(ref_of(record))) for record in self.records]
+        details = [Text(details_of(record, now), style="dim") for record in self.records]
         middle = {
             "PROVIDER": [Text(str(record.provider)) for record in self.records],
             "STATUS": [Text(record.status, style=_STYLES[record.status]) for record in self.records],
-            "SIZE": [Text(_size(record)) for record in self.records],
+            "SIZE": [Text(size_of(record)) for record in self.records],
             "LAST USED": [Text(ago(record.last_used_at, now)) for record in self.records],
         }
         widths = [_width([Text(head), *cells]) for head, cells in middle.items()]
-        room = options.max_width - sum(widths) - _GAP * len(widths)
+        # Older versions of rich have a gap behind the last column too.
+        room = options.max_width - sum(widths) - _GAP * (len(widths) + 1)
         name = max(_width(models), len("MODEL"))
         if min(name, _WIDE_NAME) + _GAP + _DETAILS <= room:
             name = min(name, room - _GAP - _DETAILS)
@@ -287,7 +223,7 @@ class OneRecord:
         record = self.record
         if record is None:
             return Text()
-        now = _now()
+        now = now_utc()
         grid = _pairs()
 
         def add(label: str, value: object, style: str = "") -> None:
@@ -302,13 +238,13 @@ class OneRecord:
         add("message", "\n".join(map(printable, (record.message or "").splitlines())))
         add("size", _exact(record.size_bytes))
         add("size expected", _exact(record.bytes_total))
-        add("progress", _progress(record))
+        add("progress", progress_of(record))
         add("location", record.location and printable(record.location))
         add("resolved revision", record.resolved_revision and printable(record.resolved_revision))
         add("owner", record.owner and printable(record.owner))
         if record.status in (ModelStatus.DOWNLOADING, ModelStatus.EVICTING):
             end = record.lease_expires_at
-            add("lease", f"{_lease(record, now)}{f' ({_clock(end)})' if end else ''}")
+            add("lease", f"{lease_of(record, now)}{f' ({_clock(end)})' if end else ''}")
         add("token", record.token or None)
         add("attempts", record.attempts or None)
         add("taken over from", record.previous_owner and printable(record.previous_owner))

@@ -16,37 +16,35 @@ import typer
 from pyregistry import __version__, doctor
 from pyregistry import _checks as checks
 from pyregistry._ops import Default
-from pyregistry.cli.answers import (
-    Answer,
-    Counts,
-    Findings,
-    OneRecord,
-    Records,
-    Said,
-    name_of,
-    printable,
-    state_of,
-)
-from pyregistry.cli.command import (
-    Cli,
-    Given,
+from pyregistry.cli.answers import Answer, Counts, Findings, OneRecord, Records, Said
+from pyregistry.cli.command import Cli, Given, command, complain, fail_shell
+from pyregistry.cli.exits import MEANINGS, Exit
+from pyregistry.cli.options import (
+    FOREVER,
+    AnyProviderOption,
+    ClaimArgument,
     JsonOption,
+    LeaseOption,
+    MaxAttemptsOption,
+    MessageOption,
+    ModelArgument,
     NamespaceOption,
+    OwnerOption,
+    ProviderOption,
+    RevisionOption,
+    StatusArgument,
+    SubsetOption,
     TimeoutOption,
     UrlOption,
     VerboseOption,
-    command,
-    complain,
-    fail_shell,
 )
-from pyregistry.cli.exits import MEANINGS, Exit
-from pyregistry.cli.ticket import CLAIM_VARIABLE, Ticket, shell_failure
+from pyregistry.cli.ticket import Ticket, shell_failure
 from pyregistry.cli.units import length, size
+from pyregistry.cli.words import name_of, printable, state_of
 from pyregistry.errors import InvalidArgument
 from pyregistry.models import Claim, Claimed, ModelProvider, ModelRef
 
 _SHELL_COMMANDS = ("claim", "retry")
-_FOREVER = "none"
 
 _EPILOG = "\b\nExit codes:\n" + "\n".join(f"{code:>5}  {words}" for code, words in MEANINGS.items())
 
@@ -56,53 +54,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,  # they show variables, and these may hold a password
 )
 
-ModelArgument = Annotated[str, typer.Argument(help="The model's name.", show_default=False)]
-ProviderOption = Annotated[
-    str, typer.Option("--provider", "-p", metavar="WORD", help="Where the model comes from.")
-]
-AnyProviderOption = Annotated[
-    str | None,
-    typer.Option(
-        "--provider",
-        "-p",
-        metavar="WORD",
-        help="Where the model comes from. [default: any of the four]",
-        show_default=False,
-    ),
-]
-RevisionOption = Annotated[
-    str | None, typer.Option("--revision", help="Which revision; each has a record of its own.")
-]
-SubsetOption = Annotated[
-    str | None, typer.Option("--subset", help="Which part of the files; each has a record of its own.")
-]
-StatusArgument = Annotated[
-    str, typer.Argument(metavar="STATUS", help="DOWNLOADING, DOWNLOADED or ERROR.", show_default=False)
-]
-ClaimArgument = Annotated[
-    str,
-    typer.Argument(
-        metavar="CLAIM",
-        envvar=CLAIM_VARIABLE,
-        help="What `pyregistry claim` has printed.",
-        show_default=False,
-    ),
-]
-LeaseOption = Annotated[
-    str,
-    typer.Option(
-        "--lease",
-        metavar="SECONDS",
-        help=f"How long the claim holds without `pyregistry renew`; {_FOREVER}: for ever.",
-    ),
-]
-OwnerOption = Annotated[
-    str | None, typer.Option("--owner", help="Who claims, for people. [default: host and calling process]")
-]
-MaxAttemptsOption = Annotated[
-    int | None, typer.Option("--max-attempts", metavar="N", help="No more attempts than that.")
-]
-MessageOption = Annotated[str | None, typer.Option("--message", "-m", help="What to show to people.")]
 HUGGING_FACE = ModelProvider.HUGGING_FACE.value
 # A command's process is not the download's: the shell is, as long as the script runs. So a lease of some
 # minutes that the script renews, not one that a thread keeps.
@@ -144,9 +95,12 @@ def _start(
 def ls(
     cli: Cli,
     status: Annotated[
-        str | None, typer.Option("--status", "-s", help="Only these: DOWNLOADING, DOWNLOADED, ...")
+        str | None,
+        typer.Option("--status", "-s", metavar="STATUS", help="Only these: DOWNLOADING, DOWNLOADED, ..."),
     ] = None,
-    limit: Annotated[int | None, typer.Option("--limit", "-n", help="No more than that.")] = None,
+    limit: Annotated[
+        int | None, typer.Option("--limit", "-n", metavar="N", help="No more than that.")
+    ] = None,
 ) -> Answer:
     """List models, the longest unused first."""
     wanted = None if status is None else status.upper()
@@ -257,12 +211,12 @@ def retry(
 
 
 def _lease(text: str) -> float | None:
-    if text == _FOREVER:
+    if text == FOREVER:
         return None
     try:
         return float(text)
     except ValueError:
-        raise InvalidArgument("lease", f"must be a number of seconds, or {_FOREVER}, not {text!r}") from None
+        raise InvalidArgument("lease", f"must be a number of seconds, or {FOREVER}, not {text!r}") from None
 
 
 def _claim_answer(cli: Cli, won: Claim | None, ref: ModelRef) -> Answer:
@@ -303,7 +257,7 @@ def renew(
     lease: Annotated[
         str | None,
         typer.Option(
-            "--lease", metavar="SECONDS", help=f"From now; {_FOREVER}: for ever. [default: as claimed]"
+            "--lease", metavar="SECONDS", help=f"From now; {FOREVER}: for ever. [default: as claimed]"
         ),
     ] = None,
     bytes_done: Annotated[
@@ -342,7 +296,8 @@ def finish(
         typer.Option("--location", metavar="PATH", help="DOWNLOADED: where they are, relative to the cache."),
     ] = None,
     resolved_revision: Annotated[
-        str | None, typer.Option("--resolved-revision", help="DOWNLOADED: which commit it was.")
+        str | None,
+        typer.Option("--resolved-revision", metavar="WORD", help="DOWNLOADED: which commit it was."),
     ] = None,
     retry_in: Annotated[
         float | None, typer.Option("--retry-in", metavar="SECONDS", help="ERROR: nobody may retry before.")

@@ -11,14 +11,16 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Annotated, Any, TypeVar
+from typing import Any, TypeVar
 
 import typer
 from rich.console import Console
 
-from pyregistry.cli.answers import Answer, printable, to_json
+from pyregistry.cli.answers import Answer, to_json
 from pyregistry.cli.exits import Exit, exit_of
+from pyregistry.cli.options import JsonOption, NamespaceOption, TimeoutOption, UrlOption, VerboseOption
 from pyregistry.cli.ticket import shell_failure
+from pyregistry.cli.words import printable
 from pyregistry.config import BackendConfig
 from pyregistry.errors import RegistryError
 from pyregistry.registry import Registry
@@ -28,42 +30,6 @@ __all__ = ["COMMON", "Cli", "Given", "command", "complain", "fail_shell"]
 Command = TypeVar("Command", bound=Callable[..., Answer | int])
 
 _NAMED_BY = ("PYREGISTRY_URL", "MX_METADATA_BACKEND", "REDIS_URL", "MX_REDIS_HOST", "MX_REDIS_PORT")
-
-UrlOption = Annotated[
-    str | None,
-    typer.Option(
-        "--url",
-        metavar="URL",
-        help="The server: redis://, rediss://, unix:// or embedded://. "
-        "[default: PYREGISTRY_URL, REDIS_URL, ...; else embedded://, your own server]",
-        show_default=False,
-    ),
-]
-NamespaceOption = Annotated[
-    str | None,
-    typer.Option(
-        "--namespace",
-        metavar="NAME",
-        help="Which registry there. [default: PYREGISTRY_NAMESPACE; else default]",
-        show_default=False,
-    ),
-]
-TimeoutOption = Annotated[
-    float | None,
-    typer.Option(
-        "--timeout", metavar="SECONDS", help="Seconds to wait for an answer. [default: 5]", show_default=False
-    ),
-]
-JsonOption = Annotated[
-    bool | None,
-    typer.Option("--json", help="Write one JSON document; errors too.", show_default=False),
-]
-VerboseOption = Annotated[
-    int,
-    typer.Option(
-        "--verbose", "-v", count=True, help="Log to standard error; twice: everything.", show_default=False
-    ),
-]
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from pyregistry import _scripts, _wire
+from pyregistry import _scripts
 from pyregistry import _wire as wire
 from pyregistry._scripts import Script, compose, load, lua_folder
 from tests.lua.harness import HOUR, Lab, item
@@ -20,7 +20,7 @@ NAMES = ("claim", "retry", "renew", "finish", "release", "set_status", "touch", 
 FILLED_IN = "  if record and type(record[MIRROR]) ~= 'string' then refuse('mirror is not filled in') end"
 
 
-class NewerRecord(_wire.StoredRecord, array_like=True, frozen=True):
+class NewerRecord(wire.StoredRecord, array_like=True, frozen=True):
     mirror: str = ""
 
 

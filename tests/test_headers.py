@@ -1,0 +1,490 @@
+"""The scripts as text, without a server: headers, bindings, lock, state table, and what Python sends."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any, get_args
+
+import pytest
+
+from pyregistry import _wire as wire
+from pyregistry._checks import Target, target
+from pyregistry._ops import OPEN, SCRIPTS, Default, Op, Ops
+from pyregistry._scripts import Arg, Row, Script, compose, load, lock_lines, lua_folder
+from pyregistry.models import Claim, EventKind
+from tools import lock_scripts
+
+ROOT = Path(__file__).parent.parent
+LUA = ROOT / "lua"
+ALL = (OPEN, *SCRIPTS)
+WRITERS_THAT_GROW = {"claim", "retry", "set_status"}
+READERS = {"read", "page", "counts"}
+
+
+def source(script: Script) -> str:
+    return (LUA / f"{script.name}.v{script.version}.lua").read_text("utf-8")
+
+
+def said(script: Script, field: str) -> str:
+    """What a header says, to the line of the next field."""
+    found = re.search(rf"(?ms)^-- {field}: (.*?)(?=^-- [A-Z][\w-]+: |^--$|^$)", source(script))
+    assert found is not None
+    return found[1]
+
+
+# The loader
+
+PRELUDE = "-- prelude\n--@bindings\nlocal function f() return record[TOKEN] end"
+SOURCE = """\
+#!lua flags=allow-oom
+-- sample: does nothing.
+--
+-- Prelude: 1
+-- Keys: meta, index
+-- Args: channel:str, by:word
+-- Item keys: record_key, holds_key
+-- Item args: token:int, done:int?, force:flag
+-- Reply: nothing
+-- Errors: none
+-- Re-send: safe
+-- Event: none
+--
+-- Row: absent | unchanged | nothing
+
+return record[OWNER]
+"""
+
+
+@pytest.fixture
+def preludes(tmp_path: Path) -> Path:
+    (tmp_path / "prelude.v1.lua").write_text(PRELUDE)
+    return tmp_path
+
+
+def test_a_header_is_read(preludes: Path) -> None:
+    script = compose("sample", 3, SOURCE, preludes)
+    assert repr(script) == "sample.v3"
+    assert script.keys == ("meta", "index")
+    assert script.args == (Arg("channel", "str"), Arg("by", "word"))
+    assert script.item_keys == ("record_key", "holds_key")
+    assert script.item_args == (Arg("token", "int"), Arg("done", "int?"), Arg("force", "flag"))
+    assert script.rows == (Row("absent", "unchanged", "nothing"),)
+    assert script.writes
+    assert script.event == "none"
+
+
+def test_bindings_are_made_from_the_header(preludes: Path) -> None:
+    """The whole text; positions of a record are those of its Struct, as far as they are named."""
+    token, owner = (wire.StoredRecord.__struct_fields__.index(name) + 1 for name in ("token", "owner"))
+    last = max(token, owner)
+    blank = ", ".join("''" if each == "" else "0" for each in wire.StoredRecord.__struct_defaults__[:last])
+    first, second = sorted([(token, "TOKEN"), (owner, "OWNER")])
+    script = compose("sample", 3, SOURCE, preludes)
+    body = SOURCE.partition("\n")[2]
+    assert script.text == (
+        f"""\
+#!lua flags=allow-oom
+-- prelude
+local items = count_items('sample.v3', 2, 2, 2, 3)
+local WRITES = true
+local {first[1]}, {second[1]} = {first[0]}, {second[0]}
+local BLANK = {{{blank}}}
+local meta = KEYS[1]
+local index = KEYS[2]
+local channel = ARGV[1]
+local by = word(ARGV[2], 'by')
+local record_key, holds_key, token, done, force
+local function bind(item)
+  local k = 2 + (item - 1) * 2
+  local a = 2 + (item - 1) * 3
+  record_key = KEYS[k + 1]
+  holds_key = KEYS[k + 2]
+  token = int(ARGV[a + 1], 'token')
+  done = int_or_nil(ARGV[a + 2], 'done')
+  force = flag(ARGV[a + 3], 'force')
+end
+local function f() return record[TOKEN] end
+{body}"""
+    )
+    assert script.sha == hashlib.sha1(script.text.encode()).hexdigest()
+
+
+def test_a_reader_says_so(preludes: Path) -> None:
+    script = compose("sample", 1, SOURCE.replace("allow-oom", "no-writes"), preludes)
+    assert not script.writes
+    assert "local WRITES = false\n" in script.text
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "why"),
+    [
+        ("#!lua flags=allow-oom", "", "first line"),
+        ("#!lua", " #!lua", "first line"),
+        ("#!lua flags=allow-oom", "#!lua flags=", "first line"),
+        ("#!lua", "#!luajit", "first line"),
+        ("-- Keys: meta, index\n", "", "lacks Keys"),
+        ("-- Args: channel:str, by:word\n", "", "lacks Args"),
+        ("-- Prelude: 1\n", "", "lacks Prelude"),
+        ("-- Reply: nothing\n", "", "lacks Reply"),
+        ("-- Errors: none\n", "", "lacks Errors"),
+        ("-- Re-send: safe\n", "", "lacks Re-send"),
+        ("-- Event: none\n", "", "lacks Event"),
+        ("-- Errors: none\n-- Re-send: safe\n-- Event: none\n", "", "lacks Errors, Event, Re-send"),
+        ("-- Prelude: 1\n", "\n-- Prelude: 1\n", "lacks"),
+        ("-- Event: none\n", "-- Event: none\n-- Event: none\n", "Event is said twice"),
+        ("channel:str", "channel", "not name:type"),
+        ("channel:str", "channel:text", "not name:type"),
+        ("channel:str", "2nd:str", "not name:type"),
+        ("channel:str", ":str", "not name:type"),
+        ("force:flag", "force:bool", "not name:type"),
+        ("force:flag", "token:flag", "a name twice"),
+        ("force:flag", "channel:flag", "a name twice"),
+        ("force:flag", "meta:flag", "a name twice"),
+        ("meta, index", "meta, meta", "a name twice"),
+        ("meta, index", "meta, an index", "not a name"),
+        ("record_key, holds_key", "record_key, meta", "a name twice"),
+        ("-- Item keys: record_key, holds_key\n", "", "no key of an item"),
+        ("record[OWNER]", "record[OWNRE]", "has no OWNRE"),
+        ("-- Prelude: 1", "-- Prelude: one", "one"),
+        ("| unchanged | nothing", "| unchanged", "unpack"),
+        ("| unchanged | nothing", "| unchanged | nothing | more", "unpack"),
+    ],
+)
+def test_a_header_that_does_not_fit(preludes: Path, old: str, new: str, why: str) -> None:
+    assert SOURCE.count(old) == 1
+    with pytest.raises(ValueError, match=why):
+        compose("sample", 1, SOURCE.replace(old, new), preludes)
+
+
+def test_preludes_that_do_not_fit(preludes: Path) -> None:
+    with pytest.raises(FileNotFoundError):
+        compose("sample", 1, SOURCE.replace("Prelude: 1", "Prelude: 2"), preludes)
+    (preludes / "prelude.v2.lua").write_text(PRELUDE.replace("--@bindings", "-- bindings"))
+    with pytest.raises(ValueError, match="no line --@bindings"):
+        compose("sample", 1, SOURCE.replace("Prelude: 1", "Prelude: 2"), preludes)
+
+
+def test_a_script_that_is_not_there() -> None:
+    with pytest.raises(FileNotFoundError):
+        load("claim", 99)
+
+
+# The files
+
+
+def test_the_folder_holds_what_the_operations_run() -> None:
+    assert lua_folder() == LUA
+    assert {repr(script) for script in lock_scripts.all_scripts()} == {repr(script) for script in ALL}
+
+
+def test_the_lock_pins_every_script() -> None:
+    """A released script is frozen; that another has changed is said by `python tools/lock_scripts.py`."""
+    assert (LUA / "scripts.lock").read_text() == lock_lines(lock_scripts.all_scripts())
+
+
+@pytest.mark.parametrize("changed", ["claim.v1.lua", "prelude.v1.lua"])
+@pytest.mark.parametrize("old_and_new", [("local ", "local  "), ("\n\n", "\n-- a word\n\n")])
+def test_a_changed_line_does_not_pass_the_lock(
+    tmp_path: Path, changed: str, old_and_new: tuple[str, str]
+) -> None:
+    folder = tmp_path / "lua"
+    shutil.copytree(LUA, folder)
+    file = folder / changed
+    file.write_text(file.read_text("utf-8").replace(*old_and_new, 1), "utf-8")
+    again = [
+        compose(each.name, each.version, (folder / f"{each!r}.lua").read_text("utf-8"), folder)
+        for each in ALL
+    ]
+    lines = set((LUA / "scripts.lock").read_text().splitlines())
+    other = set(lock_lines(again).splitlines()) - lines
+    assert {line.split()[0] for line in other} == (
+        {"claim"} if changed.startswith("claim") else {script.name for script in ALL}
+    )
+
+
+def test_the_state_table_of_the_readme_is_that_of_the_headers() -> None:
+    readme = (LUA / "README.md").read_text("utf-8")
+    assert lock_scripts.readme_with_table(readme, lock_scripts.all_scripts()) == readme
+    assert lock_scripts.state_table(lock_scripts.all_scripts()) in readme
+
+
+def test_the_blocking_half_is_the_asyncio_half() -> None:
+    result = subprocess.run(
+        [sys.executable, str(ROOT / "tools" / "unasync.py"), "--check"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert result.returncode == 0, result.stdout + result.stderr
+
+
+# The state machine, as it was designed: the rows of these scripts, in the order in which they win
+
+DESIGN = """\
+claim, retry | the claim that ended last has this `claim_id` | unchanged | AlreadyExists(status); not won (a late copy)
+claim | absent | DOWNLOADING, `attempts` 1 | Claimed
+claim, retry | DOWNLOADING, same `claim_id`, lease over or not | lease ends at the later of its end and now + lease (None stays) | Claimed again, same token (a re-sent request)
+claim | DOWNLOADING, lease over or released, `attempts` >= `max_attempts` (if given) | ERROR, permanent, `Owner lost ...` | AlreadyExists(ERROR)
+claim | DOWNLOADING, lease over or released | DOWNLOADING, new claim, `attempts`+1 | Claimed: taken over, from whom, how far it had got
+claim | DOWNLOADING, live lease or none | unchanged | AlreadyExists(DOWNLOADING), lease left
+claim | EVICTING, lease over | DOWNLOADING, new claim, `attempts` 1 | Claimed: taken over
+claim | DOWNLOADED, ERROR, EVICTING | unchanged | AlreadyExists(status)
+retry | ERROR, not permanent, back-off over, `attempts` < `max_attempts` (if given) | DOWNLOADING, new claim, `attempts`+1 | Claimed
+retry | anything else | unchanged | not won
+renew | DOWNLOADING, same claim | lease extended (never shortened), progress stored | renewed, lease left
+renew | that claim ended last | unchanged | ended by yourself (not lost)
+finish | DOWNLOADING, same claim (its lease may be over, as long as nobody took over) | DOWNLOADED or ERROR | done
+finish | that claim ended last, with this status, even if a later claim runs | unchanged | done again
+release | DOWNLOADING, same claim | DOWNLOADING without a claim, lease over, attempt not counted, progress kept | done
+release | that claim ended last, by release | unchanged | done again
+renew, finish, release | anything else | unchanged | lost
+set_status | EVICTING with a live lease; or to EVICTING | unchanged | refused
+set_status | DOWNLOADING, to DOWNLOADING | message changed; claim, lease, token stay | done
+set_status | anything else | that status; claim, lease, back-off, permanence cleared, `attempts` 0 | done
+touch | DOWNLOADING, DOWNLOADED, ERROR | `last_used` bumped | known
+touch | EVICTING; absent | unchanged | known; not known
+delete | by token: another token, or absent | unchanged | not deleted
+delete | EVICTING with a live lease, or held, unless forced | unchanged | refused
+delete | anything else | absent | deleted or not, per provider
+"""  # noqa: E501 - a table
+
+
+@pytest.mark.parametrize("script", ALL, ids=repr)
+def test_the_rows_are_those_of_the_design(script: Script) -> None:
+    wanted = [
+        Row(*rest)
+        for names, *rest in (line.split(" | ") for line in DESIGN.splitlines())
+        if script.name in names.split(", ")
+    ]
+    assert list(script.rows) == wanted
+
+
+# What a header says is what the script does
+
+
+@pytest.mark.parametrize("script", ALL, ids=repr)
+def test_flags(script: Script) -> None:
+    """Only what may grow is refused when memory is full."""
+    flags = source(script).partition("\n")[0]
+    if script.name in READERS:
+        assert flags == "#!lua flags=no-writes"
+    else:
+        assert flags == ("#!lua" if script.name in WRITERS_THAT_GROW else "#!lua flags=allow-oom")
+
+
+@pytest.mark.parametrize("script", ALL, ids=repr)
+def test_no_key_or_argument_is_idle(script: Script) -> None:
+    """Each is named in the script, or in the prelude's part that the script uses."""
+    code = re.sub(r"--.*", "", source(script))
+    by_prelude = {
+        "meta",
+        "channel",
+        *(f"index_{each}" for each in ("downloading", "downloaded", "error", "evicting")),
+    }
+    if "batch(" in code:
+        by_prelude.add("record_key")
+    for name in (*script.keys, *script.item_keys, *(arg.name for arg in (*script.args, *script.item_args))):
+        assert (
+            re.search(rf"\b{name}\b", code)
+            or (script.name not in READERS and name in by_prelude)
+            or (name == "record_key" and name in by_prelude)
+        ), name
+
+
+@pytest.mark.parametrize("script", ALL, ids=repr)
+def test_events(script: Script) -> None:
+    """The kinds that a header names are those that the script publishes."""
+    code = re.sub(r"--.*", "", source(script)).replace("pack({'renewed'", "").replace("pack({'deleted'", "")
+    named = {kind for kind in EventKind if re.search(rf"\b{kind}\b", said(script, "Event"))}
+    assert {kind for kind in EventKind if f"'{kind}'" in code} == named
+    assert bool(named) != script.event.startswith("none")
+
+
+REPLIES = {
+    "claim": wire.ClaimReply,
+    "retry": wire.RetryReply,
+    "renew": wire.RenewReply,
+    "finish": wire.EndReply,
+    "release": wire.EndReply,
+    "set_status": wire.SetReply,
+    "touch": wire.TouchReply,
+    "delete": wire.DeleteReply,
+    "read": wire.ReadReply,
+}
+
+
+@pytest.mark.parametrize("name", REPLIES)
+def test_replies(name: str) -> None:
+    """The words that a header says an answer begins with are those that Python can read."""
+    script = load(name, 1)
+    words = {
+        word for pair in re.findall(r'\["(\w+)"(?: or "(\w+)")?', said(script, "Reply")) for word in pair
+    }
+    tags = [struct.__struct_config__.tag for struct in get_args(REPLIES[name])]
+    assert words - {""} == set(tags)
+
+
+def test_nothing_is_run_but_what_was_meant() -> None:
+    """No KEYS, no SCAN, no other channel; one place that publishes."""
+    code = "".join(re.sub(r"--.*", "", path.read_text("utf-8")) for path in LUA.glob("*.lua"))
+    called = re.findall(r"\b(?:call|pcall)\('(\w+)'", code)
+    assert set(called) == {
+        "DEL", "GET", "HMGET", "HSET", "INFO", "MSET", "SPUBLISH", "TIME", "TYPE", "ZADD", "ZCARD", "ZCOUNT",
+        "ZRANGE", "ZREM", "ZSCORE",
+    }  # fmt: skip
+    assert called.count("SPUBLISH") == 1
+    # Every call names its command, or it would not have been found.
+    assert len(re.findall(r"\b(?:call|pcall)\(", code)) == len(called) + code.count("pcall(cmsgpack")
+
+
+# What Python sends is what the header says
+
+CLAIM = Claim("m", "HuggingFace", None, None, "the id", "the owner", 77, 60.0, None)
+SECOND_CLAIM = Claim("n", "S3", "r", "s", "another id", "the owner", 88, 30.0, None)
+OPS = Ops("space", "the caller", ())
+PREFIX = "pyregistry:{space}:"
+KEYS = {
+    "meta": "meta", "index_downloading": "downloading", "index_downloaded": "downloaded",
+    "index_error": "error", "index_evicting": "evicting", "any_record": "model:x", "any_holds": "holds:x",
+}  # fmt: skip
+ENTRIES = ("HuggingFace:m", "S3@r#s:n")
+
+
+def targets() -> list[Target]:
+    return [target("m", "HuggingFace", None, None), target("n", "S3", "r", "s")]
+
+
+def by_item(**args: tuple[Any, Any]) -> list[dict[str, Any]]:
+    return [{name: values[at] for name, values in args.items()} for at in (0, 1)]
+
+
+def both(**args: Any) -> list[dict[str, Any]]:
+    return [args, args]
+
+
+# An operation of two items where there can be two; its shared arguments; those of its items.
+SENT: dict[str, tuple[Op[Any], dict[str, Any], list[dict[str, Any]]]] = {
+    "open": (OPS.open(), {"schema": 1}, []),
+    "claim": (
+        OPS.claim(targets(), lease=9.5, claim_id="the id", owner="o", max_attempts=4, expected_bytes=5),
+        {},
+        both(claim_id="the id", owner="o", lease=9_500_000, max_attempts=4, expected_bytes=5),
+    ),
+    "retry": (
+        OPS.retry(targets()[0], lease=9.5, claim_id="the id", owner="o", max_attempts=4),
+        {},
+        [{"claim_id": "the id", "owner": "o", "lease": 9_500_000, "max_attempts": 4}],
+    ),
+    "renew": (
+        OPS.renew([CLAIM, SECOND_CLAIM], lease=Default.ITS_OWN, message="x", bytes_done=1, bytes_total=2),
+        {},
+        by_item(
+            claim_id=("the id", "another id"),
+            token=(77, 88),
+            lease=(60_000_000, 30_000_000),
+            says=(1, 1),
+            message=("x", "x"),
+            bytes_done=(1, 1),
+            bytes_total=(2, 2),
+        ),
+    ),
+    "finish": (
+        OPS.finish(
+            CLAIM, "DOWNLOADED", "x", size_bytes=3, location="l", resolved_revision="r", retry_in=None,
+            permanent=False,
+        ),
+        {},
+        [
+            {
+                "claim_id": "the id", "token": 77, "status": "DOWNLOADED", "message": "x", "size_bytes": 3,
+                "location": "l", "resolved_revision": "r", "retry_in": 0, "permanent": 0,
+            }
+        ],
+    ),
+    "release": (OPS.release(CLAIM), {}, [{"claim_id": "the id", "token": 77}]),
+    "set_status": (
+        OPS.set_status(targets()[0], "ERROR", "x"),
+        {"by": "the caller"},
+        [{"status": "ERROR", "message": "x"}],
+    ),
+    "touch": (OPS.touch(targets()), {}, both()),
+    "delete": (
+        OPS.delete(targets(), expected_token=77, force=True),
+        {"by": "the caller"},
+        both(token=77, force=1),
+    ),
+    "read": (OPS.read(targets()), {}, both()),
+    "page": (OPS.page(None, 5, 50), {"from": 5, "limit": 50}, [{}] * 4),
+    "counts": (OPS.counts(), {}, []),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("script", ALL, ids=repr)
+def test_what_is_sent_is_what_the_header_says(script: Script) -> None:
+    op, shared, items = SENT[script.name]
+    assert op.script is script
+    places = {"record_key": "model:", "holds_key": "holds:"}
+    keys = [PREFIX + KEYS[name] for name in script.keys]
+    for at in range(len(items)):
+        for name in script.item_keys:
+            if name == "index_key":
+                keys.append(PREFIX + ("downloading", "downloaded", "error", "evicting")[at])
+            else:
+                keys.append(PREFIX + places[name] + ENTRIES[at])
+    assert list(op.keys) == keys
+    shared = {"channel": PREFIX + "events"} | shared
+    argv = [shared[arg.name] for arg in script.args]
+    argv += [each[arg.name] for each in items for arg in script.item_args]
+    assert list(op.argv) == argv
+    assert all(set(each) == {arg.name for arg in script.item_args} for each in items)
+    command = (script.sha, len(keys), *keys, *argv)
+    assert op.command == ("EVALSHA", *command)
+
+
+FIT = {
+    "str": r"(?s).*",
+    "word": r"(?s).+",
+    "int": r"\d+",
+    "int?": r"\d*",
+    "flag": r"[01]",
+}
+
+LEAST: list[Op[Any]] = [
+    OPS.open(),
+    OPS.claim(targets(), lease=None, claim_id=None, owner=None, max_attempts=None, expected_bytes=None),
+    OPS.retry(targets()[0], lease=Default.KEPT, claim_id=None, owner=None, max_attempts=None),
+    OPS.renew([CLAIM, SECOND_CLAIM], lease=None),
+    OPS.renew([CLAIM], lease=1, message=None),
+    OPS.finish(
+        CLAIM, "ERROR", None, size_bytes=None, location=None, resolved_revision=None, retry_in=0.5,
+        permanent=True,
+    ),
+    OPS.release(CLAIM),
+    OPS.set_status(targets()[0], "ERROR", None),
+    OPS.touch(targets()),
+    OPS.delete(targets(), expected_token=None, force=False),
+    OPS.page(None, 0, 1),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("op", [*LEAST, *(op for op, _, _ in SENT.values())], ids=lambda op: op.name)
+def test_arguments_are_of_the_types_that_the_header_says(op: Op[Any]) -> None:
+    """With everything said, and with as little as can be."""
+    assert op.script is not None
+    types = [arg.type for arg in op.script.args]
+    while len(types) < len(op.argv):
+        types += [arg.type for arg in op.script.item_args]
+    for value, kind in zip(op.argv, types, strict=True):
+        assert re.fullmatch(FIT[kind], str(value)), (value, kind)
+
+
+@pytest.mark.parametrize("script", ALL, ids=repr)
+def test_what_may_be_sent_again(script: Script) -> None:
+    """Without a word about conditions in the header, the operation says the same."""
+    op, words = SENT[script.name][0], said(script, "Re-send")
+    assert op.resend is words.startswith("safe")
