@@ -26,7 +26,7 @@
 local function exists()
   local status = record[STATUS]
   local leased = status == 'DOWNLOADING' or status == 'EVICTING'
-  return pack({'exists', status, record[LEASE_END], leased and lease_left() or 0})
+  return pack({'exists', status, leased and record[LEASE_END] or 0, leased and lease_left() or 0})
 end
 
 local function give(kind, attempts)

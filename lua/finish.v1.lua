@@ -23,6 +23,7 @@ return batch(function()
     record[STATUS], record[MESSAGE] = status, message
     record[ENDED_ID], record[ENDED_HOW] = claim_id, how
     if how == 1 then
+      record[LEASE_END] = now -- when the files were there: whoever does not see them yet may look again
       record[SIZE_BYTES], record[LOCATION], record[RESOLVED_REVISION] = size_bytes, location, resolved_revision
     else
       record[RETRY_AT] = retry_in > 0 and now + retry_in or 0

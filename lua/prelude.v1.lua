@@ -163,8 +163,10 @@ local function change()
   end
 end
 
+-- Tells what happened. The record's last use goes with it: whoever waits needs no other read.
 local function announce(kind, by)
-  events[#events + 1] = '\149' .. pack(kind, slot.entry, now, by or '') .. (slot.text or pack(BLANK))
+  local said = pack(kind, slot.entry, now, by or '', slot.used or 0)
+  events[#events + 1] = '\150' .. said .. (slot.text or pack(BLANK))
 end
 
 -- Store `record` for this item. `kind` names the event (nil: none goes out), `used` is the tick of a new

@@ -40,6 +40,7 @@ return batch(function()
   no_claim()
   record[STATUS], record[TOKEN], record[MESSAGE] = status, tick(), message
   record[OWNER], record[ATTEMPTS] = '', 0
+  if status == 'DOWNLOADED' then record[LEASE_END] = now end
   save('set', record[TOKEN], by)
   return pack(ended)
 end)

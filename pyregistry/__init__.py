@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from pyregistry._owned import Lost, OwnedClaim
 from pyregistry.aio import AsyncRegistry, create_async_registry_backend
 from pyregistry.config import BackendConfig
 from pyregistry.errors import (
     AccessDenied,
+    CacheMismatch,
+    ClaimLost,
     ConfigurationError,
     DamagedRecord,
+    DownloadFailed,
     EmbeddedUnavailable,
     EvictionInProgress,
     InvalidArgument,
@@ -22,11 +26,13 @@ from pyregistry.errors import (
     SchemaTooNew,
     ServerRefused,
     ServerTooOld,
+    WaitTimedOut,
 )
 from pyregistry.models import (
     AlreadyExists,
     Claim,
     Claimed,
+    EventGap,
     EventKind,
     ModelProvider,
     ModelRecord,
@@ -35,7 +41,9 @@ from pyregistry.models import (
     RegistryEvent,
     StatusCounts,
 )
+from pyregistry.policy import RetryPolicy
 from pyregistry.registry import Registry, create_registry_backend
+from pyregistry.store import FolderStore
 
 __version__ = "0.1.0"
 
@@ -46,10 +54,16 @@ __all__ = [
     "Registry",
     "create_async_registry_backend",
     "create_registry_backend",
+    # one download per fleet
+    "FolderStore",
+    "Lost",
+    "OwnedClaim",
+    "RetryPolicy",
     # models
     "AlreadyExists",
     "Claim",
     "Claimed",
+    "EventGap",
     "EventKind",
     "ModelProvider",
     "ModelRecord",
@@ -59,8 +73,11 @@ __all__ = [
     "StatusCounts",
     # errors
     "AccessDenied",
+    "CacheMismatch",
+    "ClaimLost",
     "ConfigurationError",
     "DamagedRecord",
+    "DownloadFailed",
     "EmbeddedUnavailable",
     "EvictionInProgress",
     "InvalidArgument",
@@ -75,4 +92,5 @@ __all__ = [
     "SchemaTooNew",
     "ServerRefused",
     "ServerTooOld",
+    "WaitTimedOut",
 ]

@@ -5,14 +5,18 @@ from __future__ import annotations
 import logging
 import weakref
 from collections.abc import Iterable, Sequence
-from typing import NoReturn
+from pathlib import Path
+from typing import Any, NoReturn
 
+from pyregistry import _checks as checks
 from pyregistry import _wire as wire
 from pyregistry._checks import Target
-from pyregistry._keeper import Kept, KeptClaims
+from pyregistry._keeper import KeptClaims
 from pyregistry._ops import ClaimResult, Default, Lease, Ops, Refusal
+from pyregistry._owned import Kept
 from pyregistry._source import ClientSource, UrlSource
-from pyregistry.errors import DamagedRecord
+from pyregistry._wish import Wish
+from pyregistry.errors import DamagedRecord, InvalidArgument
 from pyregistry.models import AlreadyExists, Claim, Claimed, ModelRecord, ModelRef, ModelStatus
 
 _log = logging.getLogger("pyregistry")
@@ -48,6 +52,7 @@ class Core:
         self._source = source
         self._ops = Ops(namespace, owner, providers)
         self._kept = KeptClaims(source, self._ops)
+        self._caches: set[Path] = set()  # folders that were seen to be the cache of this namespace
         # A client that nobody has any more is as good as closed.
         weakref.finalize(self, self._kept.abandon)
 
@@ -68,6 +73,16 @@ class Core:
         raise TypeError(
             f"a {type(self).__name__} does not pickle: make one from its URL in the other process"
         )
+
+    def _wish(self, targets: Sequence[Target], **wishes: Any) -> Wish:
+        if len(targets) != 1:
+            raise InvalidArgument("provider", "must be named: a download comes from one place")
+        if wishes["owner"] is not None:
+            checks.owner(wishes["owner"])
+        if wishes["expected_bytes"] is not None:
+            checks.whole("expected_bytes", wishes["expected_bytes"])
+        self._kept.check()
+        return Wish(target=targets[0], **wishes)
 
     def _check_lease(self, lease: Lease) -> None:
         if lease is Default.KEPT:

@@ -8,47 +8,33 @@ from __future__ import annotations
 import logging
 import os
 import threading
-import time
 import weakref
+from collections.abc import Iterable
 
 from pyregistry._checks import Target
 from pyregistry._ops import KEPT_LEASE, Default, Ops, Refusal, chunks
+from pyregistry._owned import Held, Kept, Stall, now
 from pyregistry._source import ClientSource, UrlSource
 from pyregistry._transport_sync import Transport
-from pyregistry.errors import RegistryError
+from pyregistry.errors import DamagedRecord, RegistryError
 from pyregistry.models import Claim
 
 _log = logging.getLogger("pyregistry.keeper")
 
-RENEW_EVERY = KEPT_LEASE / 3
-"""Seconds between two renewals of a claim: two may fail before the lease ends."""
-
-_TOGETHER = RENEW_EVERY / 4  # what is due this soon goes out in the same batch
-_RETRY_AFTER = RENEW_EVERY / 10
+# A claim is renewed at a third of its lease: two renewals may fail before it ends. What is due within a
+# twelfth goes out in the same batch; one that failed is tried again after a thirtieth.
+_TOGETHER = 1 / 12
+_RETRY_AFTER = 1 / 30
 _LINGER = 2.0  # seconds that the thread waits for more claims before it ends
-_TIMEOUT = KEPT_LEASE / 10  # a server that does not answer must not cost the claims on others their lease
+
+# Seconds that a renewal may wait for its answer: a tenth of the lease, within these bounds. A server that does
+# not answer must not cost the claims on others their lease.
+_LEAST_TIMEOUT, _MOST_TIMEOUT = 0.5, 3.0
 
 
-def now() -> float:
-    """Seconds on a clock that also runs while the machine sleeps, where there is one."""
-    if hasattr(time, "CLOCK_BOOTTIME"):
-        return time.clock_gettime(time.CLOCK_BOOTTIME)
-    return time.monotonic()
-
-
-class Kept:
-    """One claim, when it is to be renewed, and until when it is known to hold."""
-
-    __slots__ = ("claim", "due", "holds_until")
-
-    def __init__(self, claim: Claim) -> None:
-        self.claim = claim
-        self.proved()
-
-    def proved(self, since: float | None = None) -> None:
-        proved_at = now() if since is None else since
-        self.due = proved_at + RENEW_EVERY
-        self.holds_until = proved_at + KEPT_LEASE
+def _timeout(kept: Iterable[Kept]) -> float:
+    shortest = min((each.lease for each in kept), default=KEPT_LEASE)
+    return min(max(shortest / 10, _LEAST_TIMEOUT), _MOST_TIMEOUT)
 
 
 class _Keeper:
@@ -74,7 +60,7 @@ class _Keeper:
     def _run(self) -> None:
         while True:
             with self.lock:
-                dues = [client.next_due() for client in self.clients if client.has_claims()]
+                dues = [client.wakes_at() for client in self.clients if client.has_claims()]
                 if not dues:
                     self._wakes_at = now() + _LINGER
                     self.lock.wait(_LINGER)
@@ -93,7 +79,7 @@ class _Keeper:
             if ends:
                 return
             for client in clients:
-                client.renew_due()
+                client.see_to_them()
 
 
 _keeper = _Keeper()
@@ -125,15 +111,16 @@ class KeptClaims:
         """Keep nothing."""
         self.claims: dict[int, Kept] = {}  # by token: a claim id may serve for several models
         self._transport: Transport | None = None
+        self._patience = _MOST_TIMEOUT
         self._closed = False
 
     def has_claims(self) -> bool:
         """Whether there is anything to renew."""
         return bool(self.claims) and not self._closed
 
-    def next_due(self) -> float:
-        """When the first of the claims is due; there is one."""
-        return min(kept.due for kept in self.claims.values())
+    def wakes_at(self) -> float:
+        """When the first of the claims wants something; there is one."""
+        return min(kept.wakes_at for kept in self.claims.values())
 
     def abandon(self) -> None:
         """Keep nothing from now on. For the garbage collector, in whatever thread: it takes no lock."""
@@ -146,12 +133,25 @@ class KeptClaims:
             ConfigurationError: its settings can't be cloned.
         """
         if not self._checked:
-            self._source.hurried(_TIMEOUT)
+            self._source.hurried(_MOST_TIMEOUT)
             self._checked = True
 
     def keep(self, claim: Claim) -> None:
         """Renew this claim until it is dropped."""
         self.keep_on([Kept(claim)])
+
+    def hold(self, claim: Claim, since: float, *, bound: bool, stall: Stall | None) -> Held:
+        """Renew this claim until it is dropped, and tell its owner if it is lost.
+
+        Args:
+            claim: what was given.
+            since: when it was asked for.
+            bound: whether its owner stops when it can't prove its lease.
+            stall: when it is ended for want of progress.
+        """
+        held = Held(claim, since, bound=bound, stall=stall, changed=self._wake_for, prove=self._prove)
+        self.keep_on([held])
+        return held
 
     def keep_on(self, dropped: list[Kept]) -> None:
         """Renew these as if they had never been dropped."""
@@ -160,7 +160,12 @@ class KeptClaims:
                 for kept in dropped:
                     self.claims[kept.claim.token] = kept
                     _keeper.clients.add(self)
-                    _keeper.wake_by(kept.due)
+                    _keeper.wake_by(kept.wakes_at)
+
+    def _wake_for(self, kept: Kept) -> None:
+        with _keeper.lock:
+            if self.claims.get(kept.claim.token) is kept and not self._closed:
+                _keeper.wake_by(kept.wakes_at)
 
     def drop(self, claim: Claim) -> None:
         """Renew this claim no more."""
@@ -184,9 +189,12 @@ class KeptClaims:
         """Keep nothing, now and later. The claims end with their leases."""
         with _keeper.lock:
             self._closed = True
+            kept = list(self.claims.values())
             self.claims.clear()
             _keeper.clients.discard(self)
         self.hang_up()
+        for each in kept:
+            each.tell_lost("its client was closed")
 
     def hang_up(self) -> None:
         """Close the connection; another is made when it is needed."""
@@ -195,26 +203,44 @@ class KeptClaims:
         if transport is not None:
             transport.close()
 
-    def renew_due(self) -> None:
-        """Renew what is due now or very soon, in batches. Raises nothing: the thread has others to serve."""
+    def _connection(self) -> Transport:
+        """As patient as the shortest lease allows; the caller holds the lock."""
+        patience = _timeout(self.claims.values())
+        if self._transport is None or patience != self._patience:
+            # The one before closes itself once its calls have ended.
+            if self._transport is not None:
+                self._transport.close()
+            self._transport = Transport(self._source.hurried(patience), self._ops, attempts=2)
+            self._patience = patience
+        return self._transport
+
+    def see_to_them(self) -> None:
+        """End what is stalled, renew what is due now or very soon, in batches.
+
+        Raises nothing: the thread has others to serve.
+        """
+        for held in self._stalled():
+            self._end_stalled(held)
         due: list[Kept] = []
-        soon = now() + _TOGETHER
         try:
             with _keeper.lock:
-                if self._closed or not self.claims or self.next_due() > now():
+                at = now()
+                if self._closed or all(kept.due > at for kept in self.claims.values()):
                     return
-                due = [kept for kept in self.claims.values() if kept.due <= soon]
-                if self._transport is None:
-                    self._transport = Transport(self._source.hurried(_TIMEOUT), self._ops, attempts=2)
-                transport = self._transport
+                due = [kept for kept in self.claims.values() if kept.due <= at + kept.lease * _TOGETHER]
+                transport = self._connection()
             for batch in chunks(due):
                 self._renew(transport, [kept for kept in batch if kept.claim.token in self.claims])
         except Exception as error:
             # The other batches too: a server that does not answer has cost enough time.
             with _keeper.lock:
-                failed = [kept for kept in due if kept.due <= soon and kept.claim.token in self.claims]
+                failed = [
+                    kept
+                    for kept in due
+                    if kept.due <= at + kept.lease * _TOGETHER and kept.claim.token in self.claims
+                ]
                 for kept in failed:
-                    kept.due = now() + _RETRY_AFTER
+                    kept.due = now() + kept.lease * _RETRY_AFTER
             if self._closed or not failed:
                 return  # closed, or all dropped, under this call
             _log.warning(
@@ -228,22 +254,72 @@ class KeptClaims:
     def _renew(self, transport: Transport, batch: list[Kept]) -> None:
         if not batch:
             return
+        said = [kept.take_said() for kept in batch]
         sent_at = now()
-        results = transport.call(self._ops.renew([kept.claim for kept in batch], lease=Default.ITS_OWN))
+        op = self._ops.renew([kept.claim for kept in batch], lease=Default.ITS_OWN, said=said)
+        try:
+            results = transport.call(op)
+        except BaseException:
+            for kept, words in zip(batch, said, strict=True):
+                kept.put_back(words)
+            raise
         for kept, result in zip(batch, results, strict=True):
-            if isinstance(result, Claim):
-                with _keeper.lock:
-                    kept.claim = result
-                    kept.proved(sent_at)
-                continue
+            self._renewed(kept, result, sent_at)
+
+    def _renewed(self, kept: Kept, result: Claim | Refusal | DamagedRecord, sent_at: float) -> bool:
+        if isinstance(result, Claim):
             with _keeper.lock:
-                known = self.claims.pop(kept.claim.token, None) is not None
-            # One that was dropped meanwhile was ended by its owner; that is no loss.
-            if known and (not isinstance(result, Refusal) or result.lost):
-                why = result.why if isinstance(result, Refusal) else str(result)
-                _log.warning(
-                    "the claim of %s (token %d) is kept no more: %s",
-                    kept.claim.ref,
-                    kept.claim.token,
-                    why,
-                )
+                kept.claim = result
+                kept.proved(sent_at)
+            return True
+        with _keeper.lock:
+            known = self.claims.pop(kept.claim.token, None) is not None
+        why = result.why if isinstance(result, Refusal) else str(result)
+        # One that was dropped meanwhile was ended by its owner; that is no loss.
+        if known and (not isinstance(result, Refusal) or result.lost):
+            _log.warning(
+                "the claim of %s (token %d) is kept no more: %s", kept.claim.ref, kept.claim.token, why
+            )
+        kept.tell_lost(why)
+        return False
+
+    def _prove(self, held: Held) -> bool:
+        if held.lost.is_set():
+            return False
+        said = held.take_said()
+        with _keeper.lock:
+            if self._closed:
+                return False
+            transport = self._connection()
+        sent_at = now()
+        try:
+            (result,) = transport.call(self._ops.renew([held.claim], lease=Default.ITS_OWN, said=[said]))
+        except BaseException:
+            held.put_back(said)
+            raise
+        return self._renewed(held, result, sent_at)
+
+    def _stalled(self) -> list[Held]:
+        with _keeper.lock:
+            at = now()
+            return [
+                kept
+                for kept in self.claims.values()
+                if isinstance(kept, Held) and kept.stalls_at <= at and not self._closed
+            ]
+
+    def _end_stalled(self, held: Held) -> None:
+        assert held.stall is not None, "it was found to be stalled"
+        held.stalled = True
+        why = f"no progress for {held.stall.timeout:g} s"
+        self.drop(held.claim)
+        # Told first: what it does from here on is for nothing.
+        held.lost.set(why)
+        try:
+            with _keeper.lock:
+                transport = self._connection()
+            why_not = transport.call(held.stall.end(held.claim, why))
+        except Exception as error:
+            why_not = str(error)
+        log = "the download of %s (token %d) was ended: %s%s"
+        _log.warning(log, held.claim.ref, held.claim.token, why, f"; {why_not}" if why_not else "")

@@ -10,8 +10,9 @@ import os
 import socket
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from enum import Enum
-from typing import Any, Final, Generic, TypeAlias, TypeVar
+from typing import Any, Final, Generic, NamedTuple, TypeAlias, TypeVar
 
 import msgspec
 
@@ -56,6 +57,8 @@ DELETE: Final = load("delete", 1)
 READ: Final = load("read", 1)
 PAGE: Final = load("page", 1)
 COUNTS: Final = load("counts", 1)
+NOW: Final = load("now", 1)
+CACHE: Final = load("cache", 1)
 
 #: Every script but `open`, which goes first.
 SCRIPTS: Final = (
@@ -70,6 +73,8 @@ SCRIPTS: Final = (
     READ,
     PAGE,
     COUNTS,
+    NOW,
+    CACHE,
 )
 
 KEPT_LEASE: Final = 30.0
@@ -99,10 +104,28 @@ class Refusal(msgspec.Struct, frozen=True):
     Attributes:
         why: for people.
         lost: the claim is somebody else's by now, or gone.
+        retry_left: seconds of back-off (of a retry).
     """
 
     why: str
     lost: bool = False
+    retry_left: float = 0.0
+
+
+class Said(NamedTuple):
+    """What an owner says with a renewal; what is left out stays as it was."""
+
+    message: str | Default | None = Default.UNCHANGED
+    bytes_done: int | None = None
+    bytes_total: int | None = None
+
+    def then(self, later: Said) -> Said:
+        """Both, the later one last."""
+        return Said(
+            self.message if later.message is Default.UNCHANGED else later.message,
+            self.bytes_done if later.bytes_done is None else later.bytes_done,
+            self.bytes_total if later.bytes_total is None else later.bytes_total,
+        )
 
 
 @dataclass(frozen=True)
@@ -186,6 +209,8 @@ _decode_deletes = msgspec.msgpack.Decoder(list[wire.DeleteReply]).decode
 _decode_reads = msgspec.msgpack.Decoder(list[wire.ReadReply]).decode
 _decode_page = msgspec.msgpack.Decoder(list[str | int]).decode
 _decode_counts = msgspec.msgpack.Decoder(wire.Counts).decode
+_decode_now = msgspec.msgpack.Decoder(wire.Now).decode
+_decode_cache = msgspec.msgpack.Decoder(wire.Cache).decode
 _decode_opened = msgspec.msgpack.Decoder(wire.Opened).decode
 
 
@@ -382,7 +407,7 @@ class Ops:
             if isinstance(answer, wire.Damaged):
                 raise damaged(target.ref, answer.why)
             if isinstance(answer, wire.RetryRefused):
-                return Refusal(_why_not_retried(answer, most))
+                return Refusal(_why_not_retried(answer, most), retry_left=answer.retry_left / 1_000_000)
             return self._claim_of(target, answer, each, who, seconds)
 
         argv = (self.keys.channel, each, who, length, most)
@@ -400,22 +425,23 @@ class Ops:
         claims: Sequence[Claim],
         *,
         lease: Lease,
-        message: str | Default | None = Default.UNCHANGED,
-        bytes_done: int | None = None,
-        bytes_total: int | None = None,
+        said: Sequence[Said] | None = None,
     ) -> Op[list[Claim | Refusal | DamagedRecord]]:
-        """The owners of these claims live; ``lease`` may be `Default.ITS_OWN`."""
+        """The owners of these claims live, and have said this; ``lease`` may be `Default.ITS_OWN`."""
         targets = [self._claimed_target(claim) for claim in claims]
         lengths = [self.lease_of(claim.lease if lease is Default.ITS_OWN else lease) for claim in claims]
-        if isinstance(message, Default):
-            says, words = 0, ""
-        else:
-            says, words = 1, checks.text("message", message)
-        done = "" if bytes_done is None else checks.whole("bytes_done", bytes_done)
-        total = "" if bytes_total is None else checks.whole("bytes_total", bytes_total)
         argv: list[str | int] = [self.keys.channel]
-        for claim, (length, _) in zip(claims, lengths, strict=True):
-            argv += (claim.claim_id, claim.token, length, says, words, done, total)
+        words = said or [Said()] * len(claims)
+        for claim, (length, _), (message, done, total) in zip(claims, lengths, words, strict=True):
+            argv += (
+                claim.claim_id,
+                claim.token,
+                length,
+                int(not isinstance(message, Default)),
+                "" if isinstance(message, Default) else checks.text("message", message),
+                "" if done is None else checks.whole("bytes_done", done),
+                "" if total is None else checks.whole("bytes_total", total),
+            )
 
         def decode(reply: bytes) -> list[Claim | Refusal | DamagedRecord]:
             return [
@@ -604,6 +630,25 @@ class Ops:
             return StatusCounts(downloading, downloaded, error)
 
         return Op("get_status_counts", COUNTS, self.keys.shared, (), decode)
+
+    # The registry itself
+
+    def now(self) -> Op[datetime]:
+        """What lease time it is."""
+
+        def decode(reply: bytes) -> datetime:
+            return wire.time_of(_decode_now(reply).time)
+
+        return Op("now", NOW, [self.keys.meta], (), decode)
+
+    def cache(self, proposed: str | None = None) -> Op[str | None]:
+        """Which cache the namespace stands for; where that is not known, ``proposed`` from now on."""
+
+        def decode(reply: bytes) -> str | None:
+            return _decode_cache(reply).cache_id or None
+
+        argv = (checks.text("cache_id", proposed, checks.WORD_BYTES),)
+        return Op("cache", CACHE, [self.keys.meta], argv, decode)
 
 
 def status_of(status: ModelStatus | str) -> ModelStatus:

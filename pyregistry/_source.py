@@ -74,6 +74,7 @@ class UrlSource:
             "socket_timeout": timeout,
             "socket_connect_timeout": timeout,
         }
+        self.patience = timeout
         self.shown = redacted(url)
         self.embedded = url.startswith("embedded:")
         if self.embedded:
@@ -148,6 +149,7 @@ class ClientSource:
     """A user's own redis-py client, whose pool is shared."""
 
     embedded = False
+    patience = DEFAULT_TIMEOUT
 
     def __init__(self, client: redis.Redis | redis.asyncio.Redis) -> None:
         self.pool: Any = client.connection_pool

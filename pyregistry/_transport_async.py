@@ -137,6 +137,17 @@ class AsyncTransport:
                         await pool.disconnect(inuse_connections=False)
         raise failure(op, maybe_ran, trouble, self._source.shown) from trouble
 
+    async def connection_of_its_own(self) -> Any:
+        """A new connection beside the pool's, for whoever asks: to be closed by its user.
+
+        Raises:
+            RegistryClosed: this client is closed; and all that redis-py raises.
+        """
+        pool: Any = await self._get_pool()
+        connection = pool.connection_class(**pool.connection_kwargs)
+        await connection.connect()
+        return connection
+
     async def _get_pool(self) -> redis.asyncio.ConnectionPool:
         self._check_open()
         # --- asyncio only: begin

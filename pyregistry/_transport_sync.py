@@ -130,6 +130,17 @@ class Transport:
                         pool.disconnect(inuse_connections=False)
         raise failure(op, maybe_ran, trouble, self._source.shown) from trouble
 
+    def connection_of_its_own(self) -> Any:
+        """A new connection beside the pool's, for whoever asks: to be closed by its user.
+
+        Raises:
+            RegistryClosed: this client is closed; and all that redis-py raises.
+        """
+        pool: Any = self._get_pool()
+        connection = pool.connection_class(**pool.connection_kwargs)
+        connection.connect()
+        return connection
+
     def _get_pool(self) -> redis.ConnectionPool:
         self._check_open()
         pool = self._pool

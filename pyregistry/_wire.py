@@ -39,7 +39,8 @@ HOW_RELEASED = 3
 class StoredRecord(msgspec.Struct, array_like=True, frozen=True):
     """A record as Redis holds it. New elements come at the end, with a default.
 
-    Trailing elements that say nothing are not stored: what most records need comes first.
+    Trailing elements that say nothing are not stored: what most records need comes first. The lease of a
+    DOWNLOADED record has ended when its files were there.
     """
 
     status: str = ""
@@ -193,6 +194,18 @@ class Counts(msgspec.Struct, array_like=True, frozen=True):
     bytes: tuple[int, int, int, int]
 
 
+class Now(msgspec.Struct, array_like=True, frozen=True):
+    """Lease time."""
+
+    time: int
+
+
+class Cache(msgspec.Struct, array_like=True, frozen=True):
+    """Which cache a namespace stands for; ``""``: nobody has said so yet."""
+
+    cache_id: str
+
+
 class Opened(msgspec.Struct, array_like=True, frozen=True):
     """The server that a connection was opened to."""
 
@@ -202,12 +215,13 @@ class Opened(msgspec.Struct, array_like=True, frozen=True):
 
 
 class StoredEvent(msgspec.Struct, array_like=True, frozen=True):
-    """One event of a message."""
+    """One event of a message; ``used`` is the last use that the call gave the record (0: none)."""
 
     kind: EventKind
     entry: str
     at: int
     by: str
+    used: int
     record: StoredRecord
 
 
@@ -249,6 +263,7 @@ def provider_of(word: str) -> ModelProvider | str:
 def record_of(ref: ModelRef, stored: StoredRecord, last_used: int) -> ModelRecord:
     """The public form of a record. One that the index has lost shows when it was made as its last use."""
     status = ModelStatus(stored.status)
+    there = status is ModelStatus.DOWNLOADED
     return ModelRecord(
         model_name=ref.name,
         provider=provider_of(str(ref.provider)),
@@ -265,7 +280,8 @@ def record_of(ref: ModelRef, stored: StoredRecord, last_used: int) -> ModelRecor
         location=stored.location or None,
         resolved_revision=stored.resolved_revision or None,
         owner=stored.owner or None,
-        lease_expires_at=time_or_none(stored.lease_end),
+        lease_expires_at=None if there else time_or_none(stored.lease_end),
+        finished_at=time_or_none(stored.lease_end) if there else None,
         bytes_done=stored.bytes_done or None,
         bytes_total=stored.bytes_total or None,
         previous_owner=stored.previous_owner or None,
@@ -280,7 +296,7 @@ def event_of(stored: StoredEvent) -> RegistryEvent:
     record = stored.record if stored.record.status else StoredRecord(status="ERROR")
     return RegistryEvent(
         kind=stored.kind,
-        record=record_of(parse_entry(stored.entry), record, stored.at),
+        record=record_of(parse_entry(stored.entry), record, stored.used or stored.at),
         claim_id=(record.ended_id if stored.kind in _ENDS else record.claim_id) or None,
         by=stored.by or None,
         at=time_of(stored.at),

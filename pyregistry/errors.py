@@ -6,6 +6,7 @@
     ├── InvalidArgument (also a ValueError)      the call is wrong; nothing was sent
     │   └── InvalidModelName
     ├── ConfigurationError                       the URL, the environment or the options make no sense
+    │   └── CacheMismatch                        a folder that is not the cache of this namespace
     ├── RegistryClosed                           the client was closed, or belongs to another process or loop
     ├── RegistryUnavailable                      nobody answered; nothing was changed
     │   └── EmbeddedUnavailable                  the embedded server is not installed or does not start
@@ -15,6 +16,9 @@
     │   ├── ServerTooOld                         older than Redis 7.0 or Valkey 7.2
     │   ├── SchemaTooNew                         the namespace was written by a newer pyregistry
     │   └── OutOfMemory                          the server's memory is full (and nothing may be evicted)
+    ├── DownloadFailed                           the download ended in an error, and is not retried (any more)
+    ├── ClaimLost                                the claim is somebody else's by now, or can't be proved
+    ├── WaitTimedOut (also a TimeoutError)       nobody finished the download in time
     └── RecordRefused                            the record's state forbids it; nothing was changed
         ├── EvictionInProgress
         ├── ModelHeld
@@ -24,11 +28,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pyregistry.models import ModelRecord
 
 __all__ = [
     "AccessDenied",
+    "CacheMismatch",
+    "ClaimLost",
     "ConfigurationError",
     "DamagedRecord",
+    "DownloadFailed",
     "EmbeddedUnavailable",
     "EvictionInProgress",
     "InvalidArgument",
@@ -43,6 +54,7 @@ __all__ = [
     "SchemaTooNew",
     "ServerRefused",
     "ServerTooOld",
+    "WaitTimedOut",
 ]
 
 
@@ -75,6 +87,10 @@ class InvalidModelName(InvalidArgument):
 
 class ConfigurationError(RegistryError):
     """The URL, the environment or the options contradict each other or make no sense."""
+
+
+class CacheMismatch(ConfigurationError):
+    """A folder is not the cache that this namespace stands for: it was replaced, or another one uses it."""
 
 
 class RegistryClosed(RegistryError):
@@ -167,3 +183,45 @@ class ModelHeld(RecordRefused):
 
 class DamagedRecord(RecordRefused):
     """The stored value can't be read; ``delete_model(..., force=True)`` removes it."""
+
+
+class DownloadFailed(RegistryError):
+    """The model is in ERROR: it can't be retried, or the policy allows no more attempts.
+
+    The exception of a download that failed in this very call is its ``__cause__``.
+
+    Attributes:
+        record: the record, with the message of whoever failed.
+    """
+
+    def __init__(self, message: str, record: ModelRecord) -> None:
+        super().__init__(message)
+        self.record = record
+
+
+class ClaimLost(RegistryError):
+    """The claim is somebody else's by now, or its owner can't prove it any more.
+
+    Attributes:
+        model_name: the model.
+        provider: its provider.
+    """
+
+    def __init__(self, message: str, *, model_name: str, provider: str) -> None:
+        super().__init__(message)
+        self.model_name = model_name
+        self.provider = provider
+
+
+class WaitTimedOut(RegistryError, TimeoutError):
+    """Nobody finished the download in the time that the caller could wait.
+
+    Attributes:
+        model_name: the model.
+        provider: its provider.
+    """
+
+    def __init__(self, message: str, *, model_name: str, provider: str) -> None:
+        super().__init__(message)
+        self.model_name = model_name
+        self.provider = provider

@@ -12,6 +12,7 @@ __all__ = [
     "AlreadyExists",
     "Claim",
     "Claimed",
+    "EventGap",
     "EventKind",
     "ModelProvider",
     "ModelRecord",
@@ -82,6 +83,7 @@ class ModelRecord(msgspec.Struct, frozen=True):
         resolved_revision: the commit that was downloaded.
         owner: who downloads, or downloaded, it.
         lease_expires_at: when the claim ends unless renewed (aware, UTC); ``None``: no claim, or never.
+        finished_at: since when it is DOWNLOADED (aware, UTC, by the registry's lease time).
         bytes_done: how much of a download is done, in bytes.
         bytes_total: how much there is to download, in bytes.
         previous_owner: whose claim this download took over.
@@ -104,6 +106,7 @@ class ModelRecord(msgspec.Struct, frozen=True):
     resolved_revision: str | None = None
     owner: str | None = None
     lease_expires_at: datetime | None = None
+    finished_at: datetime | None = None
     bytes_done: int | None = None
     bytes_total: int | None = None
     previous_owner: str | None = None
@@ -208,7 +211,8 @@ class RegistryEvent(msgspec.Struct, frozen=True):
 
     Attributes:
         kind: what happened.
-        record: the record afterwards (of a deleted one: before); its ``last_used_at`` is ``at``.
+        record: the record afterwards (of a deleted one: before); its ``last_used_at`` is
+            ``at``, where the event is no use of it.
         claim_id: which claim it was about; ``None``: none. A claim that has ended says which it was.
         by: who called, where that is not the record's owner (``set``, ``deleted``).
         at: when, by the registry's lease time (aware, UTC).
@@ -219,3 +223,13 @@ class RegistryEvent(msgspec.Struct, frozen=True):
     claim_id: str | None
     by: str | None
     at: datetime
+
+
+class EventGap(msgspec.Struct, frozen=True):
+    """Events may be missing here: read the state again.
+
+    Attributes:
+        why: what happened, for people.
+    """
+
+    why: str

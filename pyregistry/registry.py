@@ -9,9 +9,21 @@ import redis
 
 from pyregistry import _checks as checks
 from pyregistry._core import Core
-from pyregistry._ops import Default, chunks, preferred_record, settled, status_of, with_results
+from pyregistry._flight_sync import Download, Flight
+from pyregistry._listen_sync import EventStream, Listener
+from pyregistry._ops import (
+    KEPT_LEASE,
+    Default,
+    Said,
+    chunks,
+    preferred_record,
+    settled,
+    status_of,
+    with_results,
+)
 from pyregistry._source import DEFAULT_TIMEOUT, ClientSource, UrlSource
 from pyregistry._transport_sync import Transport
+from pyregistry._wish import OnUnavailable, OnUnproven
 from pyregistry.config import BackendConfig
 from pyregistry.errors import DamagedRecord, InvalidArgument, RegistryError
 from pyregistry.models import (
@@ -22,9 +34,11 @@ from pyregistry.models import (
     ModelStatus,
     StatusCounts,
 )
+from pyregistry.policy import DEFAULT_RETRY, RetryPolicy
+from pyregistry.store import FolderStore
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
     from types import TracebackType
 
     from typing_extensions import Self
@@ -97,6 +111,7 @@ class Registry(Core):
     ) -> None:
         super()._begin(source, namespace, owner, providers)
         self._transport = Transport(source, self._ops)
+        self._listener = Listener(self._transport, self._ops.keys.channel, source.patience)
 
     def __enter__(self) -> Self:
         self.connect()
@@ -125,6 +140,7 @@ class Registry(Core):
     def close(self) -> None:
         """Close the connections; claims that were kept alive end with their leases. May be called again."""
         self._kept.close()
+        self._listener.close()
         self._transport.close()
 
     @property
@@ -251,9 +267,7 @@ class Registry(Core):
         Returns:
             The claim as it is now; ``None`` if it is lost, or was ended by this owner.
         """
-        op = self._ops.renew(
-            [claim], lease=lease, message=message, bytes_done=bytes_done, bytes_total=bytes_total
-        )
+        op = self._ops.renew([claim], lease=lease, said=[Said(message, bytes_done, bytes_total)])
         (result,) = self._transport.call(op)
         return settled([self._told_renewal(claim, result)])[0]
 
@@ -366,6 +380,148 @@ class Registry(Core):
         target = checks.target(name, provider, revision, subset)
         op = self._ops.retry(target, lease=lease, claim_id=claim_id, owner=owner, max_attempts=max_attempts)
         return self._told_retry(target.ref, self._transport.call(op), lease)
+
+    # One download per fleet
+
+    def ensure(
+        self,
+        name: str,
+        provider: ModelProvider | str,
+        download: Callable[..., Any],
+        *,
+        revision: str | None = None,
+        subset: str | None = None,
+        store: FolderStore | None = None,
+        verify: Callable[[ModelRecord], Any] | None = None,
+        retry: RetryPolicy | None = DEFAULT_RETRY,
+        lease: float = KEPT_LEASE,
+        owner: str | None = None,
+        expected_bytes: int | None = None,
+        timeout: float | None = None,
+        stall_timeout: float | None = None,
+        visibility_timeout: float = 60.0,
+        on_unavailable: OnUnavailable = "raise",
+        on_unproven: OnUnproven = "cancel",
+    ) -> ModelRecord:
+        """Have a model there: one caller of the whole fleet downloads it, the others wait for that one.
+
+        Who wins the claim runs ``download(claim)``, or ``download(claim, folder)`` with a store. The claim is kept
+        alive meanwhile; ``claim.report()`` says how far it is, ``claim.describe()`` what it was. DOWNLOADED is said
+        when the function has returned. An owner that dies is replaced when its lease ends; one that is
+        cancelled gives its claim back at once.
+
+        Args:
+            name: the model.
+            provider: where it comes from.
+            download: plain or async; a plain one runs in a thread of its own. It is cancelled when the claim is
+                lost; in a thread it has to look at ``claim.lost``. What it returns is not looked at.
+            revision: which revision.
+            subset: which part of the files.
+            store: puts each model into a folder of its own, published by one rename.
+            verify: plain or async, ``verify(record)`` says whether the files of a DOWNLOADED model are there;
+                if not, its record is deleted by its token, and it is downloaded again.
+            retry: how often the fleet tries it, lost owners included; ``None``: one error is the end of it.
+            lease: seconds that the claim holds without renewal; it is renewed at a third of that.
+            owner: who claims, for people; left out: the client's.
+            expected_bytes: how much there is to download.
+            timeout: seconds to wait for others, in all; ``None``: as long as an owner lives. A download of one's own
+                is not limited.
+            stall_timeout: seconds after which a download that has reported progress, and reports no more, is ended
+                as an ERROR that may be retried; ``None``: never.
+            visibility_timeout: seconds in which files that a DOWNLOADED record speaks of may still come to be
+                seen (a push outruns file systems): so long after the end of their download they are looked for again.
+            on_unavailable: when nobody answers: ``"raise"``, or ``"verify"``: what ``verify``, or the store,
+                finds on disk is taken, with a WARNING; who was waiting already goes on waiting.
+            on_unproven: an owner that can't prove its lease by its end is ``"cancel"``led, or may ``"continue"``, and
+                publishes and finishes once its claim is proved again.
+
+        Returns:
+            The record of the model that is there.
+
+        Raises:
+            DownloadFailed: the model is in ERROR, and not retried (any more).
+            WaitTimedOut: nobody has finished the download in time.
+            CacheMismatch: the store's folder is not the cache of this namespace.
+        """
+        wish = self._wish(
+            self._ops.targets(name, provider, revision, subset), store=store, verify=verify, retry=retry,
+            lease=lease, owner=owner, expected_bytes=expected_bytes, timeout=timeout,
+            stall_timeout=stall_timeout, visibility_timeout=visibility_timeout,
+            on_unavailable=on_unavailable, on_unproven=on_unproven,
+        )  # fmt: skip
+        return Flight(self, wish).ensure(download)
+
+    def download(
+        self,
+        name: str,
+        provider: ModelProvider | str,
+        *,
+        revision: str | None = None,
+        subset: str | None = None,
+        store: FolderStore | None = None,
+        verify: Callable[[ModelRecord], Any] | None = None,
+        retry: RetryPolicy | None = DEFAULT_RETRY,
+        lease: float = KEPT_LEASE,
+        owner: str | None = None,
+        expected_bytes: int | None = None,
+        timeout: float | None = None,
+        stall_timeout: float | None = None,
+        visibility_timeout: float = 60.0,
+        on_unavailable: OnUnavailable = "raise",
+        on_unproven: OnUnproven = "cancel",
+    ) -> Download:
+        """The block form of `ensure`: a context manager, to be entered once.
+
+        ``with registry.download(name, provider) as got:`` waits, and gives an `OwnedClaim` to who is to
+        download, in the block, and the `ModelRecord` to the others. To leave the block finishes the download; an
+        exception that leaves it is recorded as ERROR. With a store the files go to ``store.staging(claim)``.
+
+        Args:
+            name: the model.
+            provider: where it comes from.
+            revision: which revision.
+            subset: which part of the files.
+            store: as in `ensure`.
+            verify: as in `ensure`.
+            retry: as in `ensure`; the block itself is not repeated.
+            lease: as in `ensure`.
+            owner: as in `ensure`.
+            expected_bytes: as in `ensure`.
+            timeout: as in `ensure`.
+            stall_timeout: as in `ensure`.
+            visibility_timeout: as in `ensure`.
+            on_unavailable: as in `ensure`.
+            on_unproven: as in `ensure`.
+
+        Raises:
+            ClaimLost: the claim was lost in the block; what it did does not count.
+            DownloadFailed, WaitTimedOut, CacheMismatch: as in `ensure`, on entering.
+        """
+        wish = self._wish(
+            self._ops.targets(name, provider, revision, subset), store=store, verify=verify, retry=retry,
+            lease=lease, owner=owner, expected_bytes=expected_bytes, timeout=timeout,
+            stall_timeout=stall_timeout, visibility_timeout=visibility_timeout,
+            on_unavailable=on_unavailable, on_unproven=on_unproven,
+        )  # fmt: skip
+        return Download(self, wish)
+
+    def watch(self, name: str | None = None, provider: ModelProvider | str | None = None) -> EventStream:
+        """What happens to the models, as it happens: an iterator of `RegistryEvent`.
+
+        Where events may be missing (the connection was made anew, or they were not taken fast enough) there is
+        an `EventGap`: read the state again. As a context manager it listens from when it is entered.
+
+        Args:
+            name: of this model alone, in all its revisions and subsets.
+            provider: of this provider alone.
+        """
+        if name is not None:
+            checks.target(name, provider or ModelProvider.HUGGING_FACE, None, None)
+        wanted = None if provider is None else checks.provider(provider)
+        return EventStream(
+            self._listener,
+            lambda ref: name in (None, ref.name) and wanted in (None, ref.provider),
+        )
 
     # What anybody may do
 

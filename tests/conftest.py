@@ -7,18 +7,22 @@ Each pytest process has a server of its own, and each test a namespace of its ow
 from __future__ import annotations
 
 import os
-from contextlib import ExitStack
+import socket
+import threading
+from contextlib import ExitStack, suppress
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
 import pytest
 
+from pyregistry import _keeper
 from pyregistry.embedded import EmbeddedServer
 from tests import servers
 from tests.clients import AsyncFacade, Connect, loop_in_thread
+from tests.proxy import until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
     from pyregistry import Registry
 
@@ -60,6 +64,43 @@ def pytest_sessionstart(session: pytest.Session) -> None:
 
 def pytest_report_header(config: pytest.Config) -> str:
     return f"server: {config.stash[SERVER]}"
+
+
+@pytest.fixture(autouse=True)
+def leaves_nothing(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """No thread of the library outlives a test."""
+    monkeypatch.setattr(_keeper, "_LINGER", 0.05)  # seconds; 2 would be waited for after each test
+    yield
+    until(lambda: not _threads(), f"the threads end: {_threads()}")
+
+
+@pytest.fixture
+def leaves_no_connection() -> Iterator[None]:
+    """Nor does a connection."""
+    before = connections()
+    yield
+    until(lambda: connections() <= before, f"the connections end: {connections() - before}")
+
+
+def _threads() -> list[str]:
+    # The keeper sleeps until the next renewal is due, also of a claim that has ended since.
+    with _keeper._keeper.lock:
+        _keeper._keeper.lock.notify_all()
+    return [thread.name for thread in threading.enumerate() if thread.name.startswith("pyregistry-")]
+
+
+def connections() -> set[int]:
+    """The TCP connections of this process, by their file descriptors."""
+    found = set()
+    for name in os.listdir("/proc/self/fd") if Path("/proc/self/fd").is_dir() else ():  # noqa: PTH208
+        with suppress(OSError):  # not a socket, not connected, or gone
+            borrowed = socket.socket(fileno=int(name))
+            try:
+                if borrowed.family in (socket.AF_INET, socket.AF_INET6) and borrowed.getpeername():
+                    found.add(int(name))
+            finally:
+                borrowed.detach()
+    return found
 
 
 @pytest.fixture(scope="session")

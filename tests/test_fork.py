@@ -288,8 +288,7 @@ def test_a_lock_that_the_parent_held_does_not_stop_the_child(
 @pytest.fixture
 def short_lease(monkeypatch: pytest.MonkeyPatch) -> float:
     lease = 0.6
-    for name in ("RENEW_EVERY", "_TOGETHER", "_RETRY_AFTER", "_LINGER"):
-        monkeypatch.setattr(_keeper, name, getattr(_keeper, name) * lease / 30.0)
+    monkeypatch.setattr(_keeper, "_LINGER", _keeper._LINGER * lease / 30.0)
     for module in (_keeper, _ops):
         monkeypatch.setattr(module, "KEPT_LEASE", lease)
     return lease

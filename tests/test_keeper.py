@@ -49,9 +49,7 @@ def lease(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> It
     """How long a kept claim holds."""
     until(lambda: not threads(), "the keeper of the test before ends")
     lease: float = getattr(request, "param", LEASE)
-    scale = lease / _ops.KEPT_LEASE
-    for name in ("RENEW_EVERY", "_TOGETHER", "_RETRY_AFTER", "_LINGER"):
-        monkeypatch.setattr(_keeper, name, getattr(_keeper, name) * scale)
+    monkeypatch.setattr(_keeper, "_LINGER", _keeper._LINGER * lease / _ops.KEPT_LEASE)
     for module in (_keeper, _ops):
         monkeypatch.setattr(module, "KEPT_LEASE", lease)
     yield lease
@@ -312,7 +310,7 @@ def test_a_server_that_is_silent_does_not_cost_the_others_their_leases(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     # A renewal waits for 0.3 s, twice: ten batches one after the other would take twice the lease.
-    monkeypatch.setattr(_keeper, "_TIMEOUT", 0.3)
+    monkeypatch.setattr(_keeper, "_LEAST_TIMEOUT", 0.3)
     paused = proxy.pause("renew", times=100)
     with (
         Registry.from_url(proxy.url, namespace) as silent,

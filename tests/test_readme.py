@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import redis
 
-from pyregistry import AccessDenied, AsyncRegistry, Claimed, Registry
+from pyregistry import AccessDenied, AsyncRegistry, Claimed, Registry, WaitTimedOut
 from pyregistry.embedded import stop_shared
 from tests.conftest import MakeServer
 
@@ -20,7 +20,7 @@ README = (ROOT / "README.md").read_text("utf-8")
 
 def test_the_python_snippets_run(tmp_path: Path) -> None:
     snippets = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
-    assert len(snippets) == 2
+    assert len(snippets) == 3
     data, runtime = tmp_path / "data", tmp_path / "run"
     runtime.mkdir(mode=0o700)
     environment = {"XDG_DATA_HOME": str(data), "XDG_RUNTIME_DIR": str(runtime), "PATH": "/usr/bin:/bin"}
@@ -28,7 +28,7 @@ def test_the_python_snippets_run(tmp_path: Path) -> None:
         done = subprocess.run(
             [sys.executable, "-W", "error", "-c", "\n".join(snippets)],
             env=environment,
-            cwd=ROOT,
+            cwd=tmp_path,
             capture_output=True,
             text=True,
             timeout=60,
@@ -38,7 +38,8 @@ def test_the_python_snippets_run(tmp_path: Path) -> None:
         stop_shared(data / "pyregistry")
     assert done.returncode == 0, done.stderr
     assert "org/model DOWNLOADED StatusCounts(downloading=0, downloaded=1, error=0)" in done.stdout
-    assert re.search(r"^DOWNLOADED org--model/(\d+) \1$", done.stdout, re.MULTILINE)
+    assert re.search(r"/model-cache/HuggingFace%3Aorg%2Fmodel/(\d+) 14 \1$", done.stdout, re.MULTILINE)
+    assert re.search(r"^DOWNLOADED org--other/(\d+) \1$", done.stdout, re.MULTILINE)
 
 
 def test_the_methods_that_are_named_exist() -> None:
@@ -92,3 +93,12 @@ def test_the_rights_that_are_documented_are_enough_and_needed(make_server: MakeS
         let(right)
     with pytest.raises(AccessDenied), Registry.from_url(url, "another"):
         pass
+    # Who waits needs one more.
+    assert "`+ssubscribe`" in text
+    with Registry.from_url(url, "shared-cache", timeout=1.0) as registry:
+        assert isinstance(registry.try_claim_for_download("m", "S3", lease=60), Claimed)
+        with pytest.raises(AccessDenied, match=r"(?i)ssubscribe"):
+            registry.ensure("m", "S3", print)
+        let("+ssubscribe")
+        with pytest.raises(WaitTimedOut):
+            registry.ensure("m", "S3", print, timeout=0.1)

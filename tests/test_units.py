@@ -140,7 +140,7 @@ def test_both_clients_have_the_same_methods() -> None:
             assert signature_of(method) == signature_of(asyncio[name]), name
             assert inspect.getdoc(method), name
             waits = inspect.iscoroutinefunction(asyncio[name])
-            assert waits or name in ("from_url", "iter_models_by_last_used"), name
+            assert waits or name in ("from_url", "iter_models_by_last_used", "download", "watch"), name
 
 
 def test_every_public_name_is_exported() -> None:

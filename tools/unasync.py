@@ -12,7 +12,12 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent / "pyregistry"
-FILES = {"_transport_async.py": "_transport_sync.py", "aio.py": "registry.py"}
+FILES = {
+    "_transport_async.py": "_transport_sync.py",
+    "_listen_async.py": "_listen_sync.py",
+    "_flight_async.py": "_flight_sync.py",
+    "aio.py": "registry.py",
+}
 HEADER = "# Made from {source} by tools/unasync.py: change that one.\n"
 
 RULES = [
@@ -20,9 +25,14 @@ RULES = [
     (r"await asyncio\.to_thread\(([\w.]+)\)", r"\1()"),
     (r"\bawait ", ""),
     (r"\basync (def|with|for)\b", r"\1"),
-    (r"\bAsync(Registry|Transport|Iterator)\b", r"\1"),
-    (r"__a(enter|exit|iter)__", r"__\1__"),
-    (r"\b_transport_async\b", "_transport_sync"),
+    (r"\bAsync(Registry|Transport|Iterator|Listener|EventStream|Flight|Download)\b", r"\1"),
+    (r"__a(enter|exit|iter|next)__", r"__\1__"),
+    (r"\bStopAsyncIteration\b", "StopIteration"),
+    (r"\baclose\b", "close"),
+    (r"\b_(transport|listen|flight|wait)_async\b", r"_\1_sync"),
+    (r"\b([Aa])n async context manager\b", r"\1 context manager"),
+    (r"\basync iterator\b", "iterator"),
+    (r"(?m)^import asyncio\nimport logging\n", "import logging\nimport time\n"),
     (r"\bredis\.asyncio\b", "redis"),
     (r"\basyncio\.(Lock|Semaphore)\b", r"threading.\1"),
     (r"\basyncio\.sleep\b", "time.sleep"),

@@ -33,7 +33,8 @@ SECOND = 1_000_000
 MINUTE = 60 * SECOND
 HOUR = 60 * MINUTE
 
-READS = ("read", "page", "counts")
+READS = ("read", "page", "counts", "now")
+OF_NO_MODEL = ("open", "cache")
 PROVIDER = "HuggingFace"
 
 _REPLIES: dict[str, Any] = {
@@ -49,9 +50,12 @@ _REPLIES: dict[str, Any] = {
     "read": list[wire.ReadReply],
     "page": list[str | int],
     "counts": wire.Counts,
+    "now": wire.Now,
+    "cache": wire.Cache,
 }
 _DECODERS = {name: msgspec.msgpack.Decoder(type_) for name, type_ in _REPLIES.items()}
-_META = {"schema", "server", "time", "skew", "clock", *(f"bytes:{status}" for status in STATUSES)}
+_META = {"schema", "server", "cache_id", "time", "skew", "clock", *(f"bytes:{status}" for status in STATUSES)}
+_NO_USE = (EventKind.RENEWED, EventKind.RELEASED, EventKind.DELETED)
 _SET_KINDS = {"DOWNLOADED": EventKind.DOWNLOADED, "ERROR": EventKind.FAILED}
 
 
@@ -92,6 +96,7 @@ _DEFAULTS: dict[str, Any] = {
     "from": 0,
     "limit": 1000,
     "schema": 1,
+    "proposed": "",
 }
 
 
@@ -325,7 +330,7 @@ class Lab:
         if name in READS:
             assert after.values == before.values
             assert self.events == []
-        elif name != "open":
+        elif name not in OF_NO_MODEL:
             _Call(name, items, reply, self.events, before, after, self.damaged).check(
                 at_first, at_last, shared.get("by", _DEFAULTS["by"])
             )
@@ -475,7 +480,7 @@ class _Call:
     def _ticks(self, each: Item, reply: Any, kind: EventKind | None) -> bool:
         if isinstance(reply, wire.Known):
             return "EVICTING" not in self.before.sets_of(each.entry)
-        return kind not in (None, EventKind.RENEWED, EventKind.RELEASED, EventKind.DELETED)
+        return kind not in (None, *_NO_USE)
 
     def _check_time(self, at_first: int, at_last: int) -> None:
         before, after = self.before, self.after
@@ -522,6 +527,9 @@ class _Call:
             if often[entry] > 1:  # a later item of the same model may have made the lease longer
                 wanted = msgspec.structs.replace(wanted, lease_end=event.record.lease_end)
             assert event.record == wanted
+            # The last use that it brings is the one in the index.
+            assert event.used in (0, *self.after.sets_of(entry).values())
+            assert bool(event.used) == (event.kind not in _NO_USE)
 
     def _check_unchanged(self, told: list[EventKind | None]) -> None:
         changed, used = set(), set()

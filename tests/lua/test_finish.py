@@ -25,6 +25,7 @@ def test_downloaded(lab: Lab) -> None:
         token=token,
         owner="host:7",
         attempts=1,
+        lease_end=lab.number("time"),
         message="fine",
         size_bytes=12,
         location="models/1",
@@ -80,8 +81,18 @@ def test_after_the_lease(lab: Lab) -> None:
 
 def test_without_lease(lab: Lab) -> None:
     token = lab.downloading("m", "a", lease=0)
-    assert lab.one("finish", "m", claim_id="a", token=token) == wire.Done()
+    assert lab.one("finish", "m", claim_id="a", token=token, status="ERROR") == wire.Done()
     assert lab.record("m").lease_end == 0
+
+
+def test_when_the_files_were_there_is_kept(lab: Lab) -> None:
+    lab.finished("m", "a")
+    finished = lab.number("time")
+    lab.pass_time(HOUR)
+    lab.one("touch", "m")
+    assert lab.record("m").lease_end == finished
+    # It is no lease.
+    assert lab.claim("m", "b") == wire.Exists("DOWNLOADED", 0, 0)
 
 
 def test_a_message_that_somebody_set_does_not_end_the_claim(lab: Lab) -> None:

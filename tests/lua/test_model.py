@@ -84,7 +84,8 @@ class Model:
 
     def exists(self, record: StoredRecord) -> Outcome:
         leased = record.status in ("DOWNLOADING", "EVICTING")
-        return wire.Exists(record.status, record.lease_end, self.left(record) if leased else 0), None
+        end, left = (record.lease_end, self.left(record)) if leased else (0, 0)
+        return wire.Exists(record.status, end, left), None
 
     def take_over(self, it: Item, record: StoredRecord, attempts: int) -> Outcome:
         given = self.give(
@@ -169,6 +170,7 @@ class Model:
             changes |= {"ended_id": it["claim_id"], "ended_how": how}
             if how == 1:
                 changes |= {name: it[name] for name in ("size_bytes", "location", "resolved_revision")}
+                changes["lease_end"] = self.now
             else:
                 changes |= {"retry_at": self.until(it["retry_in"]), "permanent": it["permanent"]}
             self.records[it.model] = replace(record, **{**NO_CLAIM, **changes})
@@ -206,6 +208,7 @@ class Model:
             "token": tick,
             "owner": "",
             "attempts": 0,
+            "lease_end": self.now if it["status"] == "DOWNLOADED" else 0,
         }
         self.records[it.model] = replace(record, **{**NO_CLAIM, **changes})
         return ended, EventKind.SET

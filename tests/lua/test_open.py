@@ -25,10 +25,8 @@ def another_server(lab: Lab) -> None:
 
 def test_a_new_namespace(lab: Lab) -> None:
     server = info(lab)
-    if "valkey_version" in server:
-        version = f"valkey {server['valkey_version']}"
-    else:
-        version = f"redis {server['redis_version']}"
+    product = "valkey" if "valkey_version" in server else "redis"
+    version = f"{product} {server[f'{product}_version']}"
     assert lab.open() == wire.Opened(server["run_id"], version, 1)
     assert lab.state().values == {lab.keys.meta: {"schema": "1", "server": server["run_id"]}}
 

@@ -18,7 +18,10 @@ NOBODY = wire.StatusSet("", "", 0)
 def test_absent(lab: Lab, status: str) -> None:
     assert lab.set("m", status, "by hand", by="somebody:7") == NOBODY
     now = lab.number("time")
-    assert lab.record("m") == StoredRecord(status=status, created_at=now, token=now, message="by hand")
+    end = now if status == "DOWNLOADED" else 0
+    assert lab.record("m") == StoredRecord(
+        status=status, created_at=now, token=now, lease_end=end, message="by hand"
+    )
     assert (lab.events[0].kind, lab.events[0].by) == (EventKind.SET, "somebody:7")
 
 
@@ -37,6 +40,7 @@ def test_anything(lab: Lab, was: str, status: str) -> None:
         status=status,
         created_at=old.created_at,
         token=lab.number("clock"),
+        lease_end=lab.number("time") if status == "DOWNLOADED" else 0,
         message="word",
         size_bytes=old.size_bytes,
         location=old.location,
@@ -53,7 +57,12 @@ def test_a_live_claim_ends(lab: Lab, status: str) -> None:
     lab.one("renew", "m", claim_id="a", token=token, bytes_done=5)
     assert lab.set("m", status) == wire.StatusSet("first:1", "a", token)
     record = lab.record("m")
-    assert record == StoredRecord(status=status, created_at=record.created_at, token=record.token)
+    assert record == StoredRecord(
+        status=status,
+        created_at=record.created_at,
+        token=record.token,
+        lease_end=lab.number("time") if status == "DOWNLOADED" else 0,
+    )
     assert lab.one("finish", "m", claim_id="a", token=token) == wire.Lost(status)
 
 
@@ -114,7 +123,8 @@ def test_an_eviction_that_nobody_ended(lab: Lab, status: str) -> None:
     lab.pass_time(HOUR)
     assert lab.set("m", status) == NOBODY
     record = lab.record("m")
-    assert (record.status, record.claim_id, record.owner, record.lease_end) == (status, "", "", 0)
+    assert (record.status, record.claim_id, record.owner) == (status, "", "")
+    assert record.lease_end == (lab.number("time") if status == "DOWNLOADED" else 0)
     assert record.token > evicting.token
 
 

@@ -1,0 +1,111 @@
+"""What waits, and what runs beside the caller, with threads. `_wait_async` is the same for an event loop."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from redis import exceptions as redis_errors
+
+from pyregistry._owned import Held
+
+T = TypeVar("T")
+
+Turn = threading.Lock
+
+
+class Poke:
+    """Wakes one waiter. Any thread may set it."""
+
+    def __init__(self) -> None:
+        self._event = threading.Event()
+        self.set = self._event.set
+        self.clear = self._event.clear
+        self.is_set = self._event.is_set
+
+    def wait(self, seconds: float | None = None) -> bool:
+        """Wait until it is set, or so long; whether it is."""
+        return self._event.wait(None if seconds is None else max(seconds, 0.0))
+
+
+class Beside:
+    """Something that runs beside the callers, in a thread, until it is stopped.
+
+    Attributes:
+        stopping: is set when it is to end.
+        connection: what it reads from, and what is cut to end it.
+    """
+
+    def __init__(self, run: Callable[[Beside], None]) -> None:
+        self.stopping = Poke()
+        self.connection: Any = None
+        threading.Thread(target=run, args=(self,), name="pyregistry-listener", daemon=True).start()
+
+    def stop(self) -> None:
+        """End it."""
+        self.stopping.set()
+        connection = self.connection
+        if connection is not None:
+            connection.disconnect()
+
+    def is_here(self) -> bool:
+        """Whether it runs where the caller does."""
+        return True
+
+
+def receive(connection: Any, seconds: float) -> Any:
+    """The next message or reply; ``None`` if nothing comes in that time."""
+    with contextlib.suppress(redis_errors.TimeoutError):
+        return connection.read_response(
+            disable_decoding=True, timeout=seconds, push_request=True, disconnect_on_error=False
+        )
+    return None
+
+
+def _as_it_is(message: Any) -> Any:
+    return message
+
+
+def unlogged(connection: Any) -> None:
+    """Keep redis-py from logging each message: an event holds a claim id, and that is a secret."""
+    connection._parser.set_pubsub_push_handler(_as_it_is)
+
+
+def ask(function: Callable[..., Any], *args: Any) -> Any:
+    """Call a function of the user's."""
+    return function(*args)
+
+
+def work(held: Held, download: Callable[..., Any], *args: Any) -> None:
+    """Run a download under its claim, in the caller's thread. It is told when the claim is lost (`Lost`).
+
+    Raises:
+        ClaimLost: the claim was lost.
+        BaseException: what the download raised.
+    """
+    try:
+        download(*args)
+    except Exception as error:
+        if held.lost.is_set():
+            raise held.loss() from error
+        raise
+    if held.lost.is_set():
+        raise held.loss()
+
+
+def see_through(call: Callable[..., T], *args: Any) -> T:
+    """Carry something out."""
+    return call(*args)
+
+
+class Guard:
+    """A block in a thread can't be ended: it looks at ``claim.lost``."""
+
+    def __init__(self, held: Held) -> None:
+        self._held = held
+
+    def end(self, _error: BaseException | None) -> bool:
+        """The block is over; whether what ended it was this guard."""
+        return self._held.lost.is_set()

@@ -1,0 +1,57 @@
+"""What a caller of `ensure` or `download` wants, checked."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal, get_args
+
+from pyregistry import _checks as checks
+from pyregistry.errors import InvalidArgument
+from pyregistry.policy import RetryPolicy
+
+if TYPE_CHECKING:
+    from pyregistry.store import FolderStore
+
+OnUnavailable = Literal["raise", "verify"]
+OnUnproven = Literal["cancel", "continue"]
+
+
+@dataclass(frozen=True)
+class Wish:
+    """One model, and how to come to it. The meaning of each is told at `AsyncRegistry.ensure`."""
+
+    target: checks.Target
+    lease: float
+    owner: str | None
+    expected_bytes: int | None
+    retry: RetryPolicy | None
+    verify: Callable[..., Any] | None
+    store: FolderStore | None
+    visibility_timeout: float
+    timeout: float | None
+    stall_timeout: float | None
+    on_unavailable: OnUnavailable
+    on_unproven: OnUnproven
+
+    def __post_init__(self) -> None:
+        if self.lease is None:
+            raise InvalidArgument("lease", "must be a number of seconds: a claim for ever can't be replaced")
+        checks.microseconds("lease", self.lease)
+        checks.microseconds("visibility_timeout", self.visibility_timeout, zero=True)
+        if self.timeout is not None:
+            checks.microseconds("timeout", self.timeout, zero=True)
+        if self.stall_timeout is not None:
+            checks.microseconds("stall_timeout", self.stall_timeout)
+        if self.retry is not None and not isinstance(self.retry, RetryPolicy):
+            raise InvalidArgument("retry", f"must be a RetryPolicy, not {type(self.retry).__name__}")
+        for name, words in (("on_unavailable", OnUnavailable), ("on_unproven", OnUnproven)):
+            if getattr(self, name) not in get_args(words):
+                raise InvalidArgument(name, f"must be one of {', '.join(get_args(words))}")
+        if self.on_unavailable == "verify" and self.verify is None and self.store is None:
+            raise InvalidArgument("on_unavailable", "'verify' needs verify= or store=")
+
+    @property
+    def bound(self) -> bool:
+        """Whether an owner stops that can't prove its lease."""
+        return self.on_unproven == "cancel"

@@ -1,0 +1,31 @@
+"""now and cache: what a flow asks of the registry itself."""
+
+from __future__ import annotations
+
+from pyregistry import _wire as wire
+from tests.lua.harness import HOUR, Lab
+
+
+def test_now_is_lease_time(lab: Lab) -> None:
+    lab.downloading("m")
+    lab.pass_time(HOUR)
+    before = lab.utc() + lab.number("skew")
+    now = lab.call("now").time
+    assert before <= now <= lab.utc() + lab.number("skew")
+    assert lab.claim("n", "other").token >= now
+
+
+def test_now_does_not_go_back(lab: Lab) -> None:
+    lab.pass_time(HOUR)
+    lab.downloading("m")
+    last = lab.number("time")
+    lab.pass_time(-2 * HOUR)
+    assert lab.call("now") == wire.Now(last)
+
+
+def test_the_first_cache_id_stays(lab: Lab) -> None:
+    assert lab.call("cache") == wire.Cache("")
+    assert lab.call("cache", proposed="one") == wire.Cache("one")
+    assert lab.call("cache", proposed="two") == wire.Cache("one")
+    assert lab.call("cache") == wire.Cache("one")
+    assert lab.state().meta["cache_id"] == "one"
