@@ -1,0 +1,542 @@
+"""A fleet under faults: processes that die or stand still, servers that restart, lines that break."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import redis
+
+from pyregistry import (
+    AsyncRegistry,
+    Claimed,
+    FolderStore,
+    ModelRecord,
+    ModelStatus,
+    OwnedClaim,
+    Registry,
+    RegistryUnavailable,
+    _hub,
+)
+from pyregistry._owned import now
+from tests.cutter import Cutter
+from tests.proxy import SECONDS, Proxy, until
+from tests.replica import MODEL, Replica
+from tests.test_ensure import claimed, listens
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from tests.conftest import MakeServer
+
+pytestmark = pytest.mark.usefixtures("leaves_no_connection")
+
+BOTH = pytest.mark.parametrize("kind", [{}, {"asyncio": True}], ids=["sync", "asyncio"])
+LEASE = 2.0
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> FolderStore:
+    root = tmp_path / "cache"
+    root.mkdir()
+    return FolderStore(root)
+
+
+@pytest.fixture
+def other(server_url: str, namespace: str) -> Iterator[Registry]:
+    with Registry.from_url(server_url, namespace, owner="other") as other:
+        yield other
+
+
+@pytest.fixture
+def start(server_url: str, namespace: str, store: FolderStore) -> Iterator[Callable[..., Replica]]:
+    """Starts replicas; they are ended after the test."""
+    with ExitStack() as stack:
+
+        def start(name: str, url: str = server_url, **options: Any) -> Replica:
+            options = {"lease": LEASE, "store": str(store.root), **options}
+            return stack.enter_context(Replica(url, namespace, name, **options))
+
+        yield start
+
+
+def content(store: FolderStore, record: ModelRecord | None) -> str:
+    assert record is not None
+    return (store.path(record) / "weights").read_text()
+
+
+# Owners that die
+
+
+@BOTH
+def test_an_owner_that_is_killed_is_replaced(
+    start: Callable[..., Replica], other: Registry, store: FolderStore, kind: dict[str, Any]
+) -> None:
+    first = start("first", **kind)
+    _, token, _ = first.hear("begins")
+    second = start("second", **kind)
+    until(lambda: listens(other), "the second waits")
+    first.process.kill()
+    _, later, previous = second.hear("begins")
+    assert later > token
+    assert previous == "first"
+    second.go_on()
+    assert second.hear("has")[1:] == [later, "second"]
+    assert content(store, other.get_model_record(*MODEL)) == "second"
+
+
+def test_an_owner_that_is_killed_before_it_begins(
+    start: Callable[..., Replica], server_url: str, namespace: str, other: Registry
+) -> None:
+    with Proxy(server_url) as proxy:
+        (paused,) = proxy.pause("claim")
+        first = start("first", url=proxy.url)
+        paused.wait()
+        first.process.kill()
+        first.process.wait()
+        paused.let_go()  # its claim is given, and nobody is there
+        until(lambda: other.get_model_record(*MODEL), "the claim is given")
+    second = start("second")
+    second.hear("begins")
+    second.go_on()
+    second.hear("has")
+    assert not first.has_said("begins")
+
+
+def test_an_owner_that_is_killed_after_its_download(
+    start: Callable[..., Replica], server_url: str, other: Registry, store: FolderStore
+) -> None:
+    with Proxy(server_url) as proxy:
+        (paused,) = proxy.pause("finish")
+        first = start("first", url=proxy.url)
+        first.hear("begins")
+        first.go_on()
+        paused.wait()
+        first.process.kill()
+        second = start("second")
+        second.hear("begins")
+        # Its end arrives now, when another owns the download.
+        paused.let_go()
+        second.go_on()
+        _, token, owner = second.hear("has")
+        assert owner == "second"
+    record = other.get_model_record(*MODEL)
+    assert record is not None
+    assert (record.status, record.token) == (ModelStatus.DOWNLOADED, token)
+    assert content(store, record) == "second"
+
+
+@BOTH
+def test_an_owner_that_stands_still_beyond_its_lease(
+    start: Callable[..., Replica], other: Registry, store: FolderStore, kind: dict[str, Any]
+) -> None:
+    first = start("first", **kind)
+    _, token, _ = first.hear("begins")
+    first.process.send_signal(signal.SIGSTOP)
+    second = start("second", **kind)
+    _, later, _ = second.hear("begins")
+    second.go_on()
+    second.hear("has")
+    stands = other.get_model_record(*MODEL)
+    first.process.send_signal(signal.SIGCONT)
+    assert first.hear("lost")[1] == token
+    assert first.hear("has")[1:] == [later, "second"]
+    assert other.get_model_record(*MODEL) == stands
+    assert content(store, stands) == "second"
+    assert not first.has_said("ends")
+
+
+def test_what_a_stopped_owner_publishes_harms_nobody(
+    server_url: str, namespace: str, other: Registry, store: FolderStore
+) -> None:
+    # It is stopped between the proof and the rename, which no check can rule out.
+    def download(claim: OwnedClaim, folder: Path) -> None:
+        (folder / "weights").write_text(claim.owner)
+
+    stale = claimed(other, lease=0.3)
+    (store.staging(stale) / "weights").write_text("stale")
+    with Registry.from_url(server_url, namespace, owner="later") as registry:
+        # Who comes later sweeps the staging folder away, so the stale one has nothing to publish.
+        record = registry.ensure(*MODEL, download, store=store)
+        with pytest.raises(FileNotFoundError):
+            store.publish(stale, lambda: True)
+        # Even if it stages again:
+        (store.staging(stale) / "weights").write_text("stale")
+        assert store.publish(stale, lambda: True).location != record.location
+        assert not other.finish_download_claim(stale, ModelStatus.DOWNLOADED, location="x")
+        assert registry.ensure(*MODEL, download, store=store) == record
+        assert content(store, record) == "later"
+
+
+async def test_a_blocked_event_loop_keeps_its_claim(server_url: str, namespace: str, other: Registry) -> None:
+    async def download(claim: OwnedClaim) -> None:
+        ends = time.monotonic() + 3 * LEASE
+        while time.monotonic() < ends:
+            assert not isinstance(other.try_claim_for_download(*MODEL, lease=LEASE), Claimed)
+            time.sleep(0.2)  # noqa: ASYNC251 - this is what must do no harm
+        assert not claim.lost.is_set()
+
+    async with AsyncRegistry.from_url(server_url, namespace) as registry:
+        record = await registry.ensure(*MODEL, download, lease=LEASE)
+        assert record.attempts == 1
+
+
+# A registry that is away
+
+
+@pytest.fixture
+def fragile(make_server: MakeServer) -> Any:
+    """A server that keeps what it was told, and may be killed."""
+    return make_server(persistent=True, appendfsync="always")
+
+
+def test_the_server_restarts_while_everybody_waits(fragile: Any, namespace: str) -> None:
+    with ExitStack() as stack, ThreadPoolExecutor(20) as pool:
+        owner = stack.enter_context(Registry.from_url(fragile.url, namespace, owner="owner"))
+        clients = [stack.enter_context(Registry.from_url(fragile.url, namespace)) for _ in range(3)]
+        claim = claimed(owner, lease=600.0)
+        wanted = [pool.submit(client.ensure, *MODEL, print) for client in clients for _ in range(5)]
+        until(lambda: all(client._listener.is_up for client in clients), "they wait")
+        fragile.kill()
+        until(lambda: not any(client._listener.is_up for client in clients), "they notice")
+        fragile.start()
+        assert owner.finish_download_claim(claim, ModelStatus.DOWNLOADED)
+        tokens = {each.result(60).token for each in wanted}
+        assert tokens == {claim.token}
+
+
+def test_what_happens_while_the_line_is_down_is_asked_for(fragile: Any, namespace: str) -> None:
+    with (
+        Cutter(fragile.url) as cutter,
+        ThreadPoolExecutor(4) as pool,
+        Registry.from_url(fragile.url, namespace, owner="owner") as owner,
+        Registry.from_url(cutter.url, namespace) as client,
+    ):
+        claim = claimed(owner, lease=600.0)
+        wanted = pool.submit(client.ensure, *MODEL, print)
+        until(lambda: client._listener.is_up, "it waits")
+        owner.finish_download_claim(claim, ModelStatus.DOWNLOADED)
+        cutter.cut()
+        assert wanted.result(60).token == claim.token
+
+
+def test_who_waits_is_told_when_it_takes_too_long(make_server: MakeServer, namespace: str) -> None:
+    server = make_server()
+    with ThreadPoolExecutor(4) as pool, Registry.from_url(server.url, namespace, timeout=0.5) as client:
+        client.set_status(*MODEL, ModelStatus.DOWNLOADING)
+        wanted = [pool.submit(client.ensure, *MODEL, print) for _ in range(3)]
+        until(lambda: client._listener.is_up, "they wait")
+        server.kill()
+        for each in wanted:
+            with pytest.raises(RegistryUnavailable):
+                each.result(60)
+
+
+def test_what_is_on_disk_may_count(make_server: MakeServer, namespace: str, store: FolderStore) -> None:
+    server = make_server()
+
+    def download(claim: OwnedClaim, folder: Path) -> None:
+        (folder / "weights").write_text("here")
+
+    with Registry.from_url(server.url, namespace, timeout=0.5) as client:
+        record = client.ensure(*MODEL, download, store=store)
+        server.kill()
+        with pytest.raises(RegistryUnavailable):
+            client.ensure(*MODEL, download, store=store)
+        found = client.ensure(*MODEL, download, store=store, on_unavailable="verify")
+        assert (found.status, found.location, found.size_bytes) == (
+            ModelStatus.DOWNLOADED,
+            record.location,
+            4,
+        )
+        assert store.path(found) == store.path(record)
+        with pytest.raises(RegistryUnavailable):
+            client.ensure("another", "S3", download, store=store, on_unavailable="verify")
+        asked: list[ModelRecord] = []
+
+        def verify(seen: ModelRecord) -> bool:
+            asked.append(seen)
+            return True
+
+        found = client.ensure("another", "S3", print, verify=verify, on_unavailable="verify")
+        assert asked == [found]
+        with pytest.raises(RegistryUnavailable):
+            client.ensure("another", "S3", print, verify=lambda _: False, on_unavailable="verify")
+
+
+def test_who_waits_goes_on_when_the_registry_is_back(fragile: Any, namespace: str) -> None:
+    with (
+        ThreadPoolExecutor(4) as pool,
+        Registry.from_url(fragile.url, namespace, timeout=0.5, owner="owner") as owner,
+        Registry.from_url(fragile.url, namespace, timeout=0.5) as client,
+    ):
+        claim = claimed(owner, lease=600.0)
+        wanted = pool.submit(
+            client.ensure, *MODEL, print, verify=lambda record: record.token > 0, on_unavailable="verify"
+        )
+        until(lambda: client._listener.is_up, "it waits")
+        fragile.kill()
+        until(lambda: client._listener.trouble, "it is told")
+        fragile.start()
+        assert owner.finish_download_claim(claim, ModelStatus.DOWNLOADED)
+        assert wanted.result(60).token == claim.token
+
+
+async def test_an_owner_that_cant_prove_its_lease_is_cancelled(fragile: Any, namespace: str) -> None:
+    ends: list[str] = []
+
+    async def download(claim: OwnedClaim) -> None:
+        fragile.kill()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            ends.append(claim.lost.why)
+
+    async with AsyncRegistry.from_url(fragile.url, namespace, timeout=0.5) as registry:
+        with pytest.raises(RegistryUnavailable):
+            await registry.ensure(*MODEL, download, lease=1.0)
+    assert len(ends) == 1
+    assert "proved" in ends[0]
+
+
+@pytest.mark.parametrize("kind", ["sync", "asyncio"])
+def test_an_owner_may_go_on_until_its_claim_is_proved_again(
+    fragile: Any, namespace: str, store: FolderStore, kind: str
+) -> None:
+    def download(claim: OwnedClaim, folder: Path) -> None:
+        (folder / "weights").write_text("hours of work")
+        fragile.kill()
+        until(lambda: claim.held.holds_until < now(), "the lease is over")
+        assert not claim.lost.is_set()
+        threading.Timer(1.0, fragile.start).start()
+
+    options: dict[str, Any] = {"lease": 1.0, "store": store, "on_unproven": "continue"}
+
+    async def main() -> ModelRecord:
+        async with AsyncRegistry.from_url(fragile.url, namespace, timeout=0.5) as registry:
+            return await registry.ensure(*MODEL, download, **options)
+
+    if kind == "asyncio":
+        record = asyncio.run(main())
+    else:
+        with Registry.from_url(fragile.url, namespace, timeout=0.5) as registry:
+            record = registry.ensure(*MODEL, download, **options)
+    assert record.attempts == 1
+    assert content(store, record) == "hours of work"
+
+
+# Lines that break
+
+
+@pytest.mark.parametrize("kind", ["sync", "asyncio"])
+def test_the_subscription_cut_at_every_point(
+    server_url: str, namespace: str, other: Registry, kind: str
+) -> None:
+    # From the first byte of the answer to SSUBSCRIBE on to well into the event that ends the wait.
+    with Cutter(server_url) as cutter, ThreadPoolExecutor(2) as pool:
+        for at in (*range(60), *range(60, 400, 23)):
+            name = f"model-{at}"
+
+            async def wait(name: str = name) -> ModelRecord:
+                async with AsyncRegistry.from_url(cutter.url, namespace) as registry:
+                    return await registry.ensure(name, "S3", lambda _: None)
+
+            def wait_blocking(name: str = name) -> ModelRecord:
+                with Registry.from_url(cutter.url, namespace) as registry:
+                    return registry.ensure(name, "S3", lambda _: None)
+
+            result = other.try_claim_for_download(name, "S3", lease=600.0)
+            assert isinstance(result, Claimed)
+            cutter.cut_after = at
+            wanted = (
+                pool.submit(lambda: asyncio.run(wait())) if kind == "asyncio" else pool.submit(wait_blocking)
+            )
+            until(lambda: cutter.cut_after is None and listens(other), "it waits")
+            assert other.finish_download_claim(result.claim, ModelStatus.DOWNLOADED)
+            assert wanted.result(SECONDS).token == result.claim.token
+        assert cutter.cuts > 60
+
+
+def test_a_message_that_is_lost(
+    server_url: str, namespace: str, other: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The record changes, and nobody tells.
+    monkeypatch.setattr(_hub, "RECHECK", 0.3)
+    with ThreadPoolExecutor(2) as pool, Registry.from_url(server_url, namespace) as registry:
+        claim = claimed(other, lease=600.0)
+        wanted = pool.submit(registry.ensure, *MODEL, print)
+        until(lambda: registry._listener.is_up, "it waits")
+        raw = redis.Redis(connection_pool=other._transport._pool)
+        key = other._ops.keys.record("HuggingFace:org/model")
+        before = raw.get(key)
+        other.finish_download_claim(claim, ModelStatus.DOWNLOADED)
+        after = raw.get(key)
+        assert before != after
+        assert wanted.result(SECONDS).token == claim.token
+        raw.close()
+
+
+def test_a_model_that_was_deleted_without_a_word_is_downloaded(
+    server_url: str, namespace: str, other: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_hub, "RECHECK", 0.3)
+    with ThreadPoolExecutor(2) as pool, Registry.from_url(server_url, namespace, owner="this") as registry:
+        claimed(other, lease=600.0)
+        wanted = pool.submit(registry.ensure, *MODEL, lambda _: None)
+        until(lambda: registry._listener.is_up, "it waits")
+        raw = redis.Redis(connection_pool=other._transport._pool)
+        raw.delete(*raw.keys(f"pyregistry:{{{namespace}}}:*"))
+        assert wanted.result(SECONDS).owner == "this"
+        raw.close()
+
+
+# Cancellation
+
+
+@pytest.mark.parametrize("who", ["owner", "waiter", "owner with a store"])
+async def test_cancellation_at_every_await(
+    server_url: str, namespace: str, store: FolderStore, who: str
+) -> None:
+    begun = 0
+
+    async def download(claim: OwnedClaim, folder: Path | None = None) -> None:
+        nonlocal begun
+        begun += 1
+        if folder is not None:
+            (folder / "weights").write_text("x")
+        for _ in range(5):
+            await asyncio.sleep(0)
+
+    theirs: Any = None
+    async with (
+        AsyncRegistry.from_url(server_url, namespace) as registry,
+        AsyncRegistry.from_url(server_url, namespace) as other,
+    ):
+        done = 0
+        for turns in range(250):
+            name = f"model-{turns}"
+            if who == "waiter":
+                result = await other.try_claim_for_download(name, "S3", lease=600.0)
+                assert isinstance(result, Claimed)
+                theirs = result.claim
+            task = asyncio.create_task(
+                registry.ensure(name, "S3", download, store=store if "store" in who else None)
+            )
+            for _ in range(turns):
+                if task.done():
+                    break
+                # Several turns: what comes from the server is not here in one.
+                await asyncio.sleep(0.0005 if turns % 7 == 0 or "store" in who else 0)
+            finished = task.done()
+            task.cancel()
+            with suppress(asyncio.CancelledError):
+                await task
+                finished = True
+            if who == "waiter":
+                assert await other.release_download_claim(theirs)
+            elif finished:
+                done += 1
+                assert await other.get_status(name) is ModelStatus.DOWNLOADED
+                if done > 3:
+                    break
+                continue
+            # The claim is free at once, or the download was just over.
+            again = await other.try_claim_for_download(name, "S3", lease=600.0)
+            assert isinstance(again, Claimed) or again.status is ModelStatus.DOWNLOADED
+        assert who == "waiter" or (begun > 4 and done > 3)
+        until_idle = asyncio.all_tasks() - {asyncio.current_task()}
+        if until_idle:
+            await asyncio.wait(until_idle, timeout=SECONDS)
+        assert asyncio.all_tasks() == {asyncio.current_task()}
+        assert registry._listener.hub._seats == {}
+
+
+async def test_a_cancelled_owner_in_a_thread_is_told(
+    server_url: str, namespace: str, other: Registry
+) -> None:
+    begun, ended = threading.Event(), threading.Event()
+
+    def download(claim: OwnedClaim) -> None:
+        begun.set()
+        assert claim.lost.wait(SECONDS)
+        ended.set()
+
+    async with AsyncRegistry.from_url(server_url, namespace) as registry:
+        task = asyncio.create_task(registry.ensure(*MODEL, download))
+        await asyncio.to_thread(begun.wait, SECONDS)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        claim = claimed(other)  # it was given back at once
+        assert (claim.taken_over, claim.attempts) == (True, 1)
+        assert await asyncio.to_thread(ended.wait, SECONDS)
+
+
+# Many
+
+
+async def test_a_thousand_who_wait_are_one(make_server: MakeServer, namespace: str) -> None:
+    server = make_server()
+
+    def calls() -> int:
+        stats = raw.info("commandstats")
+        return sum(
+            stat["calls"]
+            for name, stat in stats.items()
+            if name.split("_", 1)[1].split("|")[0] in ("evalsha", "ssubscribe", "mget", "get")
+        )
+
+    raw: Any = redis.Redis.from_url(server.url)
+    async with (
+        AsyncRegistry.from_url(server.url, namespace, owner="owner") as owner,
+        AsyncRegistry.from_url(server.url, namespace) as registry,
+    ):
+        result = await owner.try_claim_for_download(*MODEL, lease=600.0)
+        assert isinstance(result, Claimed)
+        before = calls()
+        wanted = [asyncio.create_task(registry.ensure(*MODEL, print)) for _ in range(1000)]
+        await asyncio.to_thread(until, lambda: registry._listener.is_up, "they wait")
+        # They wait; that they ask nothing takes a moment to see.
+        await asyncio.sleep(1.0)
+        waiting = calls() - before
+        assert await owner.release_download_claim(result.claim)
+        records = await asyncio.gather(*wanted)
+        assert len({record.token for record in records}) == 1
+        # Of a thousand one claims.
+        assert waiting < 20
+        assert calls() - before < 40
+    raw.close()
+
+
+def test_a_file_system_that_shows_new_entries_late(server_url: str, namespace: str, tmp_path: Path) -> None:
+    class Late(FolderStore):
+        """As another machine sees it: what is new comes five seconds later."""
+
+        def contains(self, record: ModelRecord) -> bool:
+            return super().contains(record) and time.time() - self.path(record).stat().st_ctime > 5.0
+
+        look_again = contains
+
+    begun = 0
+
+    def download(claim: OwnedClaim, folder: Path) -> None:
+        nonlocal begun
+        begun += 1
+        (folder / "weights").write_text("x")
+
+    with (
+        ThreadPoolExecutor(4) as pool,
+        Registry.from_url(server_url, namespace) as here,
+        Registry.from_url(server_url, namespace) as there,
+    ):
+        first = here.ensure(*MODEL, download, store=FolderStore(tmp_path))
+        wanted = [pool.submit(there.ensure, *MODEL, download, store=Late(tmp_path)) for _ in range(4)]
+        assert {each.result(60).token for each in wanted} == {first.token}
+        assert begun == 1
