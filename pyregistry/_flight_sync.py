@@ -77,6 +77,7 @@ class Flight:
 
     def take(self) -> ModelRecord | Held:
         """The record of a model that is there, or the claim of who is to download it."""
+        self._client._listener.come_home()
         hub, entry = self._client._listener.hub, self._wish.target.entry
         seat = hub.sit(entry, self._poke)
         try:

@@ -125,12 +125,13 @@ class Watcher(Generic[P]):
 
     Attributes:
         poke: is set when there are some.
+        begun: whether it has begun to listen; before that nothing can be missing.
         ended: no more will come.
     """
 
     def __init__(self, poke: P, wanted: Callable[[ModelRef], bool], most: int) -> None:
         self.poke = poke
-        self.ended = False
+        self.begun = self.ended = False
         self._wanted = wanted
         self._most = most
         self._events: deque[RegistryEvent | EventGap] = deque()
@@ -147,6 +148,8 @@ class Watcher(Generic[P]):
 
     def gap(self, why: str) -> None:
         """Some may be missing."""
+        if not self.begun:
+            return
         self._events.append(EventGap(why))
         self.poke.set()
 

@@ -75,6 +75,13 @@ class AsyncListener:
         """Whether what happens is heard."""
         return self._up
 
+    def come_home(self) -> None:
+        """A subscription belongs to one event loop: that of a loop that is no more is left behind."""
+        # --- asyncio only: begin
+        if self._beside is not None and not self._beside.is_here():
+            self.start_anew()
+        # --- asyncio only: end
+
     async def join(self) -> None:
         """Listen from now on, until `leave`.
 
@@ -82,10 +89,7 @@ class AsyncListener:
             RegistryUnavailable: the subscription can't be made in time.
             ServerRefused: the user may not.
         """
-        # --- asyncio only: begin
-        if self._beside is not None and not self._beside.is_here():
-            self.start_anew()  # of an event loop that is no more
-        # --- asyncio only: end
+        self.come_home()
         arrival = Poke()
         with self._lock:
             self._users += 1
@@ -218,9 +222,17 @@ class AsyncEventStream:
 
     async def __aenter__(self) -> Self:
         if self._hub is None:
-            await self._listener.join()
-            self._hub = self._listener.hub
-            self._hub.watch(self._watcher)
+            self._listener.come_home()
+            # Before it listens: what is told in the same moment is not to be missed.
+            hub = self._listener.hub
+            hub.watch(self._watcher)
+            try:
+                await self._listener.join()
+            except BaseException:
+                hub.unwatch(self._watcher)
+                raise
+            self._hub = hub
+            self._watcher.begun = True
         return self
 
     async def __aexit__(

@@ -76,6 +76,9 @@ class Listener:
         """Whether what happens is heard."""
         return self._up
 
+    def come_home(self) -> None:
+        """A subscription belongs to one event loop: that of a loop that is no more is left behind."""
+
     def join(self) -> None:
         """Listen from now on, until `leave`.
 
@@ -83,6 +86,7 @@ class Listener:
             RegistryUnavailable: the subscription can't be made in time.
             ServerRefused: the user may not.
         """
+        self.come_home()
         arrival = Poke()
         with self._lock:
             self._users += 1
@@ -215,9 +219,17 @@ class EventStream:
 
     def __enter__(self) -> Self:
         if self._hub is None:
-            self._listener.join()
-            self._hub = self._listener.hub
-            self._hub.watch(self._watcher)
+            self._listener.come_home()
+            # Before it listens: what is told in the same moment is not to be missed.
+            hub = self._listener.hub
+            hub.watch(self._watcher)
+            try:
+                self._listener.join()
+            except BaseException:
+                hub.unwatch(self._watcher)
+                raise
+            self._hub = hub
+            self._watcher.begun = True
         return self
 
     def __exit__(

@@ -24,6 +24,7 @@ import redis
 
 from pyregistry import (
     ConfigurationError,
+    FolderStore,
     InvalidArgument,
     ModelProvider,
     ModelRecord,
@@ -145,13 +146,15 @@ def test_it_keeps_its_promises_and_leaves_nothing(
     assert re.search(
         r"replica (\d) \(pid \d+\) took over (\S+): token \d+, attempt 2; replica (?!\1)", demo.text
     )
+    assert "were woken by a message" in demo.text
     assert len(demo.replicas()) == 4
     assert all(is_gone(pid) for pid in demo.replicas().values())
     assert list(folder.iterdir()) == []
     with redis.Redis.from_url(server_url) as client:
         meta = f"pyregistry:{{{namespace}}}:meta"
         assert keys_of(client, namespace) == [meta], "the clock of a namespace that was named stays"
-        assert client.hmget(meta, ["bytes:DOWNLOADING", "bytes:DOWNLOADED"]) == [b"0", b"0"]
+        left = client.hmget(meta, ["bytes:DOWNLOADING", "bytes:DOWNLOADED", "cache_id"])
+        assert left == [b"0", b"0", None]
 
 
 def test_on_a_terminal_it_shows_a_table(demos: Any, folder: Path, server_url: str) -> None:
@@ -233,6 +236,18 @@ def test_a_namespace_with_models_is_left_alone(server_url: str, namespace: str, 
     with pytest.raises(ConfigurationError, match=namespace):
         run(url=server_url, namespace=namespace)
     assert registry.get_status("acme/model") is ModelStatus.DOWNLOADED
+
+
+def test_a_namespace_that_stands_for_a_cache_is_left_alone(
+    server_url: str, namespace: str, registry: Registry, tmp_path: Path
+) -> None:
+    def download(claim: object, folder: Path) -> None:
+        (folder / "file").write_text("x")
+
+    registry.ensure("acme/model", "S3", download, store=FolderStore(tmp_path))
+    registry.delete_model("acme/model")
+    with pytest.raises(ConfigurationError, match="stands for a cache"):
+        run(url=server_url, namespace=namespace)
 
 
 def test_no_server() -> None:
@@ -335,8 +350,9 @@ GOOD = Evidence(
     started={0: 2, 1: 1},
     completed={0: 1, 1: 1},
     early=[],
-    published={"models/S3--a/3": FILES[0], "models/S3--b/2": FILES[1]},
-    staged=["staging/S3--a/1.partial"],
+    published={"models/S3--a/3/S3--a": FILES[0], "models/S3--b/2/S3--b": FILES[1]},
+    abandoned=["staging/S3a/1/S3--a"],
+    staged=[],
     touched=[1, 0],
     records=[record(1, 2), record(0, 3)],
     counts=StatusCounts(0, 2, 0),
@@ -358,7 +374,7 @@ def test_a_good_run() -> None:
         ({"started": {0: 2, 1: 2}}, {ONCE}),
         ({"claims": [*GOOD.claims, (2, won(1, 1))]}, {CLAIM, TOKENS}),
         ({"claims": GOOD.claims[:2]}, {CLAIM, TAKEN, AGREE}),
-        ({"killed": None}, {ONCE, CLAIM, TAKEN, WHOLE, PARTIAL, ENDED}),
+        ({"killed": None}, {ONCE, CLAIM, TAKEN, WHOLE, ENDED}),
         ({"killed": Killed(3, 0, HALF_WAY)}, {TAKEN, WHOLE, ENDED}),
         ({"lease": 3.001}, {TAKEN}),
         ({"claims": [*GOOD.claims[:2], (1, TAKEOVER)]}, {TAKEN}),
@@ -368,16 +384,18 @@ def test_a_good_run() -> None:
         ({"verified": GOOD.verified[1:]}, {WHOLE}),
         ({"verified": [*GOOD.verified[1:], (2, Verified(0, File(9, "aa")))]}, {WHOLE}),
         ({"verified": [*GOOD.verified[1:], (2, Verified(0, File(10, "ab")))]}, {WHOLE}),
-        ({"early": ["models/S3--a/3"]}, {PARTIAL}),
-        ({"staged": []}, {PARTIAL}),
-        ({"staged": ["staging/S3--a/3.partial"]}, {PARTIAL}),
+        ({"early": ["models/S3--a/3/S3--a"]}, {PARTIAL}),
+        ({"abandoned": []}, {PARTIAL}),
+        ({"abandoned": ["staging/S3a/3/S3--a"]}, {PARTIAL}),
+        ({"abandoned": ["staging/S3a/1/S3--b"]}, {PARTIAL}),
+        ({"staged": ["staging/S3a/1/S3--a"]}, {PARTIAL}),
         ({"touched": [0, 1]}, {ORDER}),
         ({"records": GOOD.records[::-1]}, {ORDER}),
         ({"records": GOOD.records[:1]}, {ORDER, AGREE}),
         ({"records": [record(1, 9), record(0, 3)]}, {ORDER, AGREE}),
-        ({"published": {"models/S3--b/2": FILES[1]}}, {AGREE}),
-        ({"published": {**GOOD.published, "models/S3--a/3": File(10, "ab")}}, {AGREE}),
-        ({"published": {**GOOD.published, "models/S3--a/1": FILES[0]}}, {AGREE}),
+        ({"published": {"models/S3--b/2/S3--b": FILES[1]}}, {AGREE}),
+        ({"published": {**GOOD.published, "models/S3--a/3/S3--a": File(10, "ab")}}, {AGREE}),
+        ({"published": {**GOOD.published, "models/S3--a/1/S3--a": FILES[0]}}, {AGREE}),
         ({"counts": StatusCounts(1, 2, 0)}, {AGREE}),
         ({"counts": StatusCounts(0, 1, 0)}, {AGREE}),
         ({"exit_codes": {1: -9, 2: 0, 3: 1}}, {ENDED}),

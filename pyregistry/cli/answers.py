@@ -29,6 +29,7 @@ from pyregistry.doctor import Finding, Level
 from pyregistry.models import ModelRecord, ModelStatus, StatusCounts
 
 __all__ = [
+    "STYLES",
     "Answer",
     "Counts",
     "Findings",
@@ -36,10 +37,11 @@ __all__ = [
     "Records",
     "Said",
     "View",
+    "tabbed",
     "to_json",
 ]
 
-_STYLES = {
+STYLES = {
     ModelStatus.DOWNLOADING: "cyan",
     ModelStatus.DOWNLOADED: "green",
     ModelStatus.ERROR: "red",
@@ -95,7 +97,8 @@ def _field(value: object) -> str:
     return printable(str(value))
 
 
-def _tabbed(values: Iterable[object]) -> str:
+def tabbed(values: Iterable[object]) -> str:
+    """A line for a pipe."""
     return "\t".join(map(_field, values))
 
 
@@ -153,9 +156,9 @@ class Records:
         yield b"]" if before != b"[" else b"[]"
 
     def lines(self) -> Iterator[str]:
-        yield _tabbed(column.upper() for column in _COLUMNS)
+        yield tabbed(column.upper() for column in _COLUMNS)
         for record in self.records:
-            yield _tabbed(getattr(record, column) for column in _COLUMNS)
+            yield tabbed(getattr(record, column) for column in _COLUMNS)
 
     def screen(self) -> RenderableType:
         records = list(self.records)
@@ -174,7 +177,7 @@ class _Listing:
         details = [Text(details_of(record, now), style="dim") for record in self.records]
         middle = {
             "PROVIDER": [Text(str(record.provider)) for record in self.records],
-            "STATUS": [Text(record.status, style=_STYLES[record.status]) for record in self.records],
+            "STATUS": [Text(record.status, style=STYLES[record.status]) for record in self.records],
             "SIZE": [Text(size_of(record)) for record in self.records],
             "LAST USED": [Text(ago(record.last_used_at, now)) for record in self.records],
         }
@@ -217,7 +220,7 @@ class OneRecord:
 
     def lines(self) -> Iterator[str]:
         for name in ModelRecord.__struct_fields__ if self.record else ():
-            yield _tabbed((name, getattr(self.record, name)))
+            yield tabbed((name, getattr(self.record, name)))
 
     def screen(self) -> RenderableType:
         record = self.record
@@ -234,7 +237,7 @@ class OneRecord:
         add("provider", record.provider)
         add("revision", record.revision and printable(record.revision))
         add("subset", record.subset and printable(record.subset))
-        add("status", record.status, _STYLES[record.status])
+        add("status", record.status, STYLES[record.status])
         add("message", "\n".join(map(printable, (record.message or "").splitlines())))
         add("size", _exact(record.size_bytes))
         add("size expected", _exact(record.bytes_total))
@@ -278,14 +281,14 @@ class Counts:
 
     def lines(self) -> Iterator[str]:
         for name, count in self.counts._asdict().items():
-            yield _tabbed((name.upper(), count))
+            yield tabbed((name.upper(), count))
 
     def screen(self) -> RenderableType:
         grid = _pairs()
         grid.columns[1].justify = "right"
         for name, count in self.counts._asdict().items():
             status = ModelStatus(name.upper())
-            grid.add_row(Text(status, style=_STYLES[status]), Text(f"{count:,}"))
+            grid.add_row(Text(status, style=STYLES[status]), Text(f"{count:,}"))
         return grid
 
 
@@ -303,10 +306,10 @@ class Findings:
         yield to_json({"wrong": any(finding.is_wrong for finding in self.findings), "findings": findings})
 
     def lines(self) -> Iterator[str]:
-        yield _tabbed(("LEVEL", "CHECK", "MESSAGE", "ADVICE", "MODELS"))
+        yield tabbed(("LEVEL", "CHECK", "MESSAGE", "ADVICE", "MODELS"))
         for finding in self.findings:
             models = ", ".join(f"{ref.provider}:{name_of(ref)}" for ref in finding.models)
-            yield _tabbed((finding.level, finding.check, finding.message, finding.advice, models))
+            yield tabbed((finding.level, finding.check, finding.message, finding.advice, models))
 
     def screen(self) -> RenderableType:
         grid = _pairs()

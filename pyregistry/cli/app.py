@@ -15,34 +15,51 @@ import typer
 
 from pyregistry import __version__, doctor
 from pyregistry import _checks as checks
-from pyregistry._ops import Default
+from pyregistry._ops import KEPT_LEASE, Default
 from pyregistry.cli.answers import Answer, Counts, Findings, OneRecord, Records, Said
 from pyregistry.cli.command import Cli, Given, command, complain, fail_shell
+from pyregistry.cli.events import watch_events
 from pyregistry.cli.exits import MEANINGS, Exit
 from pyregistry.cli.options import (
     FOREVER,
     AnyProviderOption,
     ClaimArgument,
+    CommandArgument,
     JsonOption,
     LeaseOption,
     MaxAttemptsOption,
     MessageOption,
     ModelArgument,
     NamespaceOption,
+    OnUnavailableWord,
+    OnUnprovenWord,
     OwnerOption,
+    OwnLeaseOption,
     ProviderOption,
+    RetryDelayOption,
+    RetryOption,
     RevisionOption,
+    StallOption,
     StatusArgument,
+    StoreOption,
     SubsetOption,
     TimeoutOption,
+    UnavailableOption,
+    UnprovenOption,
     UrlOption,
     VerboseOption,
+    VerifyOption,
+    VisibilityOption,
+    WaitOption,
 )
+from pyregistry.cli.overview import top as show_top
+from pyregistry.cli.running import run_command
 from pyregistry.cli.ticket import Ticket, shell_failure
 from pyregistry.cli.units import length, size
 from pyregistry.cli.words import name_of, printable, state_of
 from pyregistry.errors import InvalidArgument
 from pyregistry.models import Claim, Claimed, ModelProvider, ModelRef
+from pyregistry.policy import DEFAULT_RETRY, RetryPolicy
 
 _SHELL_COMMANDS = ("claim", "retry")
 
@@ -145,6 +162,44 @@ def status(
 def counts(cli: Cli) -> Answer:
     """Count the models by status."""
     return Answer(Counts(cli.registry.get_status_counts()))
+
+
+@command(app)
+def watch(
+    cli: Cli,
+    model: Annotated[
+        str | None,
+        typer.Argument(metavar="[MODEL]", help="Only of this model. [default: of all]", show_default=False),
+    ] = None,
+    provider: AnyProviderOption = None,
+    seconds: Annotated[
+        float | None,
+        typer.Option("--for", metavar="SECONDS", min=0, help="End after so long.", show_default=False),
+    ] = None,
+    count: Annotated[
+        int | None,
+        typer.Option(
+            "--count", "-n", metavar="N", min=0, help="End after so many events.", show_default=False
+        ),
+    ] = None,
+) -> int:
+    """Show what happens to the models, as it happens.
+
+    Where events may be missing there is a line that says so.
+    """
+    return watch_events(cli, model, provider, seconds, count)
+
+
+@command(app)
+def top(
+    cli: Cli,
+    once: Annotated[bool, typer.Option("--once", help="Show it once, and end.")] = False,
+) -> Answer | int:
+    """Show who downloads what, and what is stuck, until Ctrl-C.
+
+    In a pipe and with --json it is shown once.
+    """
+    return show_top(cli, once)
 
 
 # Claims
@@ -328,6 +383,64 @@ def release(cli: Cli, claim: ClaimArgument) -> Answer:
     mine = _claimed(cli, claim)
     done = cli.registry.release_download_claim(mine)
     return Answer(Said({"released": True})) if done else _no(cli, "released", mine.ref)
+
+
+@command(app, "run")
+def ensure(
+    cli: Cli,
+    model: ModelArgument,
+    command_line: CommandArgument,
+    provider: ProviderOption = HUGGING_FACE,
+    revision: RevisionOption = None,
+    subset: SubsetOption = None,
+    store: StoreOption = None,
+    verify: VerifyOption = None,
+    timeout: WaitOption = None,
+    retry_attempts: RetryOption = DEFAULT_RETRY.attempts,
+    retry_delay: RetryDelayOption = DEFAULT_RETRY.first_delay,
+    stall_timeout: StallOption = None,
+    lease: OwnLeaseOption = KEPT_LEASE,
+    expected_bytes: Annotated[
+        int | None, typer.Option("--expected-bytes", metavar="N", help="How much there is to download.")
+    ] = None,
+    owner: Annotated[
+        str | None,
+        typer.Option(
+            "--owner",
+            metavar="NAME",
+            help="Who downloads, for people. [default: host and process]",
+            show_default=False,
+        ),
+    ] = None,
+    visibility_timeout: VisibilityOption = 60.0,
+    on_unavailable: UnavailableOption = OnUnavailableWord.RAISE,
+    on_unproven: UnprovenOption = OnUnprovenWord.CANCEL,
+) -> Answer | int:
+    """Run COMMAND once in a fleet; the others wait for it.
+
+    \b
+        pyregistry run org/model --store /models -- sh -c 'fetch org/model "$PYREGISTRY_FOLDER"'
+
+    COMMAND finds PYREGISTRY_MODEL, _PROVIDER, _REVISION, _SUBSET, _TOKEN, _CLAIM_ID, _ATTEMPT and, with --store,
+    _FOLDER in its environment; that of --verify has _LOCATION, _SIZE_BYTES and _RESOLVED_REVISION too. When the
+    claim is lost, COMMAND and all that it has started is ended.
+    """
+    return run_command(
+        cli,
+        ModelRef(model, provider, revision, subset),
+        command_line,
+        owner=owner,
+        store=store,
+        verify=verify,
+        retry=RetryPolicy(retry_attempts, retry_delay, max_delay=max(retry_delay, DEFAULT_RETRY.max_delay)),
+        lease=lease,
+        expected_bytes=expected_bytes,
+        timeout=timeout,
+        stall_timeout=stall_timeout,
+        visibility_timeout=visibility_timeout,
+        on_unavailable=on_unavailable.value,
+        on_unproven=on_unproven.value,
+    )
 
 
 # What anybody may do

@@ -123,12 +123,19 @@ class Cli:
     @cached_property
     def registry(self) -> Registry:
         """Connected, and closed when the command has ended."""
+        self.client.connect()
+        return self.client
+
+    @cached_property
+    def client(self) -> Registry:
+        """The same, before it is connected."""
         config = self.config
         logging.getLogger("pyregistry.cli").info("%r", config)
         # The process that runs the command: the command's own is over when somebody reads of it.
         owner = f"{socket.gethostname()}:{os.getppid()}"
         client = Registry.from_url(config.url, config.namespace, owner=owner, **config.options)
-        return self._stack.enter_context(client)
+        self._stack.callback(client.close)
+        return client
 
     def give(self, answer: Answer) -> Exit:
         """Write an answer."""
@@ -140,9 +147,14 @@ class Cli:
             for line in answer.view.lines():
                 print(line)
         sys.stdout.flush()
-        if answer.note and not self.wants_json:
-            print(f"pyregistry: {answer.note}", file=sys.stderr)
+        if answer.note:
+            self.note(answer.note)
         return answer.code
+
+    def note(self, words: str) -> None:
+        """Tell people something, on standard error."""
+        if not self.wants_json:
+            print(f"pyregistry: {words}", file=sys.stderr)
 
 
 def _write(pieces: Iterable[bytes]) -> None:
@@ -152,11 +164,26 @@ def _write(pieces: Iterable[bytes]) -> None:
     sys.stdout.buffer.write(b"\n")
 
 
+class _ToStandardError(logging.StreamHandler[Any]):
+    """Writes to what standard error is then: a live display takes its place, and goes on below the log."""
+
+    def __init__(self) -> None:
+        logging.Handler.__init__(self)
+
+    @property
+    def stream(self) -> Any:
+        return sys.stderr
+
+    @stream.setter
+    def stream(self, _: Any) -> None:
+        """It is not for anybody to set."""
+
+
 @contextmanager
 def _logging(verbose: int, warns: bool) -> Iterator[None]:
     """The log goes to standard error, as far as it is asked for."""
     quiet = logging.WARNING if warns else logging.CRITICAL
-    handler = logging.StreamHandler(sys.stderr)
+    handler = _ToStandardError()
     handler.setFormatter(logging.Formatter("pyregistry: %(levelname)s: %(message)s"))
     logger = logging.getLogger("pyregistry")
     before = logger.level
@@ -169,8 +196,8 @@ def _logging(verbose: int, warns: bool) -> Iterator[None]:
         logger.removeHandler(handler)
 
 
-def complain(kind: str, message: str, code: Exit, *, json: bool) -> Exit:
-    """Write an error to standard error."""
+def complain(kind: str, message: str, code: int, *, json: bool) -> int:
+    """Write an error to standard error; returns its exit code."""
     if json:
         text = to_json({"type": kind, "message": message, "exit_code": int(code)}).decode()
     else:
@@ -179,7 +206,7 @@ def complain(kind: str, message: str, code: Exit, *, json: bool) -> Exit:
     return code
 
 
-def fail_shell(code: Exit, *, json: bool) -> None:
+def fail_shell(code: int, *, json: bool) -> None:
     """Have the shell fail that evaluates the output."""
     if not json and not sys.stdout.isatty():
         print(shell_failure(code))
@@ -193,25 +220,26 @@ def command(
     Args:
         app: whose command it is.
         name: its name; left out: the function's.
-        common: whether it takes the common options too.
+        common: whether it takes the common options too; one of its own name takes a common one's place.
         shell: whether its output is for a shell to evaluate.
         warns: whether warnings of the log are shown; not where the answer says the same.
     """
 
     def add(function: Command) -> Command:
         _, *own = inspect.signature(function, eval_str=True).parameters.values()
+        names = {parameter.name for parameter in own}
+        shared = [parameter for parameter in COMMON if common and parameter.name not in names]
 
         def run(ctx: typer.Context, **values: Any) -> int:
             given: Given = ctx.obj
-            if common:
-                told = {parameter.name: values.pop(parameter.name) for parameter in COMMON}
-                given = Given(**told).over(given)
+            told = {parameter.name: values.pop(parameter.name) for parameter in shared}
+            given = Given(**told).over(given)
             return _run(Cli(given, warns=warns), lambda cli: function(cli, **values), shell)
 
         parameters = [parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in own]
         context = inspect.Parameter("ctx", inspect.Parameter.KEYWORD_ONLY, annotation=typer.Context)
         run.__signature__ = inspect.Signature(  # type: ignore[attr-defined]  # how Typer is told
-            [context, *parameters, *(COMMON if common else ())]
+            [context, *parameters, *shared]
         )
         run.__doc__ = function.__doc__
         app.command(name or function.__name__)(run)

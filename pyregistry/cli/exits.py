@@ -5,7 +5,9 @@ from __future__ import annotations
 from enum import IntEnum
 
 from pyregistry.errors import (
+    ClaimLost,
     ConfigurationError,
+    DownloadFailed,
     InvalidArgument,
     OutcomeUnknown,
     RecordRefused,
@@ -13,6 +15,7 @@ from pyregistry.errors import (
     RegistryError,
     RegistryUnavailable,
     ServerRefused,
+    WaitTimedOut,
 )
 
 __all__ = ["MEANINGS", "Exit", "exit_of"]
@@ -28,6 +31,9 @@ class Exit(IntEnum):
     SERVER_REFUSED = 4
     RECORD_REFUSED = 5
     OUTCOME_UNKNOWN = 6
+    DOWNLOAD_FAILED = 7
+    TIMED_OUT = 8
+    CLAIM_LOST = 9
     FAILED = 70
     INTERRUPTED = 130
     BROKEN_PIPE = 141
@@ -41,6 +47,9 @@ MEANINGS = {
     Exit.SERVER_REFUSED: "the server refused: credentials, rights, version, memory",
     Exit.RECORD_REFUSED: "the record forbids it: being evicted, held, damaged",
     Exit.OUTCOME_UNKNOWN: "sent, but no answer came: it may have been carried out",
+    Exit.DOWNLOAD_FAILED: "the download failed, and not in the command that was run here",
+    Exit.TIMED_OUT: "nobody finished the download in time",
+    Exit.CLAIM_LOST: "the claim is somebody else's by now, or can't be proved",
     Exit.FAILED: "failed otherwise: the answer can't be written, or a bug",
     Exit.INTERRUPTED: "interrupted (Ctrl-C)",
     Exit.BROKEN_PIPE: "whoever read the output has gone",
@@ -54,6 +63,9 @@ _BY_ERROR = {
     ServerRefused: Exit.SERVER_REFUSED,
     RecordRefused: Exit.RECORD_REFUSED,
     OutcomeUnknown: Exit.OUTCOME_UNKNOWN,
+    DownloadFailed: Exit.DOWNLOAD_FAILED,
+    WaitTimedOut: Exit.TIMED_OUT,
+    ClaimLost: Exit.CLAIM_LOST,
 }
 
 

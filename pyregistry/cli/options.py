@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from enum import Enum
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -9,6 +11,21 @@ import typer
 from pyregistry.cli.ticket import CLAIM_VARIABLE
 
 FOREVER = "none"
+
+
+class OnUnavailableWord(str, Enum):
+    """What `run` does when nobody answers."""
+
+    RAISE = "raise"
+    VERIFY = "verify"
+
+
+class OnUnprovenWord(str, Enum):
+    """What becomes of the command of an owner that can't prove its lease."""
+
+    CANCEL = "cancel"
+    CONTINUE = "continue"
+
 
 # Every command
 
@@ -103,4 +120,95 @@ MaxAttemptsOption = Annotated[
 ]
 MessageOption = Annotated[
     str | None, typer.Option("--message", "-m", metavar="TEXT", help="What to show to people.")
+]
+
+# `run`
+
+WaitOption = Annotated[
+    float | None,
+    typer.Option(
+        "--timeout",
+        metavar="SECONDS",
+        help="How long to wait for others, in all; a command that runs here is not limited. (Before the "
+        "command's name it is how long an answer may take.)  [default: as long as an owner lives]",
+        show_default=False,
+    ),
+]
+RetryOption = Annotated[
+    int,
+    typer.Option(
+        "--retry", metavar="ATTEMPTS", help="How often the whole fleet tries; 1: one failure is the end."
+    ),
+]
+RetryDelayOption = Annotated[
+    float,
+    typer.Option(
+        "--retry-delay",
+        metavar="SECONDS",
+        help="Before the second attempt; twice as long before each later one.",
+    ),
+]
+OwnLeaseOption = Annotated[
+    float,
+    typer.Option(
+        "--lease",
+        metavar="SECONDS",
+        help="How long the claim outlives this process; it is renewed at a third of that.",
+    ),
+]
+StallOption = Annotated[
+    float | None,
+    typer.Option(
+        "--stall-timeout",
+        metavar="SECONDS",
+        help="End a command whose folder has not grown for so long (with --store).",
+        show_default=False,
+    ),
+]
+VisibilityOption = Annotated[
+    float,
+    typer.Option(
+        "--visibility-timeout",
+        metavar="SECONDS",
+        help="So long after a download its files may still come to be seen.",
+    ),
+]
+VerifyOption = Annotated[
+    str | None,
+    typer.Option(
+        "--verify",
+        metavar="COMMAND",
+        help="A line for sh that says whether the files of a DOWNLOADED model are there: exit code 0.",
+        show_default=False,
+    ),
+]
+StoreOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--store",
+        metavar="FOLDER",
+        help="The cache: COMMAND fills $PYREGISTRY_FOLDER, which is then published below it by one rename.",
+        show_default=False,
+    ),
+]
+UnavailableOption = Annotated[
+    OnUnavailableWord,
+    typer.Option(
+        "--on-unavailable", help="When nobody answers: fail, or take what --store or --verify finds on disk."
+    ),
+]
+UnprovenOption = Annotated[
+    OnUnprovenWord,
+    typer.Option(
+        "--on-unproven",
+        help="When nobody answers until the lease is over: end COMMAND, or go on, and tell once the claim is proved.",
+    ),
+]
+CommandArgument = Annotated[
+    list[str],
+    typer.Argument(
+        metavar="COMMAND",
+        help="What downloads the model; after `--` its options are its own.",
+        show_default=False,
+    ),
 ]

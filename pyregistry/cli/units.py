@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import datetime
 
-__all__ = ["ago", "length", "percent", "size"]
+__all__ = ["ago", "length", "percent", "rate", "size"]
 
 _STEPS = (("days", 86400), ("h", 3600), ("min", 60))
 
@@ -36,3 +36,8 @@ def size(count: int) -> str:
 def percent(done: int, total: int) -> str:
     """A share, rounded down: only what is whole is 100 %."""
     return f"{min(done * 100 // total, 100)} %"
+
+
+def rate(speed: float) -> str:
+    """Bytes per second."""
+    return f"{size(round(speed))}/s"

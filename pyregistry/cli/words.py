@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from datetime import datetime, timezone
 
+from pyregistry._wire import _BEGAN_MESSAGES
 from pyregistry.cli.units import length, percent, size
 from pyregistry.models import ModelRecord, ModelRef, ModelStatus
 
 __all__ = [
     "details_of",
     "lease_of",
+    "message_of",
     "name_of",
     "now_utc",
     "printable",
@@ -81,6 +83,12 @@ def _retry(record: ModelRecord, now: datetime) -> str | None:
     if record.retry_at is None or record.retry_at <= now:
         return None
     return f"no retry for {length((record.retry_at - now).total_seconds())}"
+
+
+def message_of(record: ModelRecord) -> str:
+    """What its owner has said; not what is shown where nobody has said anything."""
+    message = record.message or ""
+    return "" if message in _BEGAN_MESSAGES.values() else printable(message)
 
 
 def size_of(record: ModelRecord) -> str:

@@ -14,7 +14,7 @@ from pyregistry.errors import ConfigurationError
 
 __all__ = ["run"]
 
-_DOWNLOAD_SECONDS = 1.4
+_DOWNLOAD_SECONDS = 2.5
 _ALL_DOWNLOADS_SECONDS = 6.0
 
 

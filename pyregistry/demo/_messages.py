@@ -80,16 +80,31 @@ class Won(msgspec.Struct, frozen=True, tag=True):
 
 
 class Published(msgspec.Struct, frozen=True, tag=True):
-    """A replica has downloaded a model, and said so."""
+    """A replica has downloaded a model, and said so.
+
+    Attributes:
+        model: which.
+        downloaded: when its download had ended, by the machine's monotonic clock.
+    """
 
     model: int
+    downloaded: float
 
 
 class Verified(msgspec.Struct, frozen=True, tag=True):
-    """A replica has found a model DOWNLOADED, and has read the file at its location."""
+    """A replica has found a model DOWNLOADED, and has read the file at its location.
+
+    Attributes:
+        model: which.
+        found: the file.
+        began: when it began to want it, by the machine's monotonic clock.
+        had: when it had it.
+    """
 
     model: int
     found: File
+    began: float = 0.0
+    had: float = 0.0
 
 
 class Complete(msgspec.Struct, frozen=True, tag=True):

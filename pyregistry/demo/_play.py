@@ -54,6 +54,7 @@ KEPT, BROKEN, STOPPED = 0, 1, 128
 _FILE_SIZE = 2_000_000
 _STALLING = 0  # the model whose first owner is killed: the one that all replicas want first
 _REFRESH_SECONDS = 0.1
+_STAGING = ".pyregistry/staging"
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 _log = logging.getLogger("pyregistry.demo")
@@ -130,7 +131,11 @@ def _prepare(settings: Settings, models: list[Model], show: Show, deadline: floa
     registry = stack.enter_context(Registry.from_url(url, namespace, owner="demo"))
     if registry.get_models_by_last_used(1):
         raise ConfigurationError(f"the namespace {namespace} has models in it: the demo needs one of its own")
-    stack.callback(_clean, registry, models, url if settings.namespace is None else None)
+    if registry._transport.call(registry._ops.cache()) is not None:
+        raise ConfigurationError(
+            f"the namespace {namespace} stands for a cache: the demo needs one of its own"
+        )
+    stack.callback(_clean, registry, models, url, whole=settings.namespace is None)
     contents = real_contents(len(models), _FILE_SIZE)
     server = FileServer(
         {model.key: content for model, content in zip(models, contents, strict=True)},
@@ -189,12 +194,14 @@ class _Play:
         self._verified: list[tuple[int, Verified]] = []
         self._touched: list[int] = []
         self._early = set[str]()
+        self._half_way: int | None = None  # the replica that is to be killed
+        self._abandoned: list[str] = []
+        self._published: dict[int, tuple[int, float]] = {}  # by whom, and when its download had ended
         self._exit_codes: dict[int, int] = {}
 
     def run(self) -> Evidence:
         """Play it, to the end of all replicas."""
-        for name in ("models", "staging"):
-            (self._cache / name).mkdir(parents=True)
+        self._cache.mkdir()
         namespace = self._registry.namespace
         self._show.say(f"{len(self._jobs)} processes are being started; the namespace is {namespace}")
         for job in self._jobs:
@@ -205,6 +212,7 @@ class _Play:
             self._fleet.order(job.number, Order("go"))
         self._until(lambda: self._complete == self._alive(), "every process had every model")
         self._show.say("every process has every model, and has verified it")
+        self._say_woken()
         self._touch_all()
         records = self._registry.get_models_by_last_used()
         counts = self._registry.get_status_counts()
@@ -223,8 +231,9 @@ class _Play:
             started=self._by_number(self._server.started),
             completed=self._by_number(self._server.completed),
             early=sorted(self._early),
-            published={path: _file_at(self._cache / path) for path in self._paths("models")},
-            staged=self._paths("staging"),
+            published={path: _file_at(self._cache / path) for path in self._published_paths()},
+            abandoned=self._abandoned,
+            staged=self._paths(_STAGING),
             touched=self._touched,
             records=records,
             counts=counts,
@@ -253,6 +262,7 @@ class _Play:
                 self._take(*self._inbox.get(timeout=min(left, _REFRESH_SECONDS)))
             if time.monotonic() - self._refreshed > _REFRESH_SECONDS:
                 self._refresh()
+                self._kill_if_half_way()
 
     def _take(self, replica: int, message: object) -> None:
         match message:
@@ -263,8 +273,9 @@ class _Play:
                 self._claims.append((replica, message))
                 self._say_won(replica, message)
             case _HalfWay():
-                self._kill(replica)
+                self._half_way = replica
             case Published():
+                self._published[message.model] = replica, message.downloaded
                 name = self._models[message.model].name
                 self._show.say(f"{self._name(replica)} has published {name}", in_table=True)
             case Verified():
@@ -295,14 +306,19 @@ class _Play:
         else:
             self._show.say(f"{self._name(replica)} has the claim of {name}: token {won.token}", in_table=True)
 
-    def _kill(self, replica: int) -> None:
-        """Kill an owner in the middle of its download."""
+    def _kill_if_half_way(self) -> None:
+        """Kill an owner in the middle of its download, once the registry knows how far it is."""
+        replica, model = self._half_way, self._models[_STALLING]
+        record = self._registry.get_model_record(model.name, model.provider) if replica else None
+        if replica is None or record is None or record.bytes_done is None:
+            return
+        self._half_way = None
         name = self._name(replica)
         self._fleet.kill(replica)
-        model = self._models[_STALLING]
         record = self._registry.get_model_record(model.name, model.provider)
         assert record is not None, "its owner has claimed it"
         self._killed = Killed(replica, _STALLING, record)
+        self._abandoned = [path for path in self._paths(_STAGING) if str(record.token) in path.split("/")]
         done = _percent(record.bytes_done, record.bytes_total or 1)
         self._show.say(
             f"{name} was killed at {done} of {model.name}; "
@@ -311,6 +327,23 @@ class _Play:
         )
         self._server.resume()
 
+    def _say_woken(self) -> None:
+        """How long it took until those knew it who waited for the end of the takeover."""
+        if _STALLING not in self._published:
+            return
+        owner, ended = self._published[_STALLING]
+        waits = [
+            each.had - ended
+            for replica, each in self._verified
+            if each.model == _STALLING and each.began < ended and replica != owner
+        ]
+        if waits:
+            self._show.say(
+                f"{len(waits)} that waited for {self._models[_STALLING].name} were woken by a message; "
+                f"the last one had it {max(waits) * 1000:.0f} ms after its download had ended",
+                style="bold green",
+            )
+
     def _refresh(self) -> None:
         """Look at the registry and at the published files."""
         self._refreshed = time.monotonic()
@@ -318,8 +351,8 @@ class _Play:
             self._registry.get_model_records((model.name, model.provider) for model in self._models),
             self._killed.record.owner if self._killed is not None else None,
         )
-        for path in self._paths("models"):
-            whole = self._server.manifest[path.split("/")[1]].size
+        for path in self._published_paths():
+            whole = self._server.manifest[path.split("/")[-1]].size
             if (self._cache / path).stat().st_size != whole:
                 self._early.add(path)
 
@@ -336,6 +369,10 @@ class _Play:
         files = (path for path in (self._cache / folder).rglob("*") if path.is_file())
         return sorted(str(path.relative_to(self._cache)) for path in files)
 
+    def _published_paths(self) -> list[str]:
+        """The files outside the folder of the store's own."""
+        return [path for path in self._paths(".") if not path.startswith(".pyregistry/")]
+
     def _by_number(self, counts: Mapping[str, int]) -> Counter[int]:
         return Counter({number: counts.get(model.key, 0) for number, model in enumerate(self._models)})
 
@@ -349,14 +386,17 @@ def _file_at(path: Path) -> File:
     return File(len(content), hashlib.sha256(content).hexdigest())
 
 
-def _clean(registry: Registry, models: list[Model], url: str | None) -> None:
-    """Delete the models; and, with the server's URL, what else there is of the namespace."""
+def _clean(registry: Registry, models: list[Model], url: str, *, whole: bool) -> None:
+    """Delete the models, and which cache they were in; and, with ``whole``, what else there is of the namespace."""
+    meta = Keyspace(registry.namespace).meta
     try:
         for model in models:
             registry.delete_model(model.name, model.provider)
-        if url is not None:
-            with redis.Redis.from_url(url) as client:
-                client.delete(Keyspace(registry.namespace).meta)
+        with redis.Redis.from_url(url) as client:
+            if whole:
+                client.delete(meta)
+            else:
+                client.hdel(meta, "cache_id")
     except (RegistryError, redis.RedisError) as error:
         _log.warning("the namespace %s could not be cleaned: %s", registry.namespace, error)
 

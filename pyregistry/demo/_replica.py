@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import hashlib
 import os
-import random
 import sys
 import threading
 import time
 import urllib.request
+from functools import partial
 from pathlib import Path
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any
@@ -31,25 +31,19 @@ from pyregistry.demo._messages import (
     Verified,
     Won,
 )
-from pyregistry.models import Claimed, ModelStatus
 from pyregistry.registry import Registry
+from pyregistry.store import FolderStore
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
 
-    from pyregistry.models import Claim
+    from pyregistry._owned import OwnedClaim
 
 _CHUNK = 32 * 1024
 _HTTP_SECONDS = 30.0
-_PROGRESS_SECONDS = 0.1  # between two renewals, far less than a lease
-_POLL_SECONDS = (0.1, 0.2)  # with jitter: replicas that began together don't ask together for ever
 
 # Whatever proxy the environment names: the file server is on this machine.
 _http = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-
-
-class ClaimLost(Exception):
-    """Somebody else owns the download by now."""
 
 
 class Replica:
@@ -58,37 +52,20 @@ class Replica:
     def __init__(self, job: Job, registry: Registry) -> None:
         self._job = job
         self._registry = registry
-        self._cache = Path(job.cache)
+        self._store = FolderStore(job.cache)
+        self._downloaded: dict[int, float] = {}  # when, by the machine's monotonic clock
         with self._open(MANIFEST) as response:
             self._manifest = msgspec.json.decode(response.read(), type=dict[str, File])
 
     def obtain_all(self) -> None:
-        """Claim every model, download what was won, and look again at the others until they are there.
+        """Have every model there: download it, or wait for who does.
 
         It has no limit of its own: who started this process ends it when its time is over.
         """
-        missing = list(range(len(self._job.models)))
-        while missing:
-            for number in tuple(missing):
-                model = self._job.models[number]
-                # A claim that is not won changes nothing, so it is the question too; and it takes over
-                # where the lease of an owner has ended.
-                result = self._registry.try_claim_for_download(
-                    model.name,
-                    model.provider,
-                    lease=self._job.lease,
-                    expected_bytes=self._manifest[model.key].size,
-                )
-                if isinstance(result, Claimed):
-                    self._download(number, result.claim)
-                    break  # and begin again: an owner of those before may have been lost meanwhile
-                if result.status is ModelStatus.DOWNLOADED:
-                    self._verify(number)
-                    missing.remove(number)
-                elif self._job.ignores_claims:
-                    self._download_unclaimed(number)
-            else:
-                time.sleep(random.uniform(*_POLL_SECONDS))
+        count = len(self._job.models)
+        for place in range(count):
+            # Each begins with another one: so there is something to do for all of them.
+            self._obtain((self._job.number - 1 + place) % count)
 
     def touch(self, number: int) -> None:
         """Say that a model is in use."""
@@ -96,8 +73,28 @@ class Replica:
         self._registry.touch_model(model.name, model.provider)
         report(Touched(number))
 
-    def _download(self, number: int, claim: Claim) -> None:
-        """Download into a path that only this claim has, and publish by one rename."""
+    def _obtain(self, number: int) -> None:
+        model = self._job.models[number]
+        if self._job.ignores_claims:
+            self._download_unclaimed(number)
+        began = time.monotonic()
+        record = self._registry.ensure(
+            model.name,
+            model.provider,
+            partial(self._download, number),
+            store=self._store,
+            lease=self._job.lease,
+            expected_bytes=self._manifest[model.key].size,
+        )
+        had = time.monotonic()
+        if number in self._downloaded:
+            report(Published(number, self._downloaded[number]))
+        found = self._read(self._store.path(record) / model.key)
+        self._registry.touch_model(model.name, model.provider)
+        report(Verified(number, found, began, had))
+
+    def _download(self, number: int, claim: OwnedClaim, folder: Path) -> None:
+        """Download into the folder that only this claim has. It is published when this returns."""
         assert claim.lease_expires_at is not None, "it was claimed with a lease"
         report(
             Won(
@@ -110,62 +107,40 @@ class Replica:
                 claim.previous_bytes_done,
             )
         )
-        model = self._job.models[number]
-        partial = self._cache / "staging" / model.key / f"{claim.token}.partial"
-        location = f"models/{model.key}/{claim.token}"
+        key = self._job.models[number].key
+        found = self._fetch(key, folder / key, claim)
+        if found != self._manifest[key]:
+            raise OSError(f"{key} came as {found}, not as {self._manifest[key]}")
+        self._downloaded[number] = time.monotonic()
 
-        def renew(bytes_done: int) -> None:
-            if self._registry.refresh_download_claim(claim, bytes_done=bytes_done) is None:
-                raise ClaimLost(model.name)
-
-        found = self._fetch(model.key, partial, renew, token=claim.token)
-        if found != self._manifest[model.key]:
-            raise OSError(f"{model.name} came as {found}, not as {self._manifest[model.key]}")
-        renew(found.size)  # who has lost the claim must not publish
-        published = self._cache / location
-        published.parent.mkdir(parents=True, exist_ok=True)
-        partial.rename(published)
-        if not self._registry.finish_download_claim(
-            claim, ModelStatus.DOWNLOADED, size_bytes=found.size, location=location
-        ):
-            raise ClaimLost(model.name)
-        report(Published(number))
-
-    def _fetch(
-        self, key: str, path: Path, on_progress: Callable[[int], None], *, token: int | None = None
-    ) -> File:
-        """Download a file; ``on_progress`` is told again and again how many bytes are done."""
+    def _fetch(self, key: str, path: Path, claim: OwnedClaim | None = None) -> File:
+        """Download a file."""
         path.parent.mkdir(parents=True, exist_ok=True)
         digest, size = hashlib.sha256(), 0
-        told = time.monotonic()
+        token = None if claim is None else claim.token
         with self._open(key, token) as response, path.open("wb") as file:
             while chunk := response.read(_CHUNK):
                 file.write(chunk)
                 digest.update(chunk)
                 size += len(chunk)
-                if time.monotonic() - told > _PROGRESS_SECONDS:
-                    told = time.monotonic()
-                    on_progress(size)
+                if claim is not None:
+                    if claim.lost.is_set():
+                        raise OSError("somebody else has the claim by now")
+                    claim.report(size)
         return File(size, digest.hexdigest())
 
     def _download_unclaimed(self, number: int) -> None:
         """What nobody may do: download what another owns, and in place."""
         key = self._job.models[number].key
-        self._fetch(key, self._cache / "models" / key / "unclaimed", lambda _: None)
+        self._fetch(key, Path(self._job.cache) / "unclaimed" / key)
 
-    def _verify(self, number: int) -> None:
-        """Read what is DOWNLOADED, from where its record says, and use it."""
-        model = self._job.models[number]
-        record = self._registry.get_model_record(model.name, model.provider)
-        assert record is not None, "nobody deletes in the demo"
-        assert record.location is not None, "whoever finished it gave it"
-        with (self._cache / record.location).open("rb") as file:
-            digest = hashlib.sha256()
+    def _read(self, path: Path) -> File:
+        """Read what is there, and so use it."""
+        digest = hashlib.sha256()
+        with path.open("rb") as file:
             while chunk := file.read(_CHUNK):
                 digest.update(chunk)
-            found = File(file.tell(), digest.hexdigest())
-        self._registry.touch_model(model.name, model.provider)
-        report(Verified(number, found))
+            return File(file.tell(), digest.hexdigest())
 
     def _open(self, path: str, token: int | None = None) -> Any:
         headers = {REPLICA_HEADER: str(self._job.number)}

@@ -47,7 +47,8 @@ class Evidence:
         completed: how many of them it has sent to the end.
         early: what was seen at a published place before it was whole.
         published: all files at published places, relative to the cache.
-        staged: all files that are still in the staging folder, relative to the cache.
+        abandoned: the files that the killed owner had in the staging folder, relative to the cache.
+        staged: all files that are still there.
         touched: the models in the order of their last touch.
         records: the registry's records, in the order of their last use.
         counts: its counts.
@@ -64,6 +65,7 @@ class Evidence:
     completed: Mapping[int, int]
     early: Sequence[str]
     published: Mapping[str, File]
+    abandoned: Sequence[str]
     staged: Sequence[str]
     touched: Sequence[int]
     records: Sequence[ModelRecord]
@@ -128,7 +130,7 @@ def judge(seen: Evidence) -> list[Promise]:
         ),
         Promise(
             "No half-written file was ever in a published place",
-            "the killed owner's is in the staging folder, under its token",
+            "the killed owner's was in the staging folder, under its token; its successor has removed it",
             list(_never_partial(seen)),
         ),
         Promise(
@@ -215,11 +217,12 @@ def _seen_whole(seen: Evidence) -> Iterable[str]:
 
 def _never_partial(seen: Evidence) -> Iterable[str]:
     yield from (f"{path} was there before it was whole" for path in seen.early)
-    expected = []
     if seen.killed is not None:
-        expected = [f"staging/{seen.models[seen.killed.model].key}/{seen.killed.record.token}.partial"]
-    if list(seen.staged) != expected:
-        yield f"in staging there is {list(seen.staged)}, not {expected}"
+        key, token = seen.models[seen.killed.model].key, seen.killed.record.token
+        if [path.split("/")[-2:] for path in seen.abandoned] != [[str(token), key]]:
+            yield f"the killed owner had {list(seen.abandoned)} in staging, not {key} under its token {token}"
+    if seen.staged:
+        yield f"in staging there is still {list(seen.staged)}"
 
 
 def _in_order(seen: Evidence) -> Iterable[str]:
@@ -242,13 +245,14 @@ def _agree(seen: Evidence) -> Iterable[str]:
         if record is None:
             yield f"{model.name} has no record"
             continue
-        locations.add(record.location)
+        path = f"{record.location}/{model.key}"
+        locations.add(path)
         claims = seen.claims_of(number)
         if record.status is not ModelStatus.DOWNLOADED or not claims or record.token != claims[-1][1].token:
             yield f"{model.name} is {record.status} with token {record.token}"
-        found = seen.published.get(record.location or "")
+        found = seen.published.get(path)
         if found != seen.files[number] or record.size_bytes != found.size:
-            yield f"{model.name}: at {record.location} is {found}, the record says {record.size_bytes} bytes"
+            yield f"{model.name}: at {path} is {found}, the record says {record.size_bytes} bytes"
     yield from (f"{path} belongs to no record" for path in seen.published if path not in locations)
 
 
