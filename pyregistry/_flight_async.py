@@ -322,6 +322,7 @@ class AsyncFlight:
             RegistryUnavailable, OutcomeUnknown: nobody could be told in time.
         """
         store = self._wish.store
+        held.stalled = True  # what comes now is no download, and may take long without progress
         if store is not None:
             await self._publish(store, held)
         artifact = held.artifact

@@ -323,6 +323,7 @@ class Flight:
             RegistryUnavailable, OutcomeUnknown: nobody could be told in time.
         """
         store = self._wish.store
+        held.stalled = True  # what comes now is no download, and may take long without progress
         if store is not None:
             self._publish(store, held)
         artifact = held.artifact

@@ -156,10 +156,11 @@ def replicas(
 def asked(environment: dict[str, str], hub: Hub) -> Iterator[dict[str, Any]]:
     """What calls in this process are to be made with."""
     import huggingface_hub
+    from huggingface_hub import utils
 
     close = getattr(huggingface_hub, "close_session", None)
     if close is None:  # before 1.0
-        close = getattr(huggingface_hub.utils, "reset_sessions", None)
+        close = getattr(utils, "reset_sessions", None)
     assert close is not None
     yield {"endpoint": hub.url, "token": False, "lease": 9}
     close()  # it keeps its connections

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import typer
 from rich.console import Console
@@ -164,7 +164,13 @@ def _write(pieces: Iterable[bytes]) -> None:
     sys.stdout.buffer.write(b"\n")
 
 
-class _ToStandardError(logging.StreamHandler[Any]):
+if TYPE_CHECKING:
+    _StreamHandler = logging.StreamHandler[Any]
+else:
+    _StreamHandler = logging.StreamHandler  # not generic in Python 3.10
+
+
+class _ToStandardError(_StreamHandler):
     """Writes to what standard error is then: a live display takes its place, and goes on below the log."""
 
     def __init__(self) -> None:

@@ -11,6 +11,7 @@ import msgspec
 from rich.console import Console
 from rich.text import Text
 
+from pyregistry import _checks as checks
 from pyregistry.cli.answers import STYLES, tabbed, to_json
 from pyregistry.cli.command import Cli
 from pyregistry.cli.exits import Exit
@@ -31,6 +32,10 @@ def watch_events(
     cli: Cli, model: str | None, provider: str | None, seconds: float | None, count: int | None
 ) -> int:
     """Write events until there were so many, or so long, or the reader has had enough."""
+    if seconds is not None:
+        checks.microseconds("for", seconds)
+    if count is not None:
+        checks.whole("count", count)
     write = _writer(cli)
     with cli.registry.watch(model, provider) as events:
         # Closing the client is what ends a stream from elsewhere.

@@ -186,15 +186,17 @@ class _FrameView:
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         frame = self.frame
         head = Text("pyregistry ", "bold").append(f"{frame.namespace}  {frame.at.astimezone():%H:%M:%S}", "")
-        if self.trouble:
-            head.append(f"  {printable(self.trouble)}", "bold red")
         head.truncate(options.max_width, overflow="ellipsis")
         yield head
+        if self.trouble:
+            trouble = Text(f"not up to date: {printable(self.trouble)}", "bold red")
+            trouble.truncate(options.max_width, overflow="ellipsis")
+            yield trouble
         yield _stocks(frame.statuses)
         downloads, errors, oldest = frame.downloading, frame.errors, frame.least_recently_used
         if self.fits:
-            # Two lines above, and for each part an empty line, a head, and how many more there are.
-            room = max(options.size.height - 2 - 3 * 3, 3)
+            # Up to three lines above, and for each part an empty line, a head, and how many more there are.
+            room = max(options.size.height - 3 - 3 * 3, 3)
             least = max(room // 4, 1)
             errors = errors[: max(least, room - len(downloads) - min(len(oldest), least))]
             oldest = oldest[: max(least, room - len(downloads) - len(errors))]
