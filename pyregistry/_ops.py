@@ -312,14 +312,15 @@ class Ops:
 
         # Whoever names a claim himself may ask for it again by that name: such a one stays as it is.
         ours = claim_id is None
+        alone = ours and len(targets) == 1
         return Op(
             self._writing("claim", CLAIM, resend=length != 0),
             decode,
             self._records(targets),
             argv,
             len(targets),
-            same=(targets[0].entry, who, length, most, expected) if ours and len(targets) == 1 else None,
-            for_others=_not_claimed,
+            same=(targets[0].entry, who, length, most, expected) if alone else None,
+            for_others=_not_claimed if alone else None,
             undo=self._release_claims if ours else None,
         )
 

@@ -8,6 +8,7 @@ import redis.asyncio
 
 from pyregistry import _checks as checks
 from pyregistry._core import Core
+from pyregistry._mux import MuxTransport
 from pyregistry._ops import Default, chunks, preferred_record, settled, status_of, with_results
 from pyregistry._source import DEFAULT_TIMEOUT, ClientSource, UrlSource
 from pyregistry._transport_async import AsyncTransport
@@ -47,6 +48,8 @@ class AsyncRegistry(Core):
         providers: words for providers beyond the four, which calls without a provider look at too.
     """
 
+    _transport_class: type[AsyncTransport] = AsyncTransport
+
     def __init__(
         self,
         client: redis.asyncio.Redis,
@@ -68,6 +71,9 @@ class AsyncRegistry(Core):
         owner: str | None = None,
         providers: Iterable[str] = (),
         timeout: float = DEFAULT_TIMEOUT,
+        # --- asyncio only: begin
+        transport: str = "multiplexed",
+        # --- asyncio only: end
         **options: Any,
     ) -> Self:
         """A client with connections of its own. Nothing is sent yet.
@@ -78,13 +84,22 @@ class AsyncRegistry(Core):
             owner: who this is, for people; left out: host and process. Cut at 64 bytes.
             providers: words for providers beyond the four, which calls without a provider look at too.
             timeout: seconds that a connection attempt or an answer may take.
+            transport: ``"multiplexed"``: one connection, which gathers what the tasks ask; ``"redis-py"``: a
+                pool of redis-py's connections, one call on each at a time.
             **options: more settings of redis-py's connections (``password``, ``ssl_ca_certs``, ...).
 
         Raises:
             ConfigurationError: the URL or an option makes no sense.
         """
         client = cls.__new__(cls)
-        client._begin(UrlSource(url, timeout, options), namespace, owner, providers)
+        source = UrlSource(url, timeout, options)
+        # --- asyncio only: begin
+        if transport not in ("multiplexed", "redis-py"):
+            raise InvalidArgument("transport", f'must be "multiplexed" or "redis-py", not {transport!r}')
+        if transport == "multiplexed":
+            client._transport_class = MuxTransport
+        # --- asyncio only: end
+        client._begin(source, namespace, owner, providers)
         return client
 
     def _begin(
@@ -95,7 +110,7 @@ class AsyncRegistry(Core):
         providers: Iterable[str],
     ) -> None:
         super()._begin(source, namespace, owner, providers)
-        self._transport = AsyncTransport(source, self._ops)
+        self._transport = self._transport_class(source, self._ops)
 
     async def __aenter__(self) -> Self:
         await self.connect()
