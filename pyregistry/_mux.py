@@ -69,6 +69,9 @@ class _Batch:
         self.calls: list[_Call] = []
         self.items = 0
 
+    def waited_for(self) -> bool:
+        return any(not future.done() for call in self.calls for future in call.waiting)
+
     def packed(self) -> bytes:
         return pack(self.head.command([call.op for call in self.calls]))
 
@@ -132,7 +135,7 @@ class MuxTransport(AsyncTransport):
             raise
 
     async def close(self) -> None:
-        """Close the connection. Calls under way get their answers; more are refused."""
+        """Close the connection. Calls under way get their answers, be it later; more are refused."""
         self._come_home()  # refused where another loop uses it
         self._closed = True
         connecting = self._connecting
@@ -140,12 +143,13 @@ class MuxTransport(AsyncTransport):
             connecting.cancel()
             self._refuse_queued()
             await asyncio.wait({connecting})
+        self._flush()
         pipe = self._pipe
-        if pipe is None:
-            self._refuse_queued()
-        elif self._rests() and pipe.idle:
-            pipe.retire()
-            await pipe.closed
+        if pipe is not None:
+            self._changed(pipe)
+            # What is given back for those who are gone, this waits for; whoever waits himself will be told.
+            if self._loading is None and not any(batch.waited_for() for batch in pipe.awaited(_Batch)):
+                await pipe.closed
 
     def leave_parent(self) -> None:
         """In a forked child: use nothing that is the parent's."""

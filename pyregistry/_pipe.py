@@ -10,12 +10,14 @@ import asyncio
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
-from typing import Any, Protocol, cast
+from typing import Any, Protocol, TypeVar, cast
 from weakref import WeakMethod
 
 import hiredis
 from redis import exceptions as redis_errors
 from redis._parsers.hiredis import NOT_ENOUGH_DATA
+
+T = TypeVar("T")
 
 COMMANDS = 64
 """How many commands may be under way on one connection; more wait until some are answered."""
@@ -97,6 +99,10 @@ class Pipe(asyncio.Protocol):
     def idle(self) -> bool:
         """Whether no reply is awaited."""
         return not self._pending
+
+    def awaited(self, kind: type[T]) -> list[T]:
+        """Who of this kind expects a reply."""
+        return [each for each, _ in self._pending if isinstance(each, kind)]
 
     def send(self, packed: Iterable[bytes], expected: Sequence[Expected]) -> None:
         """Write commands, for each of which somebody expects a reply."""
