@@ -19,6 +19,7 @@ from collections import deque
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from typing import Any, TypeVar, cast
 
+import msgspec
 from redis import exceptions as redis_errors
 
 from pyregistry._op import Head, Op
@@ -33,21 +34,18 @@ from pyregistry.errors import RegistryClosed, RegistryError, RegistryUnavailable
 T = TypeVar("T")
 
 
-class _Call:
+class _Call(msgspec.Struct, eq=False):
     """One request, of all who ask the same."""
 
-    __slots__ = ("attempts", "key", "late", "maybe_ran", "op", "owed", "trouble", "waiting", "written")
-
-    def __init__(self, op: Op[Any], key: Hashable = None) -> None:
-        self.op = op
-        self.key = key
-        self.waiting: list[asyncio.Future[Any]] = []
-        self.late: list[tuple[Op[Any], asyncio.Future[Any]]] = []  # joined after it was written
-        self.attempts = 0
-        self.written = False
-        self.maybe_ran = False
-        self.owed = False  # to be sent though nobody waits
-        self.trouble: Exception | None = None
+    op: Op[Any]
+    key: Hashable = None
+    waiting: list[asyncio.Future[Any]] = []
+    late: list[tuple[Op[Any], asyncio.Future[Any]]] = []  # joined after it was written
+    attempts: int = 0
+    written: bool = False
+    maybe_ran: bool = False
+    owed: bool = False  # to be sent though nobody waits
+    trouble: Exception | None = None
 
     def wanted(self) -> bool:
         """Whether anybody waits, or something may have been won that has to be given back."""
@@ -101,6 +99,7 @@ class MuxTransport(AsyncTransport):
         self._url: str | None = None
         self._queue: deque[_Call] = deque()  # what is to be written
         self._same: dict[Hashable, _Call] = {}  # what can be joined
+        self._asked: dict[Head, int] = {}  # items that were asked for since it was written last
         self._scheduled = False
         self._connecting: asyncio.Task[None] | None = None
         self._loading: asyncio.Task[None] | None = None
@@ -168,17 +167,25 @@ class MuxTransport(AsyncTransport):
                 else:
                     call.waiting.append(future)
                 return
-        call = _Call(op, key)
-        call.waiting.append(future)
+        call = _Call(op, key, [future])
         if key is not None:
             self._same[key] = call
         self._queue.append(call)
-        self._soon()
+        # A batch that is full goes out at once: the server works on it while the other tasks still ask.
+        asked = self._asked[op.head] = self._asked.get(op.head, 0) + op.items
+        if asked >= BATCH:
+            self._flush()
+        elif not self._scheduled:
+            self._soon()
 
     def _soon(self) -> None:
         if not self._scheduled:
             self._scheduled = True
-            cast("asyncio.AbstractEventLoop", self._loop).call_soon(self._flush)
+            cast("asyncio.AbstractEventLoop", self._loop).call_soon(self._turn)
+
+    def _turn(self) -> None:
+        self._scheduled = False
+        self._flush()
 
     def _rests(self) -> bool:
         """Whether nothing waits to be written."""
@@ -188,7 +195,7 @@ class MuxTransport(AsyncTransport):
 
     def _flush(self) -> None:
         """Write what may be written."""
-        self._scheduled = False
+        self._asked.clear()
         pipe = self._pipe
         if pipe is None:
             if self._closed:
@@ -407,32 +414,25 @@ class MuxTransport(AsyncTransport):
         op = call.op
         live = [future for future in call.waiting if not future.done()]
         try:
-            result = op.decode(replies)
-            told = result if op.for_others is None else op.for_others(result)
+            result = told = op.decode(replies)
+            if op.for_others is not None and (call.late or len(live) > 1):
+                won = op.for_others(result)
+                if won is None:
+                    self._ask_anew(call)
+                else:
+                    told = won
+                    live += [future for _, future in call.late if not future.done()]
         except Exception as error:
             self._tell_error(op, replies, live, error)
             self._ask_anew(call)
             return
-        if op.for_others is None:
-            if live:
-                live[0].set_result(result)
-                # A result of his own for each: nobody changes another's.
-                for future in live[1:]:
-                    future.set_result(op.decode(replies))
-                return
-        else:
-            if told is None:
-                told = result
-                if call.late:
-                    self._ask_anew(call)
-            elif call.late:
-                live += [future for _, future in call.late if not future.done()]
-            if live:
-                live[0].set_result(result)
-                for future in live[1:]:
-                    future.set_result(told)
-                return
-        self._undo(op, result)
+        if not live:
+            self._undo(op, result)
+            return
+        live[0].set_result(result)
+        for future in live[1:]:
+            # A result of his own for each: nobody changes another's.
+            future.set_result(op.decode(replies) if op.for_others is None else told)
 
     def _tell_error(
         self, op: Op[Any], replies: Sequence[Any], live: list[asyncio.Future[Any]], error: Exception
@@ -455,9 +455,7 @@ class MuxTransport(AsyncTransport):
         """Give back what nobody has."""
         if op.undo is not None:
             for each in op.undo(result):
-                call = _Call(each)
-                call.owed = True
-                self._queue.append(call)
+                self._queue.append(_Call(each, owed=True))
                 self._soon()
 
 

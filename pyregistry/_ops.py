@@ -9,7 +9,7 @@ import os
 import socket
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from enum import Enum
-from functools import lru_cache
+from functools import cache
 from typing import Any, Final, TypeAlias, TypeVar
 
 import msgspec
@@ -105,14 +105,14 @@ class Refusal(msgspec.Struct, frozen=True):
     lost: bool = False
 
 
+@cache
 def default_owner() -> str:
     """Host and process, for people."""
-    return _owner_of_process(os.getpid())
+    return checks.owner(f"{socket.gethostname()}:{os.getpid()}")
 
 
-@lru_cache(maxsize=1)
-def _owner_of_process(pid: int) -> str:
-    return checks.owner(f"{socket.gethostname()}:{pid}")
+# A process that forks is another owner.
+os.register_at_fork(after_in_child=default_owner.cache_clear)
 
 
 def damaged(ref: ModelRef, why: str) -> DamagedRecord:
@@ -131,12 +131,15 @@ def settled(results: Sequence[T | DamagedRecord]) -> list[T]:
     Raises:
         DamagedRecord: the first that there is; its ``results`` are those of the others.
     """
-    error = next((result for result in results if isinstance(result, DamagedRecord)), None)
-    if error is not None:
+    whole: list[T] = []
+    for error in results:
+        if not isinstance(error, DamagedRecord):
+            whole.append(error)
+            continue
         if len(results) > 1:
             error.results = [None if isinstance(result, DamagedRecord) else result for result in results]
         raise error
-    return [result for result in results if not isinstance(result, DamagedRecord)]
+    return whole
 
 
 def with_results(error: RegistryError, results: Iterable[object], asked: int) -> RegistryError:
@@ -197,6 +200,10 @@ class Ops:
         self.providers = tuple(dict.fromkeys([*ModelProvider, *told]))
         self.ids = ClaimIds()
         self._heads: dict[tuple[Any, ...], Head] = {}
+        # Looked up by no key at all: these are the calls of which there are many.
+        self._claim_head = self._writing("claim", CLAIM)
+        self._touch_head = self._writing("touch", TOUCH)
+        self._status_head = self._head("get_status", None)
 
     def _head(
         self,
@@ -277,9 +284,9 @@ class Ops:
         return checks.microseconds("lease", seconds), float(seconds)
 
     def _claim_id(self, claim_id: str | None) -> str:
-        return (
-            self.ids.new() if claim_id is None else checks.name_like("claim_id", claim_id, checks.WORD_BYTES)
-        )
+        if claim_id is None:
+            return self.ids.new()
+        return checks.name_like("claim_id", claim_id, checks.WORD_BYTES)
 
     def _owner_of(self, owner: str | None) -> str:
         return self.owner if owner is None else checks.owner(owner)
@@ -314,7 +321,7 @@ class Ops:
         ours = claim_id is None
         alone = ours and len(targets) == 1
         return Op(
-            self._writing("claim", CLAIM, resend=length != 0),
+            self._claim_head if length else self._writing("claim", CLAIM, resend=False),
             decode,
             self._records(targets),
             argv,
@@ -335,14 +342,14 @@ class Ops:
         owner: str,
         lease: float | None,
     ) -> ClaimResult | DamagedRecord:
+        if isinstance(answer, (wire.ClaimGiven, wire.ClaimAgain)):
+            return Claimed(self._claim_of(target, answer, claim_id, owner, lease))
         if isinstance(answer, wire.Damaged):
             return damaged(target.ref, answer.why)
-        if isinstance(answer, wire.Exists):
-            status = ModelStatus(answer.status)
-            if status is ModelStatus.DOWNLOADING or status is ModelStatus.EVICTING:
-                return AlreadyExists(status, wire.time_or_none(answer.lease_end), _left(answer.lease_left))
-            return AlreadyExists(status)
-        return Claimed(self._claim_of(target, answer, claim_id, owner, lease))
+        status = ModelStatus(answer.status)
+        if status is ModelStatus.DOWNLOADING or status is ModelStatus.EVICTING:
+            return AlreadyExists(status, wire.time_or_none(answer.lease_end), _left(answer.lease_left))
+        return AlreadyExists(status)
 
     @staticmethod
     def _claim_of(
@@ -354,20 +361,21 @@ class Ops:
     ) -> Claim:
         name, provider, revision, subset = target.ref
         assert provider is not None, "a target has its provider"
+        # By position: this is made once for every claim that is won.
         return Claim(
-            model_name=name,
-            provider=provider,
-            revision=revision,
-            subset=subset,
-            claim_id=claim_id,
-            owner=owner,
-            token=answer.token,
-            lease=lease,
-            lease_expires_at=wire.time_or_none(answer.lease_end),
-            attempts=answer.attempts,
-            taken_over=bool(answer.previous_owner),
-            previous_owner=answer.previous_owner or None,
-            previous_bytes_done=answer.previous_bytes_done if answer.previous_owner else None,
+            name,
+            provider,
+            revision,
+            subset,
+            claim_id,
+            owner,
+            answer.token,
+            lease,
+            wire.time_or_none(answer.lease_end),
+            answer.attempts,
+            bool(answer.previous_owner),
+            answer.previous_owner or None,
+            answer.previous_bytes_done if answer.previous_owner else None,
         )
 
     def retry(
@@ -528,7 +536,7 @@ class Ops:
             return known
 
         keys = self._records(targets)
-        return Op(self._writing("touch", TOUCH), decode, keys, (), len(targets), same=keys)
+        return Op(self._touch_head, decode, keys, (), len(targets), same=keys)
 
     def delete(self, targets: Sequence[Target], *, expected_token: int | None, force: bool) -> Op[int]:
         """The registry forgets these; the reply counts what is gone."""
@@ -575,7 +583,7 @@ class Ops:
             return _preferred(found, lambda status: status)
 
         keys = self._records(targets)
-        return Op(self._head("get_status", None), decode, keys, (), len(targets), same=keys)
+        return Op(self._status_head, decode, keys, (), len(targets), same=keys)
 
     def read(self, targets: Sequence[Target]) -> Op[list[ModelRecord | DamagedRecord | None]]:
         """The records of these models."""
