@@ -244,7 +244,8 @@ class MuxTransport(AsyncTransport):
         if pipe is self._pipe and pipe.error is not None:
             self._pipe = None
         if self._queue:
-            self._flush()
+            if not self._scheduled:
+                self._flush()
         elif self._closed and pipe.idle and self._rests():
             pipe.retire()
 

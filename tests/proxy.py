@@ -90,6 +90,7 @@ class Proxy:
         sent: how often the server was sent what.
         log: which connection brought what, in order: its number (from 1), and the name.
         open: the numbers of the connections that are open.
+        reply: what was cut last, as it came.
     """
 
     def __init__(self, url: str) -> None:
@@ -102,6 +103,7 @@ class Proxy:
         self.sent: Counter[str] = Counter()
         self.log: list[tuple[int, str]] = []
         self.open: set[int] = set()
+        self.reply = b""
         self._orders: dict[str, deque[tuple[_Act, Held | None]]] = defaultdict(deque)
         self._lock = threading.Lock()
         self._sockets: list[socket.socket] = []
@@ -155,21 +157,35 @@ class Proxy:
         self._order(name, act, 1, held)
         return held
 
-    def pause(self, name: str, times: int = 1) -> list[Held]:
-        """Each such request waits, its connection open, until it is let go."""
+    def pause(self, name: str, times: int = 1, *, reply: bool = False) -> list[Held]:
+        """Each such request waits, its connection open, until it is let go; or, it was run, and its reply."""
         paused = [Held() for _ in range(times)]
 
         def act_of(held: Held) -> _Act:
             def act(pass_on: _PassOn, raw: bytes) -> bytes | None:
+                answer = pass_on(raw) if reply else b""
                 held.take(raw)
                 held.stay()
-                return pass_on(raw)
+                return answer or pass_on(raw)
 
             return act
 
         for held in paused:
             self._order(name, act_of(held), 1, held)
         return paused
+
+    def cut_reply(self, name: str, at: int) -> None:
+        """The server runs it, and the connection ends after so many bytes of the reply."""
+
+        def act(pass_on: _PassOn, raw: bytes) -> bytes | None:
+            self.reply = pass_on(raw)
+            return _Last(self.reply[:at])
+
+        self._order(name, act, 1)
+
+    def trickle(self, name: str, times: int = 1) -> None:
+        """The reply comes byte by byte."""
+        self._order(name, lambda pass_on, raw: _Trickle(pass_on(raw)), times)
 
     def deliver(self, held: Held) -> Any:
         """Send a held request to the server now; returns the server's answer."""
@@ -262,8 +278,19 @@ class Proxy:
         reply = act(pass_on, raw) if act else pass_on(raw)
         if reply is None:
             return False
-        client.sendall(reply)
-        return True
+        for at in range(len(reply) if isinstance(reply, _Trickle) else 0):
+            client.sendall(reply[at : at + 1])
+        if not isinstance(reply, _Trickle):
+            client.sendall(reply)
+        return not isinstance(reply, _Last)
+
+
+class _Last(bytes):
+    """After this the connection ends."""
+
+
+class _Trickle(bytes):
+    """This goes out byte by byte."""
 
 
 if TYPE_CHECKING:
