@@ -88,6 +88,7 @@ class MuxTransport(AsyncTransport):
     """
 
     _source: UrlSource
+    _pipe: Pipe | None = None
 
     def __init__(self, source: UrlSource, ops: Ops, attempts: int = ATTEMPTS) -> None:
         self.on_push: Callable[[list[Any]], None] | None = None
@@ -95,7 +96,7 @@ class MuxTransport(AsyncTransport):
 
     def _begin_anew(self) -> None:
         super()._begin_anew()
-        self._pipe: Pipe | None = None
+        self._pipe = None
         self._url: str | None = None
         self._queue: deque[_Call] = deque()  # what is to be written
         self._same: dict[Hashable, _Call] = {}  # what can be joined
@@ -205,7 +206,7 @@ class MuxTransport(AsyncTransport):
         elif self._loading is None and self._queue and (room := pipe.room) > 0:
             batches = self._gather(pipe, room)
             if batches:
-                pipe.send([batch.packed() for batch in batches], batches)
+                pipe.send(b"".join([batch.packed() for batch in batches]), batches)
 
     def _gather(self, pipe: Pipe, room: int) -> list[_Batch]:
         batches: list[_Batch] = []
@@ -369,14 +370,13 @@ class MuxTransport(AsyncTransport):
         back: list[_Call] = []
         for call in calls:
             call.maybe_ran |= ran
+            if passes:
+                call.trouble = error
             if call.maybe_ran and self._closed:
                 self._fail(call, self._failure)
-                continue
-            if not passes:
+            elif not passes:
                 self._fail(call, lambda _call: _refusal(error))
-                continue
-            call.trouble = error
-            if call.attempts >= self._attempts or (ran and not call.op.resend):
+            elif call.attempts >= self._attempts or (ran and not call.op.resend):
                 self._fail(call, self._failure)
             else:
                 call.written = False

@@ -104,7 +104,7 @@ class Pipe(asyncio.Protocol):
         """Who of this kind expects a reply."""
         return [each for each, _ in self._pending if isinstance(each, kind)]
 
-    def send(self, packed: Iterable[bytes], expected: Sequence[Expected]) -> None:
+    def send(self, packed: bytes, expected: Sequence[Expected]) -> None:
         """Write commands, for each of which somebody expects a reply."""
         if self.error is not None:
             for each in expected:
@@ -114,7 +114,7 @@ class Pipe(asyncio.Protocol):
         self._pending.extend([(each, now) for each in expected])
         if self._timer is None:
             self._timer = self._loop.call_at(now + self._timeout, self._watch)
-        self._transport.write(b"".join(packed))
+        self._transport.write(packed)
 
     def retire(self) -> None:
         """Take nothing more; close when all replies that are awaited have come."""
@@ -224,7 +224,7 @@ class Aside:
         """Send commands."""
         replies = [_Reply(asyncio.get_running_loop().create_future()) for _ in packed]
         self._replies.extend(reply.future for reply in replies)
-        self._pipe.send(packed, replies)
+        self._pipe.send(b"".join(packed), replies)
 
     async def read_response(self, *, disable_decoding: bool) -> Any:
         """The reply to the oldest of them that has not been read."""
