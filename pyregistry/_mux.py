@@ -38,7 +38,7 @@ class _Call(msgspec.Struct, eq=False):
     """One request, of all who ask the same."""
 
     op: Op[Any]
-    key: Hashable = None
+    key: Hashable = None  # under which it can be joined
     waiting: list[asyncio.Future[Any]] = []
     late: list[tuple[Op[Any], asyncio.Future[Any]]] = []  # joined after it was written
     attempts: int = 0
@@ -158,20 +158,17 @@ class MuxTransport(AsyncTransport):
         super().leave_parent()
 
     def _join(self, op: Op[Any], future: asyncio.Future[Any]) -> None:
-        key = None
+        new = _Call(op, None, [future])
         if op.same is not None:
-            key = (op.head, op.same)
-            call = self._same.get(key)
-            if call is not None:
+            key = new.key = (op.head, op.same)
+            call = self._same.setdefault(key, new)
+            if call is not new:
                 if call.written:
                     call.late.append((op, future))
                 else:
                     call.waiting.append(future)
                 return
-        call = _Call(op, key, [future])
-        if key is not None:
-            self._same[key] = call
-        self._queue.append(call)
+        self._queue.append(new)
         # A batch that is full goes out at once: the server works on it while the other tasks still ask.
         asked = self._asked[op.head] = self._asked.get(op.head, 0) + op.items
         if asked >= BATCH:
@@ -236,9 +233,9 @@ class MuxTransport(AsyncTransport):
 
     def _forget(self, call: _Call) -> None:
         """From now on it can't be joined."""
-        key = call.key
-        if key is not None and self._same.get(key) is call:
-            del self._same[key]
+        if call.key is not None:
+            del self._same[call.key]
+            call.key = None
 
     def _changed(self, pipe: Pipe) -> None:
         """Replies have come, or it may be written to again, or it has ended."""

@@ -9,7 +9,7 @@ import os
 import socket
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from enum import Enum
-from functools import cache
+from functools import cache, lru_cache
 from typing import Any, Final, TypeAlias, TypeVar
 
 import msgspec
@@ -113,6 +113,11 @@ def default_owner() -> str:
 
 # A process that forks is another owner.
 os.register_at_fork(after_in_child=default_owner.cache_clear)
+
+
+@lru_cache(maxsize=64)
+def _lease_in_microseconds(seconds: float) -> int:
+    return checks.microseconds("lease", seconds)
 
 
 def damaged(ref: ModelRef, why: str) -> DamagedRecord:
@@ -281,6 +286,8 @@ class Ops:
         seconds = KEPT_LEASE if lease is Default.KEPT else lease
         if isinstance(seconds, Default):
             raise InvalidArgument("lease", f"{seconds!r} is not for this call")
+        if type(seconds) is float:
+            return _lease_in_microseconds(seconds), seconds
         return checks.microseconds("lease", seconds), float(seconds)
 
     def _claim_id(self, claim_id: str | None) -> str:
