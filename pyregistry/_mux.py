@@ -1,8 +1,8 @@
 """Sends what many tasks ask over one connection, and gathers it.
 
-What is asked in one turn of the event loop goes out in one write: grouped by head (see `pyregistry._op`), up
-to 64 items in one call of a script. What makes a batch fail, makes all its calls fail; so those that may be
-sent again and those that may not never share one.
+What is asked in one turn of the event loop goes out together: grouped by head (see `pyregistry._op`), up to
+64 items in one call of a script. What makes a batch fail, makes all its calls fail; so those that may be sent
+again and those that may not never share one.
 
 An answer is never older than its question. Who asks what somebody else is asking already joins him only as
 long as that has not been written. A claim may be joined later too, while its answer is awaited: if it is won,
@@ -201,9 +201,20 @@ class MuxTransport(AsyncTransport):
             elif self._queue and self._connecting is None:
                 self._connecting = asyncio.get_running_loop().create_task(self._connect())
         elif self._loading is None and self._queue and (room := pipe.room) > 0:
-            batches = self._gather(pipe, room)
-            if batches:
-                pipe.send(b"".join([batch.packed() for batch in batches]), batches)
+            batches = [(batch, self._packed(batch)) for batch in self._gather(pipe, room)]
+            packed = b"".join([packed for _, packed in batches])
+            if packed:
+                pipe.send(packed, [batch for batch, packed in batches if packed])
+
+    def _packed(self, batch: _Batch) -> bytes:
+        """What travels; nothing, if that can't be: its callers are told, and the others' calls go on."""
+        try:
+            return batch.packed()
+        except Exception as error:
+            wrong = error
+        for call in batch.calls:
+            self._fail(call, lambda _call: wrong)
+        return b""
 
     def _gather(self, pipe: Pipe, room: int) -> list[_Batch]:
         batches: list[_Batch] = []

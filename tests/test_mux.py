@@ -190,6 +190,15 @@ async def test_what_may_be_sent_again_shares_nothing_with_what_may_not(
     assert proxy.sent["set_status"] == 0
 
 
+async def test_what_cannot_travel_fails_alone(registry: AsyncRegistry) -> None:
+    transport: Any = registry._transport
+    unfit: Any = object()
+    call = transport.call(Op(Head("unfit", None, verb="ECHO"), lambda replies: replies[0], argv=[unfit]))
+    told: Any = await asyncio.gather(call, registry.get_status("model"), return_exceptions=True)
+    assert isinstance(told[0], TypeError)
+    assert told[1] is None
+
+
 # Who asks the same
 
 
