@@ -1,0 +1,41 @@
+"""How fast is a claim, alone and contended, and does exactly one caller win?"""
+
+from __future__ import annotations
+
+from benchmarks import contenders as who
+from benchmarks.measure import Contender, Figure, Job, measure
+from benchmarks.options import Options
+from benchmarks.servers import Server
+
+FRESH = "Fresh claims, one process"
+CONTENDED = "Claims of one model, one process"
+CONTENTION = "Contention: processes x tasks"
+
+
+def run(server: Server, options: Options) -> list[Figure]:
+    """One process against everybody, then many processes."""
+    figures = []
+    everybody: list[Contender] = [who.ours(), *who.rust(options), *who.peers(), *who.locks(), *who.limits()]
+    for tasks in options.tasks:
+        count = options.calls(3_000 if tasks == 1 else 50_000)
+        job = Job("claim_fresh", tasks, count, count)
+        figures += measure(FRESH, server, everybody, [job], options.rounds, winners=count)
+        job = Job("claim_contended", tasks, count, 1)
+        figures += measure(CONTENDED, server, everybody, [job], options.rounds, winners=1)
+    return figures + contention(server, options)
+
+
+def contention(server: Server, options: Options) -> list[Figure]:
+    """Processes that all claim the same models: every model is won exactly once."""
+    figures = []
+    for processes in options.processes:
+        for tasks in options.tasks:
+            for models in (1, options.calls(1_000)):
+                count = options.calls(2_000 if tasks == 1 else 20_000)
+                job = Job("claim_contended", tasks, count, min(models, count))
+                both = [who.ours(processes), who.pool(processes)]
+                found = measure(CONTENTION, server, both, [job], options.rounds, winners=job.models)
+                for figure in found:
+                    figure.at = {"processes": processes, "tasks": tasks, "models": models}
+                figures += found
+    return figures
