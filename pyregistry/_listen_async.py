@@ -36,7 +36,7 @@ PING_EVERY = 10.0
 MOST = 10_000
 """Events that a stream keeps for somebody who does not take them; then it has a gap."""
 
-_LONGEST = 5  # of the back-off: about a second
+_LONGEST = 4  # of the back-off: about a second
 
 
 class AsyncListener:

@@ -420,7 +420,7 @@ async def test_cancellation_at_every_await(
         AsyncRegistry.from_url(server_url, namespace) as other,
     ):
         done = 0
-        for turns in range(250):
+        for turns in range(0, 250, 4 if who == "waiter" else 1):
             name = f"model-{turns}"
             if who == "waiter":
                 result = await other.try_claim_for_download(name, "S3", lease=600.0)
@@ -450,7 +450,7 @@ async def test_cancellation_at_every_await(
             # The claim is free at once, or the download was just over.
             again = await other.try_claim_for_download(name, "S3", lease=600.0)
             assert isinstance(again, Claimed) or again.status is ModelStatus.DOWNLOADED
-        assert who == "waiter" or (begun > 4 and done > 3)
+        assert who == "waiter" or begun >= done > 3
         until_idle = asyncio.all_tasks() - {asyncio.current_task()}
         if until_idle:
             await asyncio.wait(until_idle, timeout=SECONDS)
