@@ -8,7 +8,9 @@ from __future__ import annotations
 import asyncio
 import ctypes
 import os
+import sys
 import weakref
+from collections.abc import Coroutine
 from typing import Any, TypeVar
 
 import redis.asyncio
@@ -33,6 +35,11 @@ from pyregistry.errors import RegistryClosed, ServerTooOld
 T = TypeVar("T")
 
 
+# --- asyncio only: begin
+_LOSES_CANCELLATIONS: bool = sys.version_info < (3, 12)
+
+
+# --- asyncio only: end
 class AsyncTransport:
     """The connections of one client.
 
@@ -92,6 +99,13 @@ class AsyncTransport:
             ServerRefused: the server answered with an error.
             RegistryClosed: this client is closed.
         """
+        # --- asyncio only: begin
+        if _LOSES_CANCELLATIONS:
+            return await _in_a_task(self._call(op))
+        # --- asyncio only: end
+        return await self._call(op)
+
+    async def _call(self, op: Op[T]) -> T:
         maybe_ran = False
         trouble: Exception | None = None
         for attempt in range(self._attempts):
@@ -246,6 +260,26 @@ class AsyncTransport:
         return reply
 
 
+# --- asyncio only: begin
+async def _in_a_task(call: Coroutine[Any, Any, T]) -> T:
+    """Await a call in a task of its own, so that a cancellation of the caller is never lost.
+
+    redis-py sends under ``asyncio.wait_for``, which before Python 3.12 swallows one that comes when the sending is
+    just done.
+    """
+    task = asyncio.get_running_loop().create_task(call)
+    try:
+        await asyncio.wait({task})
+    except asyncio.CancelledError:
+        task.cancel()
+        await asyncio.wait({task})
+        if not task.cancelled():
+            task.exception()  # looked at: nobody is told
+        raise
+    return task.result()
+
+
+# --- asyncio only: end
 async def _ask(connection: Any, *command: str | int) -> Any:
     try:
         await connection.send_command(*command)

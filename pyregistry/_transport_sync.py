@@ -85,6 +85,9 @@ class Transport:
             ServerRefused: the server answered with an error.
             RegistryClosed: this client is closed.
         """
+        return self._call(op)
+
+    def _call(self, op: Op[T]) -> T:
         maybe_ran = False
         trouble: Exception | None = None
         for attempt in range(self._attempts):
