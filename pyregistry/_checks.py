@@ -9,7 +9,6 @@ from functools import lru_cache
 from typing import NamedTuple
 
 from pyregistry._keys import entry_of
-from pyregistry._wire import provider_of
 from pyregistry.errors import InvalidArgument, InvalidModelName
 from pyregistry.models import ModelProvider, ModelRef
 
@@ -22,6 +21,7 @@ MESSAGE_BYTES = 4096
 WORD_BYTES = 64
 
 _PROVIDER = re.compile(r"[A-Za-z][A-Za-z0-9._-]{0,31}")
+_KNOWN = {provider.value: provider for provider in ModelProvider}
 _NAMESPACE = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _MAX_SECONDS = 100 * 365 * 86400.0
 
@@ -37,6 +37,8 @@ def _problem(value: object, most: int, least: int = 1) -> str | None:
     """What is wrong with a name, or nothing."""
     if not isinstance(value, str):
         return f"must be a str, not {type(value).__name__}"
+    if value.isascii() and value.isprintable() and least <= len(value) <= most:
+        return None  # nearly every name; the rest of this takes longer than all else that a claim needs
     try:
         length = len(value.encode())
     except UnicodeEncodeError:
@@ -88,12 +90,14 @@ def namespace(value: str) -> str:
 
 def provider(value: ModelProvider | str) -> ModelProvider | str:
     """A provider's word."""
+    if isinstance(value, str) and (known := _KNOWN.get(value)) is not None:
+        return known
     if not isinstance(value, str) or not _PROVIDER.fullmatch(value):
         raise InvalidArgument(
             "provider",
             f"must be a word of A-Z a-z 0-9 . _ - that begins with a letter, not {value!r}",
         )
-    return provider_of(str(value))
+    return str(value)
 
 
 @lru_cache(maxsize=16384)
@@ -104,18 +108,21 @@ def _target(name: str, of: str, revision: str | None, subset: str | None) -> Tar
         name_like("revision", revision, QUALIFIER_BYTES)
     if subset is not None:
         name_like("subset", subset, QUALIFIER_BYTES)
-    ref = ModelRef(name, provider(of), revision, subset)
-    return Target(ref, entry_of(name, str(ref.provider), revision, subset))
+    of = provider(of)
+    return Target(ModelRef(name, of, revision, subset), entry_of(name, str(of), revision, subset))
 
 
 def target(name: str, of: ModelProvider | str, revision: str | None, subset: str | None) -> Target:
     """A model, checked."""
     if not isinstance(name, str):
         raise InvalidModelName("name", f"must be a str, not {type(name).__name__}")
-    for argument, value in (("provider", of), ("revision", revision), ("subset", subset)):
-        # Anything else might not even be hashable, which the cache needs.
-        if not isinstance(value, str) and (value is not None or argument == "provider"):
-            raise InvalidArgument(argument, f"must be a str, not {type(value).__name__}")
+    # Anything else might not even be hashable, which the cache needs.
+    if not isinstance(of, str):
+        raise InvalidArgument("provider", f"must be a str, not {type(of).__name__}")
+    if not (revision is None or isinstance(revision, str)):
+        raise InvalidArgument("revision", f"must be a str, not {type(revision).__name__}")
+    if not (subset is None or isinstance(subset, str)):
+        raise InvalidArgument("subset", f"must be a str, not {type(subset).__name__}")
     return _target(name, of, revision, subset)
 
 
@@ -130,6 +137,8 @@ def whole(argument: str, value: int, least: int = 0, most: int = MAX_INT) -> int
 
 def microseconds(argument: str, seconds: float, *, zero: bool = False) -> int:
     """A length of time."""
+    if type(seconds) is float and 1e-6 <= seconds <= _MAX_SECONDS:
+        return round(seconds * 1_000_000)
     if isinstance(seconds, bool) or not isinstance(seconds, (int, float)):
         raise InvalidArgument(argument, f"must be a number of seconds, not {type(seconds).__name__}")
     if not math.isfinite(seconds) or seconds > _MAX_SECONDS or seconds < 0:

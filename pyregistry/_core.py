@@ -93,7 +93,8 @@ class Core:
             if isinstance(result, Claimed):
                 self._told_claim(result.claim, lease, "claimed")
             elif isinstance(result, AlreadyExists):
-                _log.debug("not claimed: it is %s", result.status)
+                if _log.isEnabledFor(logging.DEBUG):
+                    _log.debug("not claimed: it is %s", result.status)
             else:
                 _log.warning("not claimed: %s", result)
 
@@ -108,14 +109,15 @@ class Core:
             )  # fmt: skip
         else:
             level = logging.DEBUG if how == "claimed" else logging.INFO
-            _log.log(
-                level,
-                "%s %s (token %d, attempt %d)",
-                how,
-                _Shown(claim.ref),
-                claim.token,
-                claim.attempts,
-            )
+            if _log.isEnabledFor(level):
+                _log.log(
+                    level,
+                    "%s %s (token %d, attempt %d)",
+                    how,
+                    _Shown(claim.ref),
+                    claim.token,
+                    claim.attempts,
+                )
 
     def _told_retry(self, ref: ModelRef, result: Claim | Refusal, lease: Lease) -> Claim | None:
         if isinstance(result, Refusal):

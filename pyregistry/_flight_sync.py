@@ -17,7 +17,8 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from pyregistry._hub import Seat, View
-from pyregistry._ops import Op, Refusal
+from pyregistry._op import Op
+from pyregistry._ops import Refusal
 from pyregistry._owned import Held, OwnedClaim, Stall, now
 from pyregistry._wait_sync import Guard, Poke, Turn, ask, see_through, work
 from pyregistry._wish import Wish

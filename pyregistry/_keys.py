@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
 from urllib.parse import quote, unquote
 
 from pyregistry.models import ModelRef, ModelStatus
@@ -20,7 +19,6 @@ STATUSES = (
 _PLAIN = "!\"$&'()*+,/;<=>?[\\]^`{|} -._~"
 
 
-@lru_cache(maxsize=16384)
 def entry_of(name: str, provider: str, revision: str | None, subset: str | None) -> str:
     """``<provider>[@<revision>][#<subset>]:<model name>``: the name alone may hold any character."""
     entry = provider

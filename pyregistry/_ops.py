@@ -1,7 +1,6 @@
 """What each method asks of the server, and what the answer means. Pure: no I/O, no client.
 
-An operation is an `Op`: a script, its keys and arguments, and how its reply is read. A client that calls for
-many models gets as many operations as the batch size asks for.
+A client that calls for many models gets as many operations as the batch size asks for.
 """
 
 from __future__ import annotations
@@ -9,10 +8,10 @@ from __future__ import annotations
 import os
 import socket
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from datetime import datetime
 from enum import Enum
-from typing import Any, Final, Generic, NamedTuple, TypeAlias, TypeVar
+from functools import cache, lru_cache
+from typing import Any, Final, NamedTuple, TypeAlias, TypeVar
 
 import msgspec
 
@@ -21,6 +20,7 @@ from pyregistry import _wire as wire
 from pyregistry._checks import Target
 from pyregistry._ids import ClaimIds
 from pyregistry._keys import Keyspace, parse_entry
+from pyregistry._op import Head, Op
 from pyregistry._scripts import BATCH, Script, load
 from pyregistry.errors import (
     DamagedRecord,
@@ -128,44 +128,19 @@ class Said(NamedTuple):
         )
 
 
-@dataclass(frozen=True)
-class Op(Generic[T]):
-    """One request.
-
-    Attributes:
-        name: what the caller called, for errors.
-        script: what runs; ``None``: a plain reading command, ``verb``.
-        keys: its keys.
-        argv: its arguments.
-        decode: what its reply means.
-        resend: whether it may be sent again once it may have run.
-        verb: the command, where there is no script.
-    """
-
-    name: str
-    script: Script | None
-    keys: Sequence[str]
-    argv: Sequence[str | int]
-    decode: Callable[[Any], T]
-    resend: bool = True
-    verb: str = "MGET"
-
-    @property
-    def writes(self) -> bool:
-        """Whether it may have changed something when its outcome is unknown. (`open` may run at any time.)"""
-        return self.script is not None and self.script.writes and self.script is not OPEN
-
-    @property
-    def command(self) -> tuple[str | int, ...]:
-        """What is sent."""
-        if self.script is None:
-            return (*self.verb.split(), *self.keys, *self.argv)
-        return ("EVALSHA", self.script.sha, len(self.keys), *self.keys, *self.argv)
-
-
+@cache
 def default_owner() -> str:
     """Host and process, for people."""
     return checks.owner(f"{socket.gethostname()}:{os.getpid()}")
+
+
+# A process that forks is another owner.
+os.register_at_fork(after_in_child=default_owner.cache_clear)
+
+
+@lru_cache(maxsize=64)
+def _lease_in_microseconds(seconds: float) -> int:
+    return checks.microseconds("lease", seconds)
 
 
 def damaged(ref: ModelRef, why: str) -> DamagedRecord:
@@ -184,12 +159,15 @@ def settled(results: Sequence[T | DamagedRecord]) -> list[T]:
     Raises:
         DamagedRecord: the first that there is; its ``results`` are those of the others.
     """
-    error = next((result for result in results if isinstance(result, DamagedRecord)), None)
-    if error is not None:
+    whole: list[T] = []
+    for error in results:
+        if not isinstance(error, DamagedRecord):
+            whole.append(error)
+            continue
         if len(results) > 1:
             error.results = [None if isinstance(result, DamagedRecord) else result for result in results]
         raise error
-    return [result for result in results if not isinstance(result, DamagedRecord)]
+    return whole
 
 
 def with_results(error: RegistryError, results: Iterable[object], asked: int) -> RegistryError:
@@ -199,19 +177,22 @@ def with_results(error: RegistryError, results: Iterable[object], asked: int) ->
     return error
 
 
-_decode_claims = msgspec.msgpack.Decoder(list[wire.ClaimReply]).decode
-_decode_retries = msgspec.msgpack.Decoder(list[wire.RetryReply]).decode
-_decode_renewals = msgspec.msgpack.Decoder(list[wire.RenewReply]).decode
-_decode_ends = msgspec.msgpack.Decoder(list[wire.EndReply]).decode
-_decode_sets = msgspec.msgpack.Decoder(list[wire.SetReply]).decode
-_decode_touches = msgspec.msgpack.Decoder(list[wire.TouchReply]).decode
-_decode_deletes = msgspec.msgpack.Decoder(list[wire.DeleteReply]).decode
-_decode_reads = msgspec.msgpack.Decoder(list[wire.ReadReply]).decode
+_decode_claim = msgspec.msgpack.Decoder(wire.ClaimReply).decode
+_decode_retry = msgspec.msgpack.Decoder(wire.RetryReply).decode
+_decode_renewal = msgspec.msgpack.Decoder(wire.RenewReply).decode
+_decode_end = msgspec.msgpack.Decoder(wire.EndReply).decode
+_decode_set = msgspec.msgpack.Decoder(wire.SetReply).decode
+_decode_touch = msgspec.msgpack.Decoder(wire.TouchReply).decode
+_decode_delete = msgspec.msgpack.Decoder(wire.DeleteReply).decode
+_decode_read = msgspec.msgpack.Decoder(wire.ReadReply).decode
 _decode_page = msgspec.msgpack.Decoder(list[str | int]).decode
 _decode_counts = msgspec.msgpack.Decoder(wire.Counts).decode
 _decode_now = msgspec.msgpack.Decoder(wire.Now).decode
 _decode_cache = msgspec.msgpack.Decoder(wire.Cache).decode
 _decode_opened = msgspec.msgpack.Decoder(wire.Opened).decode
+
+Replies: TypeAlias = Sequence[Any]
+"""What the server says to each item of an operation."""
 
 
 def _left(microseconds: int) -> float | None:
@@ -248,6 +229,29 @@ class Ops:
         told = [checks.provider(provider) for provider in providers]
         self.providers = tuple(dict.fromkeys([*ModelProvider, *told]))
         self.ids = ClaimIds()
+        self._heads: dict[tuple[Any, ...], Head] = {}
+        # Looked up by no key at all: these are the calls of which there are many.
+        self._claim_head = self._writing("claim", CLAIM)
+        self._touch_head = self._writing("touch", TOUCH)
+        self._status_head = self._head("get_status", None)
+
+    def _head(
+        self,
+        name: str,
+        script: Script | None,
+        keys: Sequence[str] = (),
+        *argv: str | int,
+        resend: bool = True,
+    ) -> Head:
+        """The one head of its kind. It is kept: ``argv`` must be of a few values."""
+        of = (name, script and script.sha, argv, resend)
+        head = self._heads.get(of)
+        if head is None:
+            head = self._heads[of] = Head(name, script, keys, argv, resend=resend)
+        return head
+
+    def _writing(self, name: str, script: Script, *argv: str | int, resend: bool = True) -> Head:
+        return self._head(name, script, self.keys.shared, self.keys.channel, *argv, resend=resend)
 
     @property
     def owner(self) -> str:
@@ -285,18 +289,18 @@ class Ops:
             found.append(checks.target(ref.name, ref.provider, ref.revision, ref.subset))
         return found
 
-    def _records(self, targets: Iterable[Target]) -> list[str]:
-        return [self.keys.record(target.entry) for target in targets]
-
-    def _writing(self, targets: Iterable[Target]) -> list[str]:
-        return [*self.keys.shared, *self._records(targets)]
+    def _records(self, targets: Sequence[Target]) -> tuple[str, ...]:
+        if len(targets) == 1:  # the commonest call by far
+            return (self.keys.record(targets[0].entry),)
+        return tuple([self.keys.record(target.entry) for target in targets])
 
     # The connection
 
     def open(self) -> Op[wire.Opened]:
         """Is the server fit, and the one that wrote last?"""
         keys = (*self.keys.shared, self.keys.record("x"), self.keys.holds("x"))
-        return Op("connect", OPEN, keys, (self.keys.channel, SCHEMA), _decode_opened)
+        head = self._head("connect", OPEN, keys, self.keys.channel, SCHEMA)
+        return Op(head, lambda replies: _decode_opened(replies[0]))
 
     # Claims
 
@@ -307,12 +311,14 @@ class Ops:
         seconds = KEPT_LEASE if lease is Default.KEPT else lease
         if isinstance(seconds, Default):
             raise InvalidArgument("lease", f"{seconds!r} is not for this call")
+        if type(seconds) is float:
+            return _lease_in_microseconds(seconds), seconds
         return checks.microseconds("lease", seconds), float(seconds)
 
     def _claim_id(self, claim_id: str | None) -> str:
-        return (
-            self.ids.new() if claim_id is None else checks.name_like("claim_id", claim_id, checks.WORD_BYTES)
-        )
+        if claim_id is None:
+            return self.ids.new()
+        return checks.name_like("claim_id", claim_id, checks.WORD_BYTES)
 
     def _owner_of(self, owner: str | None) -> str:
         return self.owner if owner is None else checks.owner(owner)
@@ -333,17 +339,32 @@ class Ops:
         most = 0 if max_attempts is None else checks.whole("max_attempts", max_attempts, least=1)
         expected = 0 if expected_bytes is None else checks.whole("expected_bytes", expected_bytes)
         ids = [self._claim_id(claim_id) for _ in targets]
-        argv: list[str | int] = [self.keys.channel]
+        argv: list[str | int] = []
         for each in ids:
             argv += (each, who, length, most, expected)
 
-        def decode(reply: bytes) -> list[ClaimResult | DamagedRecord]:
+        def decode(replies: Replies) -> list[ClaimResult | DamagedRecord]:
             return [
-                self._claim_result(target, answer, each, who, seconds)
-                for target, each, answer in zip(targets, ids, _decode_claims(reply), strict=True)
+                self._claim_result(target, _decode_claim(reply), each, who, seconds)
+                for target, each, reply in zip(targets, ids, replies, strict=True)
             ]
 
-        return Op("claim", CLAIM, self._writing(targets), argv, decode, resend=length != 0)
+        # Whoever names a claim himself may ask for it again by that name: such a one stays as it is.
+        ours = claim_id is None
+        alone = ours and len(targets) == 1
+        return Op(
+            self._claim_head if length else self._writing("claim", CLAIM, resend=False),
+            decode,
+            self._records(targets),
+            argv,
+            len(targets),
+            same=(targets[0].entry, who, length, most, expected) if alone else None,
+            for_others=_not_claimed if alone else None,
+            undo=self._release_claims if ours else None,
+        )
+
+    def _release_claims(self, results: Iterable[ClaimResult | DamagedRecord]) -> list[Op[str]]:
+        return [self.release(result.claim) for result in results if isinstance(result, Claimed)]
 
     def _claim_result(
         self,
@@ -353,14 +374,14 @@ class Ops:
         owner: str,
         lease: float | None,
     ) -> ClaimResult | DamagedRecord:
+        if isinstance(answer, (wire.ClaimGiven, wire.ClaimAgain)):
+            return Claimed(self._claim_of(target, answer, claim_id, owner, lease))
         if isinstance(answer, wire.Damaged):
             return damaged(target.ref, answer.why)
-        if isinstance(answer, wire.Exists):
-            status = ModelStatus(answer.status)
-            if status is ModelStatus.DOWNLOADING or status is ModelStatus.EVICTING:
-                return AlreadyExists(status, wire.time_or_none(answer.lease_end), _left(answer.lease_left))
-            return AlreadyExists(status)
-        return Claimed(self._claim_of(target, answer, claim_id, owner, lease))
+        status = ModelStatus(answer.status)
+        if status is ModelStatus.DOWNLOADING or status is ModelStatus.EVICTING:
+            return AlreadyExists(status, wire.time_or_none(answer.lease_end), _left(answer.lease_left))
+        return AlreadyExists(status)
 
     @staticmethod
     def _claim_of(
@@ -372,20 +393,21 @@ class Ops:
     ) -> Claim:
         name, provider, revision, subset = target.ref
         assert provider is not None, "a target has its provider"
+        # By position: this is made once for every claim that is won.
         return Claim(
-            model_name=name,
-            provider=provider,
-            revision=revision,
-            subset=subset,
-            claim_id=claim_id,
-            owner=owner,
-            token=answer.token,
-            lease=lease,
-            lease_expires_at=wire.time_or_none(answer.lease_end),
-            attempts=answer.attempts,
-            taken_over=bool(answer.previous_owner),
-            previous_owner=answer.previous_owner or None,
-            previous_bytes_done=answer.previous_bytes_done if answer.previous_owner else None,
+            name,
+            provider,
+            revision,
+            subset,
+            claim_id,
+            owner,
+            answer.token,
+            lease,
+            wire.time_or_none(answer.lease_end),
+            answer.attempts,
+            bool(answer.previous_owner),
+            answer.previous_owner or None,
+            answer.previous_bytes_done if answer.previous_owner else None,
         )
 
     def retry(
@@ -402,16 +424,25 @@ class Ops:
         who, each = self._owner_of(owner), self._claim_id(claim_id)
         most = 0 if max_attempts is None else checks.whole("max_attempts", max_attempts, least=1)
 
-        def decode(reply: bytes) -> Claim | Refusal:
-            (answer,) = _decode_retries(reply)
+        def decode(replies: Replies) -> Claim | Refusal:
+            answer = _decode_retry(replies[0])
             if isinstance(answer, wire.Damaged):
                 raise damaged(target.ref, answer.why)
             if isinstance(answer, wire.RetryRefused):
                 return Refusal(_why_not_retried(answer, most), retry_left=answer.retry_left / 1_000_000)
             return self._claim_of(target, answer, each, who, seconds)
 
-        argv = (self.keys.channel, each, who, length, most)
-        return Op("retry", RETRY, self._writing([target]), argv, decode, resend=length != 0)
+        def undo(result: Claim | Refusal) -> list[Op[str]]:
+            return [self.release(result)] if isinstance(result, Claim) else []
+
+        return Op(
+            self._writing("retry", RETRY, resend=length != 0),
+            decode,
+            self._records([target]),
+            (each, who, length, most),
+            1,
+            undo=undo if claim_id is None else None,
+        )
 
     def _claimed_target(self, claim: Claim) -> Target:
         if not isinstance(claim, Claim):
@@ -430,7 +461,7 @@ class Ops:
         """The owners of these claims live, and have said this; ``lease`` may be `Default.ITS_OWN`."""
         targets = [self._claimed_target(claim) for claim in claims]
         lengths = [self.lease_of(claim.lease if lease is Default.ITS_OWN else lease) for claim in claims]
-        argv: list[str | int] = [self.keys.channel]
+        argv: list[str | int] = []
         words = said or [Said()] * len(claims)
         for claim, (length, _), (message, done, total) in zip(claims, lengths, words, strict=True):
             argv += (
@@ -443,16 +474,15 @@ class Ops:
                 "" if total is None else checks.whole("bytes_total", total),
             )
 
-        def decode(reply: bytes) -> list[Claim | Refusal | DamagedRecord]:
+        def decode(replies: Replies) -> list[Claim | Refusal | DamagedRecord]:
             return [
-                _renewal_result(claim, target, seconds, answer)
-                for claim, target, (_, seconds), answer in zip(
-                    claims, targets, lengths, _decode_renewals(reply), strict=True
-                )
+                _renewal_result(claim, target, seconds, _decode_renewal(reply))
+                for claim, target, (_, seconds), reply in zip(claims, targets, lengths, replies, strict=True)
             ]
 
         resend = all(length != 0 for length, _ in lengths)
-        return Op("renew", RENEW, self._writing(targets), argv, decode, resend=resend)
+        head = self._writing("renew", RENEW, resend=resend)
+        return Op(head, decode, self._records(targets), argv, len(targets))
 
     def finish(
         self,
@@ -478,7 +508,6 @@ class Ops:
         ):
             raise InvalidArgument("status", "an ERROR has no size_bytes, location or resolved_revision")
         argv = (
-            self.keys.channel,
             claim.claim_id,
             claim.token,
             ended.value,
@@ -489,13 +518,21 @@ class Ops:
             0 if retry_in is None else checks.microseconds("retry_in", retry_in, zero=True),
             int(bool(permanent)),
         )
-        return Op("finish", FINISH, self._writing([target]), argv, _end_decoder(target))
+        return self._end("finish", FINISH, target, argv)
 
     def release(self, claim: Claim) -> Op[str]:
         """The claim is given back; the reply is empty if it could be, else why not."""
         target = self._claimed_target(claim)
-        argv = (self.keys.channel, claim.claim_id, claim.token)
-        return Op("release", RELEASE, self._writing([target]), argv, _end_decoder(target))
+        return self._end("release", RELEASE, target, (claim.claim_id, claim.token))
+
+    def _end(self, name: str, script: Script, target: Target, argv: Sequence[str | int]) -> Op[str]:
+        def decode(replies: Replies) -> str:
+            answer = _decode_end(replies[0])
+            if isinstance(answer, wire.Damaged):
+                raise damaged(target.ref, answer.why)
+            return _lost(answer) if isinstance(answer, wire.Lost) else ""
+
+        return Op(self._writing(name, script), decode, self._records([target]), argv, 1)
 
     # What anybody may do
 
@@ -507,42 +544,46 @@ class Ops:
         if wanted is ModelStatus.EVICTING:
             raise InvalidArgument("status", "EVICTING comes from an eviction alone")
 
-        def decode(reply: bytes) -> wire.StatusSet:
-            (answer,) = _decode_sets(reply)
+        def decode(replies: Replies) -> wire.StatusSet:
+            answer: wire.SetReply = _decode_set(replies[0])
             if isinstance(answer, wire.Damaged):
                 raise damaged(target.ref, answer.why)
             if isinstance(answer, wire.SetRefused):
                 raise _evicting(target.ref, "set_status")
             return answer
 
-        argv = (self.keys.channel, self.owner, wanted.value, checks.text("message", message))
-        return Op("set_status", SET_STATUS, self._writing([target]), argv, decode, resend=False)
+        head = self._writing("set_status", SET_STATUS, self.owner, resend=False)
+        return Op(head, decode, self._records([target]), (wanted.value, checks.text("message", message)), 1)
 
     def touch(self, targets: Sequence[Target]) -> Op[list[bool | DamagedRecord]]:
         """The models are in use; the reply says which are known."""
 
-        def decode(reply: bytes) -> list[bool | DamagedRecord]:
-            return [
-                damaged(target.ref, answer.why)
-                if isinstance(answer, wire.Damaged)
-                else isinstance(answer, wire.Known)
-                for target, answer in zip(targets, _decode_touches(reply), strict=True)
-            ]
+        def decode(replies: Replies) -> list[bool | DamagedRecord]:
+            known: list[bool | DamagedRecord] = []
+            for target, reply in zip(targets, replies, strict=True):
+                answer = _decode_touch(reply)
+                if isinstance(answer, wire.Damaged):
+                    known.append(damaged(target.ref, answer.why))
+                else:
+                    known.append(isinstance(answer, wire.Known))
+            return known
 
-        return Op("touch", TOUCH, self._writing(targets), (self.keys.channel,), decode)
+        keys = self._records(targets)
+        return Op(self._touch_head, decode, keys, (), len(targets), same=keys)
 
     def delete(self, targets: Sequence[Target], *, expected_token: int | None, force: bool) -> Op[int]:
         """The registry forgets these; the reply counts what is gone."""
         token = "" if expected_token is None else checks.whole("expected_token", expected_token)
-        keys: list[str] = [*self.keys.shared]
-        argv: list[str | int] = [self.keys.channel, self.owner]
+        keys: list[str] = []
+        argv: list[str | int] = []
         for target in targets:
             keys += (self.keys.record(target.entry), self.keys.holds(target.entry))
             argv += (token, int(bool(force)))
 
-        def decode(reply: bytes) -> int:
-            answers = _decode_deletes(reply)
-            for target, answer in zip(targets, answers, strict=True):
+        def decode(replies: Replies) -> int:
+            gone = 0
+            for target, reply in zip(targets, replies, strict=True):
+                answer = _decode_delete(reply)
                 if isinstance(answer, wire.Damaged):
                     raise damaged(target.ref, answer.why)
                 if isinstance(answer, wire.Evicting):
@@ -553,16 +594,18 @@ class Ops:
                         model_name=target.ref.name,
                         provider=str(target.ref.provider),
                     )
-            return sum(isinstance(answer, wire.Deleted) for answer in answers)
+                gone += isinstance(answer, wire.Deleted)
+            return gone
 
-        return Op("delete", DELETE, keys, argv, decode, resend=expected_token is not None)
+        head = self._writing("delete", DELETE, self.owner, resend=expected_token is not None)
+        return Op(head, decode, keys, argv, len(targets))
 
     # Reads
 
     def statuses(self, targets: Sequence[Target]) -> Op[ModelStatus | None]:
         """The status of one name under these providers: DOWNLOADED if any is, else the first there is."""
 
-        def decode(values: Sequence[bytes | None]) -> ModelStatus | None:
+        def decode(values: Replies) -> ModelStatus | None:
             found: list[ModelStatus | DamagedRecord] = []
             for target, value in zip(targets, values, strict=True):
                 if value is not None:
@@ -572,18 +615,16 @@ class Ops:
                         found.append(damaged(target.ref, str(error)))
             return _preferred(found, lambda status: status)
 
-        return Op("get_status", None, self._records(targets), (), decode)
-
-    def _read(self, targets: Sequence[Target], decode: Callable[[bytes], T]) -> Op[T]:
-        keys = [*self.keys.indexes.values(), *self._records(targets)]
-        return Op("get_model_record", READ, keys, (), decode)
+        keys = self._records(targets)
+        return Op(self._status_head, decode, keys, (), len(targets), same=keys)
 
     def read(self, targets: Sequence[Target]) -> Op[list[ModelRecord | DamagedRecord | None]]:
         """The records of these models."""
 
-        def decode(reply: bytes) -> list[ModelRecord | DamagedRecord | None]:
+        def decode(replies: Replies) -> list[ModelRecord | DamagedRecord | None]:
             found: list[ModelRecord | DamagedRecord | None] = []
-            for target, answer in zip(targets, _decode_reads(reply), strict=True):
+            for target, reply in zip(targets, replies, strict=True):
+                answer = _decode_read(reply)
                 if isinstance(answer, wire.Found):
                     found.append(_read_stored(target.ref, answer.record, answer.last_used))
                 elif isinstance(answer, wire.Damaged):
@@ -592,63 +633,60 @@ class Ops:
                     found.append(None)
             return found
 
-        return self._read(targets, decode)
+        keys = self._records(targets)
+        head = self._head("get_model_record", READ, tuple(self.keys.indexes.values()))
+        return Op(head, decode, keys, (), len(targets), same=keys)
 
     def page(self, status: ModelStatus | None, from_score: int, limit: int) -> Op[list[tuple[str, int]]]:
         """The next entries by last use, and their scores."""
         indexes = self.keys.indexes
         keys = list(indexes.values()) if status is None else [indexes[status]]
 
-        def decode(reply: bytes) -> list[tuple[str, int]]:
-            flat = _decode_page(reply)
+        def decode(replies: Replies) -> list[tuple[str, int]]:
+            flat = _decode_page(replies[0])
             return [(str(entry), int(score)) for entry, score in zip(flat[::2], flat[1::2], strict=True)]
 
-        return Op("get_models_by_last_used", PAGE, keys, (from_score, limit), decode)
+        return Op(self._head("get_models_by_last_used", PAGE), decode, keys, (from_score, limit))
 
     def listed(self, entries: Sequence[tuple[str, int]]) -> Op[list[ModelRecord | DamagedRecord | None]]:
         """The records of index entries."""
 
-        def decode(values: Sequence[bytes | None]) -> list[ModelRecord | DamagedRecord | None]:
+        def decode(values: Replies) -> list[ModelRecord | DamagedRecord | None]:
             return [
                 None if value is None else _read_stored(parse_entry(entry), value, score)
                 for (entry, score), value in zip(entries, values, strict=True)
             ]
 
-        return Op(
-            "get_models_by_last_used",
-            None,
-            [self.keys.record(entry) for entry, _ in entries],
-            (),
-            decode,
-        )
+        keys = [self.keys.record(entry) for entry, _ in entries]
+        return Op(self._head("get_models_by_last_used", None), decode, keys, (), len(entries))
 
     def counts(self) -> Op[StatusCounts]:
         """How many records there are by status."""
 
-        def decode(reply: bytes) -> StatusCounts:
-            downloading, downloaded, error, _ = _decode_counts(reply).records
+        def decode(replies: Replies) -> StatusCounts:
+            downloading, downloaded, error, _ = _decode_counts(replies[0]).records
             return StatusCounts(downloading, downloaded, error)
 
-        return Op("get_status_counts", COUNTS, self.keys.shared, (), decode)
+        return Op(self._head("get_status_counts", COUNTS, self.keys.shared), decode)
 
     # The registry itself
 
     def now(self) -> Op[datetime]:
         """What lease time it is."""
 
-        def decode(reply: bytes) -> datetime:
-            return wire.time_of(_decode_now(reply).time)
+        def decode(replies: Replies) -> datetime:
+            return wire.time_of(_decode_now(replies[0]).time)
 
-        return Op("now", NOW, [self.keys.meta], (), decode)
+        return Op(self._head("now", NOW, (self.keys.meta,)), decode)
 
     def cache(self, proposed: str | None = None) -> Op[str | None]:
         """Which cache the namespace stands for; where that is not known, ``proposed`` from now on."""
 
-        def decode(reply: bytes) -> str | None:
-            return _decode_cache(reply).cache_id or None
+        def decode(replies: Replies) -> str | None:
+            return _decode_cache(replies[0]).cache_id or None
 
         argv = (checks.text("cache_id", proposed, checks.WORD_BYTES),)
-        return Op("cache", CACHE, [self.keys.meta], argv, decode)
+        return Op(self._head("cache", CACHE, (self.keys.meta,)), decode, (), argv)
 
 
 def status_of(status: ModelStatus | str) -> ModelStatus:
@@ -673,6 +711,15 @@ def _preferred(found: Sequence[T | DamagedRecord], status: Callable[[T], ModelSt
         if isinstance(each, DamagedRecord):
             raise each
     return None
+
+
+def _not_claimed(results: list[ClaimResult | DamagedRecord]) -> list[ClaimResult | DamagedRecord] | None:
+    """What the others are told of a claim that one of them has got; nothing if nobody has."""
+    (result,) = results
+    if not isinstance(result, Claimed):
+        return None
+    claim = result.claim
+    return [AlreadyExists(ModelStatus.DOWNLOADING, claim.lease_expires_at, claim.lease)]
 
 
 def _evicting(ref: ModelRef, call: str) -> EvictionInProgress:
@@ -713,13 +760,3 @@ def _renewal_result(
 
 def _lost(answer: wire.Lost) -> str:
     return f"it was lost; the model is {answer.status or 'unknown'} now"
-
-
-def _end_decoder(target: Target) -> Callable[[bytes], str]:
-    def decode(reply: bytes) -> str:
-        (answer,) = _decode_ends(reply)
-        if isinstance(answer, wire.Damaged):
-            raise damaged(target.ref, answer.why)
-        return _lost(answer) if isinstance(answer, wire.Lost) else ""
-
-    return decode

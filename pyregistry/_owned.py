@@ -12,7 +12,8 @@ from collections.abc import Callable
 from typing import Any
 
 from pyregistry import _checks as checks
-from pyregistry._ops import Default, Op, Said
+from pyregistry._op import Op
+from pyregistry._ops import Default, Said
 from pyregistry.errors import ClaimLost
 from pyregistry.models import Claim
 

@@ -7,7 +7,8 @@ from typing import Any
 
 from redis import exceptions as redis_errors
 
-from pyregistry._ops import SCHEMA, SCRIPTS, Op
+from pyregistry._op import Op
+from pyregistry._ops import SCHEMA, SCRIPTS
 from pyregistry.errors import (
     AccessDenied,
     OutcomeUnknown,
@@ -76,7 +77,7 @@ def refusal(error: redis_errors.RedisError) -> RegistryError:
 def failure(op: Op[Any], maybe_ran: bool, trouble: BaseException | None, shown: str) -> RegistryError:
     """The public form of having given up."""
     why = f"{shown}: {trouble}"
-    if maybe_ran and op.writes:
+    if maybe_ran and op.head.writes:
         return OutcomeUnknown(op.name, why)
     return RegistryUnavailable(f"{op.name}: {why}")
 

@@ -21,8 +21,9 @@ DEFAULT_TIMEOUT = 5.0
 
 # What this library decides itself, because its promises rest on it.
 _OURS = frozenset(
-    {"connection_class", "decode_responses", "encoding", "max_connections", "redis_connect_func", "retry",
-     "retry_on_error", "retry_on_timeout", "socket_connect_timeout", "socket_timeout"}
+    {"connection_class", "decode_responses", "encoding", "max_connections", "parser_class",
+     "redis_connect_func", "retry", "retry_on_error", "retry_on_timeout", "socket_connect_timeout",
+     "socket_timeout"}
 )  # fmt: skip
 
 CONNECTIONS = 32
@@ -67,6 +68,7 @@ class UrlSource:
         if taken := _OURS & options.keys():
             raise InvalidArgument(min(taken), "is decided by pyregistry itself")
         checks.microseconds("timeout", timeout)
+        self.timeout = timeout
         self._url = url
         self._options = {
             "maint_notifications_config": _NO_MAINTENANCE,
@@ -119,6 +121,13 @@ class UrlSource:
         from pyregistry.embedded import shared_url
 
         return shared_url(self._embedded_folder())
+
+    def async_connection(self, url: str, hook: AsyncHook) -> redis.asyncio.Connection:
+        """One asyncio connection, opened by ``hook``, on which the server may speak of its own accord."""
+        pool = redis.asyncio.ConnectionPool.from_url(url, redis_connect_func=hook, **self._options)
+        pool.connection_kwargs["protocol"] = 3
+        connection: redis.asyncio.Connection = pool.make_connection()  # type: ignore[no-untyped-call]  # redis-py
+        return connection
 
     def async_pool(self, url: str, hook: AsyncHook) -> redis.asyncio.ConnectionPool:
         """A pool of asyncio connections, each opened by ``hook``."""

@@ -16,7 +16,8 @@ from typing import Any, TypeVar
 import redis.asyncio
 from redis import exceptions as redis_errors
 
-from pyregistry._ops import OPEN, Op, Ops
+from pyregistry._op import Op
+from pyregistry._ops import OPEN, Ops
 from pyregistry._replies import (
     ATTEMPTS,
     DENIED,
@@ -132,7 +133,7 @@ class AsyncTransport:
                 except redis_errors.RedisError as error:
                     raise refusal(error) from error
                 try:
-                    return op.decode(await self._exchange(connection, op))
+                    return op.read(await self._exchange(connection, op))
                 except NOT_RUN as error:
                     trouble = error
                     # After READONLY the next connection may lead to the new primary.
@@ -234,7 +235,7 @@ class AsyncTransport:
             reply = await _ask(connection, *op.command)
         except redis_errors.NoScriptError:
             reply = await self._load(connection)
-        return op.decode(reply)
+        return op.read(reply)
 
     async def _load(self, connection: Any) -> Any:
         """Load `open`, run it, load the others: NOSCRIPT always means that `open` is due."""

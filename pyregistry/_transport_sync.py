@@ -15,7 +15,8 @@ from typing import Any, TypeVar
 import redis
 from redis import exceptions as redis_errors
 
-from pyregistry._ops import OPEN, Op, Ops
+from pyregistry._op import Op
+from pyregistry._ops import OPEN, Ops
 from pyregistry._replies import (
     ATTEMPTS,
     DENIED,
@@ -114,7 +115,7 @@ class Transport:
                 except redis_errors.RedisError as error:
                     raise refusal(error) from error
                 try:
-                    return op.decode(self._exchange(connection, op))
+                    return op.read(self._exchange(connection, op))
                 except NOT_RUN as error:
                     trouble = error
                     # After READONLY the next connection may lead to the new primary.
@@ -191,7 +192,7 @@ class Transport:
             reply = _ask(connection, *op.command)
         except redis_errors.NoScriptError:
             reply = self._load(connection)
-        return op.decode(reply)
+        return op.read(reply)
 
     def _load(self, connection: Any) -> Any:
         """Load `open`, run it, load the others: NOSCRIPT always means that `open` is due."""

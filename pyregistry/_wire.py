@@ -8,6 +8,7 @@ and ``0`` say that nothing is there.
 from __future__ import annotations
 
 from datetime import datetime, timedelta, timezone
+from functools import lru_cache
 from typing import Literal
 
 import msgspec
@@ -245,9 +246,10 @@ class _StatusOnly(msgspec.Struct, array_like=True, frozen=True):
 decode_status = msgspec.msgpack.Decoder(_StatusOnly).decode
 
 
+@lru_cache(maxsize=256)  # the claims of a batch end at the same time
 def time_of(microseconds: int) -> datetime:
     """A point in lease time."""
-    return _EPOCH + timedelta(microseconds=microseconds)
+    return _EPOCH + timedelta(0, 0, microseconds)
 
 
 def time_or_none(microseconds: int) -> datetime | None:

@@ -10,6 +10,7 @@ from pyregistry import _checks as checks
 from pyregistry._core import Core
 from pyregistry._flight_async import AsyncDownload, AsyncFlight
 from pyregistry._listen_async import AsyncEventStream, AsyncListener
+from pyregistry._mux import MuxTransport
 from pyregistry._ops import (
     KEPT_LEASE,
     Default,
@@ -61,6 +62,8 @@ class AsyncRegistry(Core):
         providers: words for providers beyond the four, which calls without a provider look at too.
     """
 
+    _transport_class: type[AsyncTransport] = AsyncTransport
+
     def __init__(
         self,
         client: redis.asyncio.Redis,
@@ -82,6 +85,9 @@ class AsyncRegistry(Core):
         owner: str | None = None,
         providers: Iterable[str] = (),
         timeout: float = DEFAULT_TIMEOUT,
+        # --- asyncio only: begin
+        transport: str = "multiplexed",
+        # --- asyncio only: end
         **options: Any,
     ) -> Self:
         """A client with connections of its own. Nothing is sent yet.
@@ -92,13 +98,22 @@ class AsyncRegistry(Core):
             owner: who this is, for people; left out: host and process. Cut at 64 bytes.
             providers: words for providers beyond the four, which calls without a provider look at too.
             timeout: seconds that a connection attempt or an answer may take.
+            transport: ``"multiplexed"``: one connection, which gathers what the tasks ask; ``"redis-py"``: a
+                pool of redis-py's connections, one call on each at a time.
             **options: more settings of redis-py's connections (``password``, ``ssl_ca_certs``, ...).
 
         Raises:
             ConfigurationError: the URL or an option makes no sense.
         """
         client = cls.__new__(cls)
-        client._begin(UrlSource(url, timeout, options), namespace, owner, providers)
+        source = UrlSource(url, timeout, options)
+        # --- asyncio only: begin
+        if transport not in ("multiplexed", "redis-py"):
+            raise InvalidArgument("transport", f'must be "multiplexed" or "redis-py", not {transport!r}')
+        if transport == "multiplexed":
+            client._transport_class = MuxTransport
+        # --- asyncio only: end
+        client._begin(source, namespace, owner, providers)
         return client
 
     def _begin(
@@ -109,7 +124,7 @@ class AsyncRegistry(Core):
         providers: Iterable[str],
     ) -> None:
         super()._begin(source, namespace, owner, providers)
-        self._transport = AsyncTransport(source, self._ops)
+        self._transport = self._transport_class(source, self._ops)
         self._listener = AsyncListener(self._transport, self._ops.keys.channel, source.patience)
 
     async def __aenter__(self) -> Self:

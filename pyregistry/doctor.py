@@ -17,7 +17,8 @@ import msgspec
 
 from pyregistry import _wire as wire
 from pyregistry._keys import STATUSES, Keyspace, parse_entry
-from pyregistry._ops import Op, Ops
+from pyregistry._op import Head, Op
+from pyregistry._ops import Ops
 from pyregistry._source import DEFAULT_TIMEOUT, UrlSource
 from pyregistry._transport_sync import Transport
 from pyregistry.errors import AccessDenied, SchemaTooNew, ServerRefused, ServerTooOld
@@ -130,7 +131,9 @@ class _Server:
 
     def ask(self, verb: str, *words: Any) -> Any:
         """The raw reply: bytes, numbers, lists."""
-        return self._transport.call(Op("doctor", None, (), words, lambda reply: reply, verb=verb))
+        return self._transport.call(
+            Op(Head("doctor", None, verb=verb), lambda replies: replies[0], argv=words)
+        )
 
     def config(self) -> dict[str, str] | None:
         """The settings that matter; None where CONFIG is forbidden."""

@@ -26,8 +26,7 @@ __all__ = [
 class _Word(str, Enum):
     """A word that is equal to its text, and prints as it."""
 
-    def __str__(self) -> str:
-        return str(self.value)
+    __str__ = str.__str__
 
 
 class ModelProvider(_Word):

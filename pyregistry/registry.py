@@ -62,6 +62,8 @@ class Registry(Core):
         providers: words for providers beyond the four, which calls without a provider look at too.
     """
 
+    _transport_class: type[Transport] = Transport
+
     def __init__(
         self,
         client: redis.Redis,
@@ -99,7 +101,8 @@ class Registry(Core):
             ConfigurationError: the URL or an option makes no sense.
         """
         client = cls.__new__(cls)
-        client._begin(UrlSource(url, timeout, options), namespace, owner, providers)
+        source = UrlSource(url, timeout, options)
+        client._begin(source, namespace, owner, providers)
         return client
 
     def _begin(
@@ -110,7 +113,7 @@ class Registry(Core):
         providers: Iterable[str],
     ) -> None:
         super()._begin(source, namespace, owner, providers)
-        self._transport = Transport(source, self._ops)
+        self._transport = self._transport_class(source, self._ops)
         self._listener = Listener(self._transport, self._ops.keys.channel, source.patience)
 
     def __enter__(self) -> Self:

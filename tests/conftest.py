@@ -62,6 +62,19 @@ def pytest_sessionstart(session: pytest.Session) -> None:
         raise pytest.UsageError(f"no server for --server {_kind(session.config)}: {error}") from None
 
 
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """All servers, and all transports, without each with each: the way around runs on the embedded server."""
+    if _kind(config) == "embedded":
+        return
+    around = [item for item in items if isinstance(item, pytest.Function) and _goes_around(item)]
+    config.hook.pytest_deselected(items=around)
+    items[:] = [item for item in items if item not in set(around)]
+
+
+def _goes_around(item: pytest.Function) -> bool:
+    return hasattr(item, "callspec") and item.callspec.params.get("connect_any") == "redis-py"
+
+
 def pytest_report_header(config: pytest.Config) -> str:
     return f"server: {config.stash[SERVER]}"
 
@@ -154,21 +167,23 @@ def make_server(request: pytest.FixtureRequest) -> Iterator[MakeServer]:
         yield make
 
 
-@pytest.fixture(params=["sync", "asyncio"])
+@pytest.fixture(params=["sync", "asyncio", "redis-py"])
 def connect_any(request: pytest.FixtureRequest, server_url: str, namespace: str) -> Iterator[Connect]:
-    """Connects any number of clients, all `Registry` or all `AsyncRegistry` behind its interface.
+    """Connects any number of clients, all `Registry` or all `AsyncRegistry` behind its interface; the latter
+    multiplexed, or over a pool of redis-py's.
 
     They are closed after the test, if it did not do so.
     """
     from pyregistry import AsyncRegistry, Registry
 
     with ExitStack() as stack:
-        loop = stack.enter_context(loop_in_thread()) if request.param == "asyncio" else None
+        loop = stack.enter_context(loop_in_thread()) if request.param != "sync" else None
+        transport: dict[str, Any] = {"redis-py": {"transport": "redis-py"}}.get(request.param, {})
 
         def connect(*, url: str = server_url, namespace: str = namespace, **options: Any) -> Registry:
             if loop is None:
                 return stack.enter_context(Registry.from_url(url, namespace, **options))
-            client = AsyncFacade(AsyncRegistry.from_url(url, namespace, **options), loop)
+            client = AsyncFacade(AsyncRegistry.from_url(url, namespace, **transport, **options), loop)
             return cast("Registry", stack.enter_context(client))
 
         yield connect
@@ -176,7 +191,7 @@ def connect_any(request: pytest.FixtureRequest, server_url: str, namespace: str)
 
 @pytest.fixture
 def any_registry(connect_any: Connect) -> Registry:
-    """A connected client; the test runs once with each of the two."""
+    """A connected client; the test runs once with each kind."""
     return connect_any()
 
 

@@ -1,12 +1,13 @@
 """A TCP proxy in front of a real server, for what networks do: lost replies, late copies, silence.
 
 It knows just enough of RESP to tell where a command and its reply end, and by its SHA1 which script a
-command runs; everything else is the server's. Each connection is served by a thread, in lockstep: one
-command, one reply.
+command runs; everything else is the server's. Each connection is read ahead, and its commands are passed on
+in lockstep: one command, one reply.
 """
 
 from __future__ import annotations
 
+import queue
 import socket
 import threading
 import time
@@ -47,12 +48,21 @@ class Held:
 
     def __init__(self) -> None:
         self._came = threading.Event()
+        self._its_turn = threading.Event()
         self._goes = threading.Event()
         self.raw = b""
 
     def wait(self) -> None:
-        """Wait until the request is there."""
+        """Wait until the request is the next to be handed on."""
+        assert self._its_turn.wait(SECONDS), "no such request came"
+
+    def wait_behind(self) -> None:
+        """Wait until the request is there, be it behind others of its connection."""
         assert self._came.wait(SECONDS), "no such request came"
+
+    def come(self) -> None:
+        """The proxy has read it."""
+        self._came.set()
 
     def let_go(self) -> None:
         """Hand it on."""
@@ -61,7 +71,7 @@ class Held:
     def take(self, raw: bytes) -> None:
         """The proxy has it."""
         self.raw = raw
-        self._came.set()
+        self._its_turn.set()
 
     def stay(self) -> None:
         """Wait until it may go."""
@@ -80,6 +90,7 @@ class Proxy:
         sent: how often the server was sent what.
         log: which connection brought what, in order: its number (from 1), and the name.
         open: the numbers of the connections that are open.
+        reply: what was cut last, as it came.
     """
 
     def __init__(self, url: str) -> None:
@@ -92,7 +103,8 @@ class Proxy:
         self.sent: Counter[str] = Counter()
         self.log: list[tuple[int, str]] = []
         self.open: set[int] = set()
-        self._orders: dict[str, deque[_Act]] = defaultdict(deque)
+        self.reply = b""
+        self._orders: dict[str, deque[tuple[_Act, Held | None]]] = defaultdict(deque)
         self._lock = threading.Lock()
         self._sockets: list[socket.socket] = []
         self._threads: list[threading.Thread] = []
@@ -142,24 +154,38 @@ class Proxy:
             held.take(raw)
             return None
 
-        self._order(name, act, 1)
+        self._order(name, act, 1, held)
         return held
 
-    def pause(self, name: str, times: int = 1) -> list[Held]:
-        """Each such request waits, its connection open, until it is let go."""
+    def pause(self, name: str, times: int = 1, *, reply: bool = False) -> list[Held]:
+        """Each such request waits, its connection open, until it is let go; or, it was run, and its reply."""
         paused = [Held() for _ in range(times)]
 
         def act_of(held: Held) -> _Act:
             def act(pass_on: _PassOn, raw: bytes) -> bytes | None:
+                answer = pass_on(raw) if reply else b""
                 held.take(raw)
                 held.stay()
-                return pass_on(raw)
+                return answer or pass_on(raw)
 
             return act
 
         for held in paused:
-            self._order(name, act_of(held), 1)
+            self._order(name, act_of(held), 1, held)
         return paused
+
+    def cut_reply(self, name: str, at: int) -> None:
+        """The server runs it, and the connection ends after so many bytes of the reply."""
+
+        def act(pass_on: _PassOn, raw: bytes) -> bytes | None:
+            self.reply = pass_on(raw)
+            return _Last(self.reply[:at])
+
+        self._order(name, act, 1)
+
+    def trickle(self, name: str, times: int = 1) -> None:
+        """The reply comes byte by byte."""
+        self._order(name, lambda pass_on, raw: _Trickle(pass_on(raw)), times)
 
     def deliver(self, held: Held) -> Any:
         """Send a held request to the server now; returns the server's answer."""
@@ -182,9 +208,9 @@ class Proxy:
 
     # The work
 
-    def _order(self, name: str, act: _Act, times: int) -> None:
+    def _order(self, name: str, act: _Act, times: int, held: Held | None = None) -> None:
         with self._lock:
-            self._orders[name].extend([act] * times)
+            self._orders[name].extend([(act, held)] * times)
 
     def _start(self, target: Callable[..., None], *args: object) -> None:
         thread = threading.Thread(target=target, args=args, daemon=True)
@@ -208,22 +234,40 @@ class Proxy:
             server.settimeout(None)
             with self._lock:
                 self._sockets += [client, server]
-            with client.makefile("rb") as requests, server.makefile("rb") as replies:
-                while self._exchange(number, client, requests, server, replies):
-                    pass
+            came: queue.SimpleQueue[_Request | None] = queue.SimpleQueue()
+            reading = threading.Thread(target=self._read_ahead, args=(client, number, came), daemon=True)
+            reading.start()
+            try:
+                with server.makefile("rb") as replies:
+                    while (request := came.get()) and self._exchange(request, client, server, replies):
+                        pass
+            finally:
+                with suppress(OSError):
+                    client.shutdown(socket.SHUT_RDWR)
+                reading.join(SECONDS)
         self.open.discard(number)
 
+    def _read_ahead(
+        self, client: socket.socket, number: int, came: queue.SimpleQueue[_Request | None]
+    ) -> None:
+        with suppress(OSError, EOFError), client.makefile("rb") as requests:
+            while True:
+                raw = _read(requests)
+                name = _name_of(raw)
+                with self._lock:
+                    self.log.append((number, name))
+                    orders = self._orders[name]
+                    act, held = orders.popleft() if orders else (None, None)
+                if held is not None:
+                    held.come()
+                came.put((name, raw, act))
+        came.put(None)
+
     def _exchange(
-        self,
-        number: int,
-        client: socket.socket,
-        requests: IO[bytes],
-        server: socket.socket,
-        replies: IO[bytes],
+        self, request: _Request, client: socket.socket, server: socket.socket, replies: IO[bytes]
     ) -> bool:
         """One command; false if its connection is to end."""
-        raw = _read(requests)
-        name = _name_of(raw)
+        name, raw, act = request
 
         def pass_on(raw: bytes) -> bytes:
             with self._lock:
@@ -231,20 +275,28 @@ class Proxy:
             server.sendall(raw)
             return _read(replies)
 
-        with self._lock:
-            self.log.append((number, name))
-            orders = self._orders[name]
-            act = orders.popleft() if orders else None
         reply = act(pass_on, raw) if act else pass_on(raw)
         if reply is None:
             return False
-        client.sendall(reply)
-        return True
+        for at in range(len(reply) if isinstance(reply, _Trickle) else 0):
+            client.sendall(reply[at : at + 1])
+        if not isinstance(reply, _Trickle):
+            client.sendall(reply)
+        return not isinstance(reply, _Last)
+
+
+class _Last(bytes):
+    """After this the connection ends."""
+
+
+class _Trickle(bytes):
+    """This goes out byte by byte."""
 
 
 if TYPE_CHECKING:
     _PassOn = Callable[[bytes], bytes]
     _Act = Callable[[_PassOn, bytes], bytes | None]
+    _Request = tuple[str, bytes, _Act | None]
 
 
 def _read(stream: IO[bytes]) -> bytes:

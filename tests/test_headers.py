@@ -14,7 +14,8 @@ import pytest
 
 from pyregistry import _wire as wire
 from pyregistry._checks import Target, target
-from pyregistry._ops import OPEN, SCRIPTS, Default, Op, Ops, Said
+from pyregistry._op import Op
+from pyregistry._ops import OPEN, SCRIPTS, Default, Ops, Said
 from pyregistry._scripts import Arg, Row, Script, compose, load, lock_lines, lua_folder
 from pyregistry.models import Claim, EventKind
 from tools import lock_scripts
@@ -439,11 +440,12 @@ def test_what_is_sent_is_what_the_header_says(script: Script) -> None:
                 keys.append(PREFIX + ("downloading", "downloaded", "error", "evicting")[at])
             else:
                 keys.append(PREFIX + places[name] + ENTRIES[at])
-    assert list(op.keys) == keys
+    assert [*op.head.keys, *op.keys] == keys
     shared = {"channel": PREFIX + "events"} | shared
     argv = [shared[arg.name] for arg in script.args]
     argv += [each[arg.name] for each in items for arg in script.item_args]
-    assert list(op.argv) == argv
+    assert [*op.head.argv, *op.argv] == argv
+    assert op.items in (0, len(items))
     assert all(set(each) == {arg.name for arg in script.item_args} for each in items)
     command = (script.sha, len(keys), *keys, *argv)
     assert op.command == ("EVALSHA", *command)
@@ -481,9 +483,10 @@ def test_arguments_are_of_the_types_that_the_header_says(op: Op[Any]) -> None:
     """With everything said, and with as little as can be."""
     assert op.script is not None
     types = [arg.type for arg in op.script.args]
-    while len(types) < len(op.argv):
+    values = [*op.head.argv, *op.argv]
+    while len(types) < len(values):
         types += [arg.type for arg in op.script.item_args]
-    for value, kind in zip(op.argv, types, strict=True):
+    for value, kind in zip(values, types, strict=True):
         assert re.fullmatch(FIT[kind], str(value)), (value, kind)
 
 

@@ -519,7 +519,7 @@ def test_calls_that_are_under_way_when_their_client_is_closed(
         claim = pool.submit(registry.try_claim_for_download, "a", "S3", lease=30.0)
         set_status = pool.submit(registry.set_status, "b", "S3", ModelStatus.ERROR)
         for held in paused:
-            held.wait()
+            held.wait_behind()
         registry.close()
         with pytest.raises(RegistryClosed):
             registry.get_status("a")

@@ -137,7 +137,9 @@ def test_both_clients_have_the_same_methods() -> None:
         if isinstance(method, property):
             assert inspect.getdoc(method) == inspect.getdoc(asyncio[name])
         else:
-            assert signature_of(method) == signature_of(asyncio[name]), name
+            # How it sends is a choice that the asyncio client alone has.
+            theirs = [each for each in signature_of(asyncio[name]) if each[0] != "transport"]
+            assert signature_of(method) == theirs, name
             assert inspect.getdoc(method), name
             waits = inspect.iscoroutinefunction(asyncio[name])
             assert waits or name in ("from_url", "iter_models_by_last_used", "download", "watch"), name

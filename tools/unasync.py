@@ -22,6 +22,8 @@ HEADER = "# Made from {source} by tools/unasync.py: change that one.\n"
 
 RULES = [
     (r"(?ms)^ *# --- asyncio only: begin$.*?^ *# --- asyncio only: end\n", ""),
+    (r"(?m)^ {12}transport: .*\n(?: {16}.*\n)*", ""),  # an option of the asyncio client alone
+    (r"from pyregistry\._mux import MuxTransport\n", ""),
     (r"await asyncio\.to_thread\(([\w.]+)\)", r"\1()"),
     (r"\bawait ", ""),
     (r"\basync (def|with|for)\b", r"\1"),

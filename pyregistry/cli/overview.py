@@ -100,7 +100,9 @@ class _Overview:
         """What there is to see now."""
         registry = self._registry
         asked: Any = registry._ops.counts()  # whose reply has the bytes too
-        counts = registry._transport.call(replace(asked, decode=_decode_counts))
+        counts = registry._transport.call(
+            msgspec.structs.replace(asked, decode=lambda replies: _decode_counts(replies[0]))
+        )
         downloading = registry.get_models_by_last_used(_DOWNLOADS, ModelStatus.DOWNLOADING)
         at = registry._transport.call(registry._ops.now())
         self._paces = {ref_of(each): self._paces.get(ref_of(each), Pace()) for each in downloading}

@@ -1,0 +1,476 @@
+"""Sends what many tasks ask over one connection, and gathers it.
+
+What is asked in one turn of the event loop goes out together: grouped by head (see `pyregistry._op`), up to
+64 items in one call of a script. What makes a batch fail, makes all its calls fail; so those that may be sent
+again and those that may not never share one.
+
+An answer is never older than its question. Who asks what somebody else is asking already joins him only as
+long as that has not been written. A claim may be joined later too, while its answer is awaited: if it is won,
+the winner is in this process and has not even been told, so that to the others it is somebody else's as of
+now. Any other answer may be older than their question, and they are asked for anew.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ctypes
+import warnings
+from collections import deque
+from collections.abc import Callable, Hashable, Iterable, Sequence
+from typing import Any, TypeVar, cast
+
+import msgspec
+from redis import exceptions as redis_errors
+
+from pyregistry._op import Head, Op
+from pyregistry._ops import Ops
+from pyregistry._pipe import Aside, Pipe, pack
+from pyregistry._replies import ATTEMPTS, DENIED, NO_ANSWER, NOT_RUN, backoff, failure, refusal
+from pyregistry._scripts import BATCH
+from pyregistry._source import UrlSource
+from pyregistry._transport_async import AsyncTransport
+from pyregistry.errors import RegistryClosed, RegistryError, RegistryUnavailable
+
+T = TypeVar("T")
+
+
+class _Call(msgspec.Struct, eq=False):
+    """One request, of all who ask the same."""
+
+    op: Op[Any]
+    key: Hashable = None  # under which it can be joined
+    waiting: list[asyncio.Future[Any]] = []
+    late: list[tuple[Op[Any], asyncio.Future[Any]]] = []  # joined after it was written
+    attempts: int = 0
+    written: bool = False
+    maybe_ran: bool = False
+    owed: bool = False  # to be sent though nobody waits
+    trouble: Exception | None = None
+
+    def wanted(self) -> bool:
+        """Whether anybody waits, or something may have been won that has to be given back."""
+        for future in self.waiting:
+            if not future.done():
+                return True
+        return self.owed or bool(self.late) or (self.maybe_ran and self.op.undo is not None)
+
+
+class _Batch:
+    """The calls that one command carries."""
+
+    __slots__ = ("calls", "head", "items", "mux", "pipe")
+
+    def __init__(self, mux: MuxTransport, pipe: Pipe, head: Head) -> None:
+        self.mux = mux
+        self.pipe = pipe
+        self.head = head
+        self.calls: list[_Call] = []
+        self.items = 0
+
+    def waited_for(self) -> bool:
+        return any(not future.done() for call in self.calls for future in call.waiting)
+
+    def packed(self) -> bytes:
+        return pack(self.head.command([call.op for call in self.calls]))
+
+    def answered(self, reply: Any) -> None:
+        self.mux.answered(self, reply)
+
+    def lost(self, error: Exception) -> None:
+        self.mux.lost(self, error)
+
+
+class MuxTransport(AsyncTransport):
+    """The one connection of a client.
+
+    Attributes:
+        on_push: is told what the server says of its own accord, on each connection that is made from then on.
+    """
+
+    _source: UrlSource
+    _pipe: Pipe | None = None
+
+    def __init__(self, source: UrlSource, ops: Ops, attempts: int = ATTEMPTS) -> None:
+        self.on_push: Callable[[list[Any]], None] | None = None
+        super().__init__(source, ops, attempts)
+
+    def _begin_anew(self) -> None:
+        super()._begin_anew()
+        self._pipe = None
+        self._url: str | None = None
+        self._queue: deque[_Call] = deque()  # what is to be written
+        self._same: dict[Hashable, _Call] = {}  # what can be joined
+        self._asked: dict[Head, int] = {}  # items that were asked for since it was written last
+        self._scheduled = False
+        self._connecting: asyncio.Task[None] | None = None
+        self._loading: asyncio.Task[None] | None = None
+        self._unloaded: list[_Call] = []  # what waits for scripts to be loaded
+        self._failures = 0  # since the last answer
+
+    def __del__(self) -> None:
+        pipe = self._pipe
+        if pipe is not None and pipe.error is None:
+            warnings.warn(
+                f"unclosed connection to {self._source.shown}", ResourceWarning, source=self, stacklevel=2
+            )
+            pipe.leave()
+
+    # The callers' side
+
+    async def call(self, op: Op[T]) -> T:
+        """The reply of one operation; raises what `AsyncTransport.call` raises."""
+        if self._closed:
+            self._check_open()
+        loop = asyncio.get_running_loop()
+        if loop is not self._loop:
+            self._come_home()
+        future: asyncio.Future[T] = loop.create_future()
+        self._join(op, future)
+        try:
+            return await future
+        except asyncio.CancelledError:
+            # Cancelled in the moment between the answer and the task's turn?
+            if future.done() and not future.cancelled() and future.exception() is None:
+                self._undo(op, future.result())
+            raise
+
+    async def close(self) -> None:
+        """Close the connection. Calls under way get their answers, be it later; more are refused."""
+        self._come_home()  # refused where another loop uses it
+        self._closed = True
+        connecting = self._connecting
+        if connecting is not None:
+            connecting.cancel()
+            self._refuse_queued()
+            await asyncio.wait({connecting})
+        self._flush()
+        pipe = self._pipe
+        if pipe is not None:
+            self._changed(pipe)
+            # What is given back for those who are gone, this waits for; whoever waits himself will be told.
+            if self._loading is None and not any(batch.waited_for() for batch in pipe.awaited(_Batch)):
+                await pipe.closed
+
+    def leave_parent(self) -> None:
+        """In a forked child: use nothing that is the parent's."""
+        # Never to be freed: that would close, or complain of, what is the parent's.
+        ctypes.pythonapi.Py_IncRef(ctypes.py_object(dict(self.__dict__)))
+        super().leave_parent()
+
+    def _join(self, op: Op[Any], future: asyncio.Future[Any]) -> None:
+        new = _Call(op, None, [future])
+        if op.same is not None:
+            key = new.key = (op.head, op.same)
+            call = self._same.setdefault(key, new)
+            if call is not new:
+                if call.written:
+                    call.late.append((op, future))
+                else:
+                    call.waiting.append(future)
+                return
+        self._queue.append(new)
+        # A batch that is full goes out at once: the server works on it while the other tasks still ask.
+        asked = self._asked[op.head] = self._asked.get(op.head, 0) + op.items
+        if asked >= BATCH:
+            self._flush()
+        elif not self._scheduled:
+            self._soon()
+
+    def _soon(self) -> None:
+        if not self._scheduled:
+            self._scheduled = True
+            cast("asyncio.AbstractEventLoop", self._loop).call_soon(self._turn)
+
+    def _turn(self) -> None:
+        self._scheduled = False
+        self._flush()
+
+    def _rests(self) -> bool:
+        """Whether nothing waits to be written."""
+        return not self._queue and not self._unloaded and self._loading is None
+
+    # The server's side
+
+    def _flush(self) -> None:
+        """Write what may be written."""
+        self._asked.clear()
+        pipe = self._pipe
+        if pipe is None:
+            if self._closed:
+                self._refuse_queued()
+            elif self._queue and self._connecting is None:
+                self._connecting = asyncio.get_running_loop().create_task(self._connect())
+        elif self._loading is None and self._queue and (room := pipe.room) > 0:
+            batches = [(batch, self._packed(batch)) for batch in self._gather(pipe, room)]
+            packed = b"".join([packed for _, packed in batches])
+            if packed:
+                pipe.send(packed, [batch for batch, packed in batches if packed])
+
+    def _packed(self, batch: _Batch) -> bytes:
+        """What travels; nothing, if that can't be: its callers are told, and the others' calls go on."""
+        try:
+            return batch.packed()
+        except Exception as error:
+            wrong = error
+        for call in batch.calls:
+            self._fail(call, lambda _call: wrong)
+        return b""
+
+    def _gather(self, pipe: Pipe, room: int) -> list[_Batch]:
+        batches: list[_Batch] = []
+        by_head: dict[Head, _Batch] = {}
+        queue = self._queue
+        while queue:
+            call = queue[0]
+            if not call.wanted():
+                queue.popleft()
+                self._forget(call)
+                continue
+            op = call.op
+            batch = by_head.get(op.head)
+            if batch is None or batch.items + op.items > BATCH or not op.items:
+                if len(batches) == room:
+                    break
+                batch = by_head[op.head] = _Batch(self, pipe, op.head)
+                batches.append(batch)
+            queue.popleft()
+            batch.calls.append(call)
+            batch.items += op.items
+            call.attempts += 1
+            call.written = True
+            if op.for_others is None:
+                self._forget(call)
+        return batches
+
+    def _forget(self, call: _Call) -> None:
+        """From now on it can't be joined."""
+        if call.key is not None:
+            del self._same[call.key]
+            call.key = None
+
+    def _changed(self, pipe: Pipe) -> None:
+        """Replies have come, or it may be written to again, or it has ended."""
+        if pipe is self._pipe and pipe.error is not None:
+            self._pipe = None
+        if self._queue:
+            if not self._scheduled:
+                self._flush()
+        elif self._closed and pipe.idle and self._rests():
+            pipe.retire()
+
+    def answered(self, batch: _Batch, reply: Any) -> None:
+        """The server has answered a batch."""
+        if isinstance(reply, Exception):
+            self._refused(batch, reply)
+            return
+        self._failures = 0
+        if not batch.items:
+            self._settle(batch.calls[0], (reply,))
+            return
+        try:
+            replies = batch.head.split(reply)
+            if len(replies) != batch.items:
+                raise ValueError(f"{len(replies)} answers to {batch.items} questions")
+        except (TypeError, ValueError) as error:  # also what msgspec raises
+            wrong = redis_errors.InvalidResponse(f"{batch.head.name}: {error}")
+            batch.pipe.drop(wrong)
+            self.lost(batch, wrong)
+            return
+        if len(batch.calls) == 1:
+            self._settle(batch.calls[0], replies)
+            return
+        at = 0
+        for call in batch.calls:
+            upto = at + call.op.items
+            self._settle(call, replies[at:upto])
+            at = upto
+
+    def lost(self, batch: _Batch, error: Exception) -> None:
+        """There will be no answer to a batch: it may have run."""
+        if self._pipe is batch.pipe:
+            self._pipe = None
+            self._failures += 1
+        self._again(batch.calls, error, ran=True)
+
+    def _refused(self, batch: _Batch, error: Exception) -> None:
+        if isinstance(error, redis_errors.NoScriptError) and batch.pipe is self._pipe:
+            # What was sent before this is known meets the same; it comes back before the scripts are there.
+            self._unloaded += batch.calls
+            if self._loading is None:
+                loop = asyncio.get_running_loop()
+                self._loading = loop.create_task(self._load_again(batch.pipe))
+        elif isinstance(error, NOT_RUN):
+            # After READONLY the next connection may lead to the new primary.
+            self._retire(batch.pipe)
+            self._again(batch.calls, error, ran=False)
+        elif isinstance(error, NO_ANSWER) and not isinstance(error, DENIED):
+            self._retire(batch.pipe)
+            self._again(batch.calls, error, ran=True)
+        else:
+            for call in batch.calls:
+                self._fail(call, lambda _call: _refusal(error))
+
+    def _retire(self, pipe: Pipe) -> None:
+        if pipe is self._pipe:
+            self._pipe = None
+            self._failures += 1
+        pipe.retire()
+
+    async def _load_again(self, pipe: Pipe) -> None:
+        """The scripts are gone, and `open` is due; nothing else is written meanwhile."""
+        trouble: Exception = redis_errors.NoScriptError("the scripts were flushed again and again")
+        try:
+            self.server = self._ops.open().read(await self._load(Aside(pipe)))
+        except Exception as error:
+            trouble = error
+            self._retire(pipe)
+        finally:
+            self._loading = None
+            calls, self._unloaded = self._unloaded, []
+            self._again(calls, trouble, ran=False)
+            if self._queue:
+                self._soon()
+
+    async def _connect(self) -> None:
+        """Connect, as often as anybody waits for it."""
+        try:
+            while any(call.wanted() for call in self._queue):
+                if self._failures:
+                    await asyncio.sleep(backoff(min(self._failures, ATTEMPTS - 1)))
+                try:
+                    self._pipe = await self._open_pipe()
+                    return
+                except Exception as error:
+                    self._failures += 1
+                    self._not_connected(error)
+            self._failures = 0  # who comes next has waited for nothing yet
+        except asyncio.CancelledError:
+            self._not_connected(RegistryUnavailable("connecting was cancelled"))
+            raise
+        finally:
+            self._connecting = None
+            if self._queue:
+                self._soon()
+
+    async def _open_pipe(self) -> Pipe:
+        if self._url is None:
+            self._url = await asyncio.to_thread(self._source.resolve)
+        # Any: redis-py's connections are typed in part only.
+        connection: Any = self._source.async_connection(self._url, self._on_connect)
+        await connection.connect()
+        pipe = Pipe(connection, self._source.timeout, self._changed, self.on_push)
+        if pipe.error is not None:
+            raise pipe.error
+        return pipe
+
+    def _not_connected(self, error: Exception) -> None:
+        calls = list(self._queue)
+        self._queue.clear()
+        for call in calls:
+            call.attempts += 1
+        self._again(calls, error, ran=False)
+
+    # What becomes of calls
+
+    def _again(self, calls: Iterable[_Call], error: Exception, *, ran: bool) -> None:
+        """Put these back to the head of the queue, if they may be sent again after this."""
+        passes = isinstance(error, (*NOT_RUN, *NO_ANSWER)) and not isinstance(error, DENIED)
+        back: list[_Call] = []
+        for call in calls:
+            call.maybe_ran |= ran
+            if passes:
+                call.trouble = error
+            if call.maybe_ran and self._closed:
+                self._fail(call, self._failure)
+            elif not passes:
+                self._fail(call, lambda _call: _refusal(error))
+            elif call.attempts >= self._attempts or (ran and not call.op.resend):
+                self._fail(call, self._failure)
+            else:
+                call.written = False
+                # It is asked for once more: no answer can be older than their question now.
+                call.waiting += [future for _, future in call.late]
+                call.late.clear()
+                back.append(call)
+        self._queue.extendleft(reversed(back))
+        if back:
+            self._soon()
+
+    def _refuse_queued(self) -> None:
+        calls = list(self._queue)
+        self._queue.clear()
+        for call in calls:
+            self._fail(call, self._failure if call.maybe_ran else self._closed_error)
+
+    def _failure(self, call: _Call) -> RegistryError:
+        error = failure(call.op, call.maybe_ran, call.trouble, self._source.shown)
+        error.__cause__ = call.trouble
+        return error
+
+    def _closed_error(self, _call: _Call) -> RegistryError:
+        return RegistryClosed(f"the client of {self._source.shown} is closed")
+
+    def _fail(self, call: _Call, error: Callable[[_Call], Exception]) -> None:
+        """Each who waits gets an error of his own: it is changed on its way."""
+        self._forget(call)
+        for future in call.waiting:
+            if not future.done():
+                future.set_exception(error(call))
+        self._ask_anew(call)
+
+    def _settle(self, call: _Call, replies: Sequence[Any]) -> None:
+        self._forget(call)
+        op = call.op
+        live = [future for future in call.waiting if not future.done()]
+        try:
+            result = told = op.decode(replies)
+            if op.for_others is not None and (call.late or len(live) > 1):
+                won = op.for_others(result)
+                if won is None:
+                    self._ask_anew(call)
+                else:
+                    told = won
+                    live += [future for _, future in call.late if not future.done()]
+        except Exception as error:
+            self._tell_error(op, replies, live, error)
+            self._ask_anew(call)
+            return
+        if not live:
+            self._undo(op, result)
+            return
+        live[0].set_result(result)
+        for future in live[1:]:
+            # A result of his own for each: nobody changes another's.
+            future.set_result(op.decode(replies) if op.for_others is None else told)
+
+    def _tell_error(
+        self, op: Op[Any], replies: Sequence[Any], live: list[asyncio.Future[Any]], error: Exception
+    ) -> None:
+        for future in live:
+            future.set_exception(error)
+            try:
+                op.decode(replies)
+            except Exception as another:
+                error = another
+
+    def _ask_anew(self, call: _Call) -> None:
+        """Who joined it after it was written can't have its answer."""
+        late, call.late = call.late, []
+        for op, future in late:
+            if not future.done():
+                self._join(op, future)
+
+    def _undo(self, op: Op[T], result: T) -> None:
+        """Give back what nobody has."""
+        if op.undo is not None:
+            for each in op.undo(result):
+                self._queue.append(_Call(each, owed=True))
+                self._soon()
+
+
+def _refusal(error: Exception) -> Exception:
+    if not isinstance(error, redis_errors.RedisError):
+        return error  # ours
+    refused = refusal(error)
+    refused.__cause__ = None if isinstance(error, DENIED) else error
+    return refused

@@ -1,0 +1,115 @@
+"""What a request is: an operation with its items, and the head that it shares with others of its kind."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Iterable, Sequence
+from typing import Any, Generic, TypeVar
+
+import msgspec
+
+from pyregistry._scripts import Script
+
+T = TypeVar("T")
+
+_split = msgspec.msgpack.Decoder(list[msgspec.Raw]).decode
+
+
+class Head:
+    """What all items of one call share. Operations that have the same head, the object, may go out as one.
+
+    Attributes:
+        name: what the caller called, for errors.
+        script: what runs; ``None``: a plain reading command, ``verb``.
+        keys: the keys before those of the items.
+        argv: the arguments before those of the items.
+        resend: whether it may be sent again once it may have run.
+        writes: whether it may have changed something when its outcome is unknown. (`open` may run any time.)
+    """
+
+    __slots__ = ("_words", "argv", "keys", "name", "resend", "script", "writes")
+
+    def __init__(
+        self,
+        name: str,
+        script: Script | None,
+        keys: Sequence[str] = (),
+        argv: Sequence[str | int] = (),
+        *,
+        resend: bool = True,
+        verb: str = "MGET",
+    ) -> None:
+        self.name = name
+        self.script = script
+        self.keys = tuple(keys)
+        self.argv = tuple(argv)
+        self.resend = resend
+        self.writes = script is not None and script.writes and script.name != "open"
+        self._words = verb.split() if script is None else ["EVALSHA", script.sha]
+
+    def command(self, ops: Iterable[Op[Any]]) -> tuple[str | int, ...]:
+        """What is sent for these operations, whose head this is."""
+        keys: list[str] = [*self.keys]
+        argv: list[str | int] = [*self.argv]
+        for op in ops:
+            keys += op.keys
+            argv += op.argv
+        if self.script is None:
+            return (*self._words, *keys, *argv)
+        return (*self._words, len(keys), *keys, *argv)
+
+    def split(self, reply: Any) -> Sequence[Any]:
+        """The reply to each item of a call.
+
+        Raises:
+            msgspec.DecodeError: it is not the reply of a script.
+        """
+        return reply if self.script is None else _split(reply)
+
+
+class Op(msgspec.Struct, Generic[T], frozen=True, eq=False):
+    """One request of a caller.
+
+    Attributes:
+        head: what it shares with others.
+        decode: what the replies to its items mean; one without items gets the one reply there is.
+        keys: the keys of its items, as many for each.
+        argv: the arguments of its items, as many for each.
+        items: how many they are; 0: it has none, and goes out alone.
+        same: operations of one head for which this is equal ask the same, and may be one request; ``None``:
+            there is no other like it.
+        for_others: only one who asks the same can get this result; what the others are told.
+        undo: what gives back what was won, if nobody waits for it any more.
+    """
+
+    head: Head
+    decode: Callable[[Sequence[Any]], T]
+    keys: Sequence[str] = ()
+    argv: Sequence[str | int] = ()
+    items: int = 0
+    same: Hashable = None
+    for_others: Callable[[T], T | None] | None = None
+    undo: Callable[[T], Iterable[Op[Any]]] | None = None
+
+    @property
+    def name(self) -> str:
+        """What the caller called, for errors."""
+        return self.head.name
+
+    @property
+    def script(self) -> Script | None:
+        """What runs, if it is a script."""
+        return self.head.script
+
+    @property
+    def resend(self) -> bool:
+        """Whether it may be sent again once it may have run."""
+        return self.head.resend
+
+    @property
+    def command(self) -> tuple[str | int, ...]:
+        """What is sent if it goes out alone."""
+        return self.head.command((self,))
+
+    def read(self, reply: Any) -> T:
+        """What the reply means if it went out alone."""
+        return self.decode(self.head.split(reply) if self.items else (reply,))

@@ -1,0 +1,680 @@
+"""The one connection of an `AsyncRegistry`: what is gathered, who joins whom, what breaks it, its bounds."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import os
+import shutil
+import signal
+import socket
+import subprocess
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit, urlunsplit
+
+import pytest
+import redis
+import redis.asyncio
+
+from pyregistry import (
+    AlreadyExists,
+    AsyncRegistry,
+    Claimed,
+    InvalidArgument,
+    ModelStatus,
+    OutcomeUnknown,
+    Registry,
+    RegistryClosed,
+    RegistryUnavailable,
+)
+from pyregistry._op import Head, Op
+from pyregistry._pipe import COMMANDS
+from tests.proxy import SECONDS, Held, Proxy, until
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
+    from pathlib import Path
+
+    from pyregistry.models import ModelRecord
+    from tests.conftest import MakeServer
+
+    Result = Claimed | AlreadyExists
+
+LEASE = 30.0
+
+
+@pytest.fixture
+def proxy(server_url: str) -> Iterator[Proxy]:
+    with Proxy(server_url) as proxy:
+        yield proxy
+
+
+@pytest.fixture
+async def registry(proxy: Proxy, namespace: str) -> AsyncIterator[AsyncRegistry]:
+    """The client under test, behind the proxy."""
+    async with AsyncRegistry.from_url(proxy.url, namespace, timeout=2 * SECONDS) as registry:
+        yield registry
+
+
+@pytest.fixture
+def other(server_url: str, namespace: str) -> Iterator[Registry]:
+    """Somebody else, with a connection of his own."""
+    with Registry.from_url(server_url, namespace, owner="other") as other:
+        yield other
+
+
+def claim(registry: AsyncRegistry, name: str = "model", **options: Any) -> Coroutine[Any, Any, Result]:
+    return registry.try_claim_for_download(name, "S3", **{"lease": LEASE, **options})
+
+
+def start(call: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
+    return asyncio.create_task(call)
+
+
+async def comes(condition: Callable[[], object], what: str) -> None:
+    """`until`, while the event loop goes on."""
+    await asyncio.to_thread(until, condition, what)
+
+
+async def arrived(held: Held) -> None:
+    await asyncio.to_thread(held.wait)
+
+
+async def turns(number: int = 5) -> None:
+    """Let the loop turn; nothing that is awaited comes by this alone."""
+    for _ in range(number):
+        await asyncio.sleep(0)
+
+
+async def cancelled(task: asyncio.Task[Any]) -> None:
+    task.cancel()
+    with suppress(asyncio.CancelledError):
+        await task
+    assert task.cancelled()
+
+
+def record_of(other: Registry, name: str = "model") -> ModelRecord:
+    record = other.get_model_record(name, "S3")
+    assert record is not None
+    return record
+
+
+# Gathering
+
+
+async def test_what_is_asked_in_one_turn_is_one_call(registry: AsyncRegistry, proxy: Proxy) -> None:
+    names = [f"m{at}" for at in range(50)]
+    won = await asyncio.gather(*(claim(registry, name) for name in names))
+    assert [result.claim.model_name for result in won if isinstance(result, Claimed)] == names
+    tokens = [result.claim.token for result in won if isinstance(result, Claimed)]
+    assert tokens == sorted(set(tokens)), "they were run in the order in which they were asked"
+    assert await asyncio.gather(*(registry.get_status(name, "S3") for name in names)) == ["DOWNLOADING"] * 50
+    assert await asyncio.gather(*(registry.touch_model(name, "S3") for name in names)) == [True] * 50
+    records = await asyncio.gather(*(registry.get_model_record(name, "S3") for name in names))
+    assert [record.model_name for record in records if record] == names
+    ended = await asyncio.gather(
+        *(
+            registry.finish_download_claim(result.claim, "ERROR", f"at {at}")
+            for at, result in enumerate(won)
+            if isinstance(result, Claimed)
+        )
+    )
+    assert ended == [True] * 50
+    await asyncio.gather(*(registry.set_status(name, "S3", "DOWNLOADED", name) for name in names))
+    assert sum(await asyncio.gather(*(registry.delete_model(name, "S3") for name in names))) == 50
+    calls = ["claim", "MGET", "touch", "read", "finish", "set_status", "delete"]
+    assert {name: proxy.sent[name] for name in calls} == dict.fromkeys(calls, 1)
+    assert len(proxy.connections_of()) == 1
+
+
+async def test_a_call_takes_64_items_and_no_more(registry: AsyncRegistry, proxy: Proxy) -> None:
+    results = await asyncio.gather(*(claim(registry, f"m{at}") for at in range(150)))
+    assert all(isinstance(result, Claimed) for result in results)
+    assert proxy.sent["claim"] == 3
+    many = [
+        registry.try_claim_many([(f"n{of}.{at}", "S3") for at in range(40)], lease=LEASE) for of in range(3)
+    ]
+    assert sum(isinstance(result, Claimed) for each in await asyncio.gather(*many) for result in each) == 120
+    assert proxy.sent["claim"] == 6, "what is asked for as one is not torn apart"
+
+
+async def test_many_kinds_of_calls_at_once(registry: AsyncRegistry, other: Registry) -> None:
+    other.set_status("there", "S3", "DOWNLOADED", "by hand")
+    calls: list[tuple[Awaitable[Any], object]] = []
+    for at in range(100):
+        calls += [
+            (registry.get_status("there"), ModelStatus.DOWNLOADED),
+            (registry.touch_model(f"absent {at}"), False),
+            (registry.get_model_record(f"absent {at}", "S3"), None),
+            (claim(registry, "there"), AlreadyExists(ModelStatus.DOWNLOADED)),
+            (registry.get_status_counts(), (0, 1, 0)),
+            (registry.delete_model(f"absent {at}", "S3", expected_token=at), 0),
+        ]
+    assert await asyncio.gather(*(call for call, _ in calls)) == [answer for _, answer in calls]
+
+
+async def test_one_damaged_record_fails_its_own_call_alone(
+    registry: AsyncRegistry, other: Registry, server_url: str, namespace: str
+) -> None:
+    for name in ("a", "b", "c"):
+        other.set_status(name, "S3", "DOWNLOADED")
+    with redis.Redis.from_url(server_url) as raw:
+        raw.set(f"pyregistry:{{{namespace}}}:model:S3:b", "nonsense")
+    calls = [registry.get_model_record(name, "S3") for name in ("a", "b", "c", "b")]
+    a, b, c, same = await asyncio.gather(*calls, return_exceptions=True)
+    assert [getattr(each, "model_name", None) for each in (a, b, c)] == ["a", "b", "c"]
+    assert isinstance(b, Exception)
+    assert isinstance(same, Exception)
+    assert b is not same, "each has an error of his own"
+
+
+async def test_what_may_be_sent_again_shares_nothing_with_what_may_not(
+    registry: AsyncRegistry, proxy: Proxy, other: Registry
+) -> None:
+    proxy.lose_replies("claim")
+    endless, leased, status, touch = await asyncio.gather(
+        claim(registry, "endless", lease=None),
+        claim(registry, "leased"),
+        registry.set_status("set", "S3", "ERROR"),
+        registry.touch_model("set", "S3"),
+        return_exceptions=True,
+    )
+    # The first in the pipe was run, and its reply lost; what was behind it was lost with the connection.
+    assert isinstance(endless, OutcomeUnknown)
+    assert record_of(other, "endless").token
+    assert isinstance(leased, Claimed)
+    assert isinstance(status, OutcomeUnknown)
+    assert touch is False
+    assert proxy.sent["claim"] == 2
+    assert proxy.sent["set_status"] == 0
+
+
+async def test_what_cannot_travel_fails_alone(registry: AsyncRegistry) -> None:
+    transport: Any = registry._transport
+    unfit: Any = object()
+    call = transport.call(Op(Head("unfit", None, verb="ECHO"), lambda replies: replies[0], argv=[unfit]))
+    told: Any = await asyncio.gather(call, registry.get_status("model"), return_exceptions=True)
+    assert isinstance(told[0], TypeError)
+    assert told[1] is None
+
+
+# Who asks the same
+
+
+async def test_claims_of_one_model_are_one_request(registry: AsyncRegistry, proxy: Proxy) -> None:
+    results = await asyncio.gather(*(claim(registry) for _ in range(200)))
+    (winner,) = [result.claim for result in results if isinstance(result, Claimed)]
+    lost = [result for result in results if isinstance(result, AlreadyExists)]
+    assert lost == [AlreadyExists(ModelStatus.DOWNLOADING, winner.lease_expires_at, LEASE)] * 199
+    assert proxy.sent["claim"] == 1
+    assert await registry.release_download_claim(winner)
+
+
+@pytest.mark.parametrize(
+    "difference",
+    [{"lease": 31.0}, {"owner": "x"}, {"max_attempts": 2}, {"expected_bytes": 5}, {"claim_id": "x"}],
+)
+async def test_claims_that_differ_are_asked_for_each(
+    registry: AsyncRegistry, server_url: str, namespace: str, difference: dict[str, Any]
+) -> None:
+    with redis.Redis.from_url(server_url) as raw:
+        raw.config_resetstat()
+        first, second = await asyncio.gather(claim(registry), claim(registry, **difference))
+    assert isinstance(first, Claimed)
+    assert isinstance(second, AlreadyExists)
+    assert second.lease_left == LEASE, "told by the server: the lease of the first"
+
+
+async def test_one_claim_of_many_is_told_apart(registry: AsyncRegistry) -> None:
+    # Two calls for the same models, in one batch: the script judges the second after the first.
+    models = [("a", "S3"), ("b", "S3")]
+    first, second = await asyncio.gather(*(registry.try_claim_many(models, lease=LEASE) for _ in range(2)))
+    assert [type(result) for result in first] == [Claimed] * 2
+    assert [type(result) for result in second] == [AlreadyExists] * 2
+
+
+async def test_a_claim_joins_one_that_is_under_way(registry: AsyncRegistry, proxy: Proxy) -> None:
+    (held,) = proxy.pause("claim", reply=True)
+    first = start(claim(registry))
+    await arrived(held)
+    second = start(claim(registry))
+    await turns()
+    held.let_go()
+    won, lost = await asyncio.gather(first, second)
+    assert isinstance(won, Claimed)
+    assert lost == AlreadyExists(ModelStatus.DOWNLOADING, won.claim.lease_expires_at, LEASE)
+    assert proxy.sent["claim"] == 1
+
+
+async def test_an_answer_is_never_older_than_its_question(
+    registry: AsyncRegistry, proxy: Proxy, other: Registry
+) -> None:
+    theirs = other.try_claim_for_download("model", "S3", lease=LEASE)
+    assert isinstance(theirs, Claimed)
+    calls: list[tuple[str, Callable[[], Coroutine[Any, Any, Any]]]] = [
+        ("claim", lambda: claim(registry)),
+        ("MGET", lambda: registry.get_status("model", "S3")),
+    ]
+    asked = []
+    for name, call in calls:
+        (held,) = proxy.pause(name, reply=True)
+        asked.append(start(call()))
+        await arrived(held)
+        # The server has answered this one already. Who asks from now on must hear what comes now.
+        if name == "MGET":
+            other.finish_download_claim(theirs.claim, ModelStatus.DOWNLOADED)
+            asked += [start(call()) for _, call in calls]
+            await turns()
+        held.let_go()
+        if name == "claim":
+            assert (await asked[0]).status is ModelStatus.DOWNLOADING
+    _, early, late_claim, late_read = await asyncio.gather(*asked)
+    assert early is ModelStatus.DOWNLOADING
+    assert late_claim == AlreadyExists(ModelStatus.DOWNLOADED)
+    assert late_read is ModelStatus.DOWNLOADED
+
+
+async def test_who_joined_a_claim_that_was_not_won_is_answered_anew(
+    registry: AsyncRegistry, proxy: Proxy, other: Registry
+) -> None:
+    theirs = other.try_claim_for_download("model", "S3", lease=LEASE)
+    assert isinstance(theirs, Claimed)
+    (held,) = proxy.pause("claim", reply=True)
+    early = start(claim(registry))
+    await arrived(held)
+    other.finish_download_claim(theirs.claim, ModelStatus.DOWNLOADED)
+    late = [start(claim(registry)) for _ in range(10)]
+    await turns()
+    held.let_go()
+    assert (await early).status is ModelStatus.DOWNLOADING
+    assert await asyncio.gather(*late) == [AlreadyExists(ModelStatus.DOWNLOADED)] * 10
+    assert proxy.sent["claim"] == 2
+
+
+# Cancellation
+
+
+async def test_cancelled_before_it_is_written(registry: AsyncRegistry, proxy: Proxy, other: Registry) -> None:
+    task = start(claim(registry))
+    await asyncio.sleep(0)
+    await cancelled(task)
+    await registry.get_status("another", "S3")
+    assert proxy.sent["claim"] == 0
+    assert other.get_status("model") is None
+
+
+@pytest.mark.parametrize("reply", [False, True], ids=["before it is run", "after it was run"])
+@pytest.mark.parametrize("how", ["claim", "retry", "many"])
+async def test_a_claim_that_nobody_waits_for_is_released(
+    registry: AsyncRegistry, proxy: Proxy, other: Registry, reply: bool, how: str
+) -> None:
+    calls: dict[str, Callable[[], Coroutine[Any, Any, Any]]] = {
+        "claim": lambda: claim(registry),
+        "retry": lambda: registry.try_reset_error_for_retry("model", "S3"),
+        "many": lambda: registry.try_claim_many([("model", "S3"), ("b", "S3")]),
+    }
+    if how == "retry":
+        other.set_status("model", "S3", "ERROR")
+    script = "retry" if how == "retry" else "claim"
+    (held,) = proxy.pause(script, reply=reply)
+    task = start(calls[how]())
+    await arrived(held)
+    await cancelled(task)
+    held.let_go()
+    await comes(lambda: proxy.sent["release"], "it is released")
+    assert proxy.connections_of("release") == proxy.connections_of(script)
+    again = await claim(registry)
+    assert isinstance(again, Claimed)
+    assert again.claim.taken_over, "it was given back, and is free at once"
+    if how == "many":
+        assert isinstance(other.try_claim_for_download("b", "S3", lease=LEASE), Claimed)
+
+
+async def test_a_claim_with_a_name_of_its_own_stays(
+    registry: AsyncRegistry, proxy: Proxy, other: Registry
+) -> None:
+    # Who named it may ask for it again by that name.
+    (held,) = proxy.pause("claim", reply=True)
+    task = start(claim(registry, claim_id="ours"))
+    await arrived(held)
+    await cancelled(task)
+    held.let_go()
+    again = await claim(registry, claim_id="ours")
+    assert isinstance(again, Claimed)
+    assert again.claim.token == record_of(other).token
+    assert proxy.sent["release"] == 0
+
+
+@pytest.mark.parametrize("late", [False, True])
+async def test_the_next_who_waits_gets_the_claim(
+    registry: AsyncRegistry, proxy: Proxy, other: Registry, late: bool
+) -> None:
+    (held,) = proxy.pause("claim", reply=True)
+    tasks = [start(claim(registry)) for _ in range(1 if late else 3)]
+    await arrived(held)
+    if late:
+        tasks += [start(claim(registry)) for _ in range(2)]
+        await turns()
+    await cancelled(tasks[0])
+    held.let_go()
+    won, lost = await asyncio.gather(*tasks[1:])
+    assert isinstance(won, Claimed)
+    assert isinstance(lost, AlreadyExists)
+    assert won.claim.token == record_of(other).token
+    assert (proxy.sent["claim"], proxy.sent["release"]) == (1, 0)
+
+
+async def test_cancelled_between_the_answer_and_its_turn(registry: AsyncRegistry, proxy: Proxy) -> None:
+    async def cancel_the_second() -> None:
+        await claim(registry, "first")
+        # Its answer came in the same reply: it has been told, and has not had its turn yet.
+        second.cancel()
+
+    first = start(cancel_the_second())
+    second = start(claim(registry, "second"))
+    await first
+    await asyncio.wait({second})
+    assert second.cancelled()
+    await comes(lambda: proxy.sent["release"], "it is released")
+    again = await claim(registry, "second")
+    assert isinstance(again, Claimed)
+    assert again.claim.taken_over
+
+
+async def test_what_is_in_doubt_and_not_wanted_is_found_and_released(
+    registry: AsyncRegistry, proxy: Proxy
+) -> None:
+    # The claim was run, its reply is lost, and its caller is gone: it is asked for again, to be given back.
+    (held,) = proxy.pause("claim", reply=True)
+    task = start(claim(registry))
+    await arrived(held)
+    await cancelled(task)
+    proxy.cut()
+    held.let_go()
+    await comes(lambda: proxy.sent["release"], "it is released")
+    assert proxy.sent["claim"] == 2
+
+
+async def test_a_cancelled_call_moves_nobody_elses_answer(registry: AsyncRegistry, proxy: Proxy) -> None:
+    names = [f"m{at}" for at in range(60)]
+    await asyncio.gather(*(registry.set_status(name, "S3", "ERROR", name) for name in names))
+    (held,) = proxy.pause("read", reply=True)
+    tasks = [start(registry.get_model_record(name, "S3")) for name in names]
+    await arrived(held)
+    for task in tasks[::3]:
+        await cancelled(task)
+    held.let_go()
+    for at, task in enumerate(tasks):
+        if at % 3:
+            assert (await task).message == f"m{at}"
+
+
+async def test_closing_waits_for_what_is_given_back(proxy: Proxy, namespace: str, other: Registry) -> None:
+    registry = AsyncRegistry.from_url(proxy.url, namespace)
+    (held,) = proxy.pause("claim")
+    task = start(claim(registry))
+    await arrived(held)
+    await cancelled(task)
+    closing = start(registry.close())
+    await turns()
+    held.let_go()
+    await closing
+    await comes(lambda: not proxy.open, "the connection ends")
+    assert proxy.sent["release"] == 1
+    with pytest.raises(RegistryClosed):
+        await claim(registry)
+    again = other.try_claim_for_download("model", "S3", lease=LEASE)
+    assert isinstance(again, Claimed)
+
+
+# The connection breaks
+
+
+async def test_cut_at_every_byte_of_a_reply(registry: AsyncRegistry, proxy: Proxy, other: Registry) -> None:
+    at = 0
+    proxy.cut_reply("claim", at)
+    while True:
+        name, pair = f"m{at}", f"n{at}"
+        result, beside = await asyncio.gather(claim(registry, name), claim(registry, pair))
+        assert isinstance(result, Claimed), at
+        assert isinstance(beside, Claimed), at
+        for won in (result.claim, beside.claim):
+            record = record_of(other, won.model_name)
+            assert (record.token, record.attempts) == (won.token, 1)
+        assert proxy.sent["claim"] == 2 * at + 2
+        at += 1
+        if at == len(proxy.reply):
+            break
+        proxy.cut_reply("claim", at)
+    assert at > 50
+
+
+async def test_replies_in_pieces_of_one_byte(registry: AsyncRegistry, proxy: Proxy) -> None:
+    for name in ("claim", "MGET", "read", "page", "counts"):
+        proxy.trickle(name)
+    results = await asyncio.gather(*(claim(registry, f"m{at}") for at in range(20)))
+    assert all(isinstance(result, Claimed) for result in results)
+    assert await asyncio.gather(*(registry.get_status(f"m{at}") for at in range(20))) == ["DOWNLOADING"] * 20
+    record = await registry.get_model_record("m7", "S3")
+    assert record is not None
+    assert record.model_name == "m7"
+    assert len(await registry.get_models_by_last_used()) == 20
+    assert await registry.get_status_counts() == (20, 0, 0)
+
+
+def of_all_kinds(registry: AsyncRegistry, number: int) -> list[asyncio.Task[Any]]:
+    """Calls of all kinds, of which some may be sent again and others not."""
+    kinds: list[Callable[[str], Coroutine[Any, Any, Any]]] = [
+        lambda name: claim(registry, name),
+        lambda name: claim(registry, name, lease=None),
+        lambda name: registry.get_status(name, "S3"),
+        lambda name: registry.touch_model(name, "S3"),
+        lambda name: registry.set_status(name, "S3", "ERROR"),
+        registry.delete_model,
+        lambda _name: registry.get_status_counts(),
+        registry.get_model_record,
+    ]
+    return [start(kinds[at % len(kinds)](f"m{at}")) for at in range(number)]
+
+
+async def test_the_server_dies_with_a_thousand_calls_under_way(
+    make_server: MakeServer, namespace: str
+) -> None:
+    server = make_server()
+    assert server.pid is not None
+    async with AsyncRegistry.from_url(server.url, namespace) as registry:
+        os.kill(server.pid, signal.SIGSTOP)
+        tasks = of_all_kinds(registry, 1000)
+        await turns()
+        await asyncio.to_thread(server.kill)
+        done, pending = await asyncio.wait(tasks, timeout=SECONDS)
+        assert not pending, "nothing hangs"
+        errors = [task.exception() for task in done]
+        assert {type(error) for error in errors} == {OutcomeUnknown, RegistryUnavailable}
+        assert len({id(error) for error in errors}) == 1000, "each has an error of his own"
+        await asyncio.to_thread(server.start)
+        assert isinstance(await claim(registry), Claimed)
+
+
+async def test_a_server_that_falls_silent(make_server: MakeServer, namespace: str) -> None:
+    server = make_server()
+    assert server.pid is not None
+    async with AsyncRegistry.from_url(server.url, namespace, timeout=0.2) as registry:
+        os.kill(server.pid, signal.SIGSTOP)
+        try:
+            tasks = of_all_kinds(registry, 200)
+            done, pending = await asyncio.wait(tasks, timeout=SECONDS)
+            assert not pending, "nothing hangs"
+            assert {type(task.exception()) for task in done} == {OutcomeUnknown, RegistryUnavailable}
+        finally:
+            os.kill(server.pid, signal.SIGCONT)
+        assert isinstance(await claim(registry, "another"), Claimed)
+
+
+async def test_a_connection_that_is_cut_again_and_again(registry: AsyncRegistry, proxy: Proxy) -> None:
+    async def work(name: str) -> None:
+        for _ in range(10):
+            won = await claim(registry, name)
+            assert isinstance(won, Claimed)
+            assert await registry.touch_model(name, "S3")
+            assert await registry.finish_download_claim(won.claim, "DOWNLOADED")
+            assert await registry.delete_model(name, "S3", expected_token=won.claim.token) in (0, 1)
+
+    work_done = asyncio.gather(*(work(f"m{at}") for at in range(30)))
+    for script in ("touch", "finish", "claim", "delete"):
+        (held,) = proxy.pause(script)
+        await arrived(held)
+        proxy.cut()
+        held.let_go()
+    await work_done
+
+
+# Bounds
+
+
+async def test_no_more_than_so_many_commands_are_under_way(registry: AsyncRegistry, proxy: Proxy) -> None:
+    (held,) = proxy.pause("counts")
+    tasks = [start(registry.get_status_counts()) for _ in range(3 * COMMANDS)]
+    await arrived(held)
+
+    def under_way() -> int:
+        return [name for _, name in proxy.log].count("counts")
+
+    await comes(lambda: under_way() == COMMANDS, "as many as may be")
+    # What waits has its turn when others are answered, and not before; what is gathered then is one call.
+    waiting = [start(registry.get_status(f"m{at}", "S3")) for at in range(30)]
+    await turns(20)
+    assert under_way() == COMMANDS
+    assert proxy.sent["MGET"] == 0
+    held.let_go()
+    assert await asyncio.gather(*tasks) == [(0, 0, 0)] * (3 * COMMANDS)
+    assert await asyncio.gather(*waiting) == [None] * 30
+    assert proxy.sent["MGET"] == 1
+
+
+async def test_what_the_server_does_not_read_is_not_written(make_server: MakeServer, namespace: str) -> None:
+    server = make_server()
+    assert server.pid is not None
+    async with AsyncRegistry.from_url(server.url, namespace, timeout=2 * SECONDS) as registry:
+        os.kill(server.pid, signal.SIGSTOP)
+        message = "x" * 4096
+        tasks = [start(registry.set_status(f"m{at}", "S3", "ERROR", message)) for at in range(5000)]
+        await turns(20)
+        transport: Any = registry._transport
+        # Twenty megabytes were asked for; a batch of 64 is a quarter of one.
+        assert transport._pipe._transport.get_write_buffer_size() < 2_000_000
+        os.kill(server.pid, signal.SIGCONT)
+        await asyncio.gather(*tasks)
+        assert await registry.get_status_counts() == (0, 0, 5000)
+
+
+# What comes from redis-py
+
+
+async def test_everything_of_redis_pys_handshake(make_server: MakeServer, namespace: str) -> None:
+    server = make_server(password="a secret")
+    url = urlunsplit(urlsplit(server.url)._replace(path="/3"))
+    async with AsyncRegistry.from_url(url, namespace, client_name="ours") as registry:
+        assert isinstance(await claim(registry), Claimed)
+        with redis.Redis.from_url(server.url) as raw:
+            (ours,) = [each for each in raw.client_list() if each["name"] == "ours"]
+            assert (ours["db"], ours["resp"]) == ("3", "3")
+
+
+async def test_over_a_unix_socket(make_server: MakeServer, namespace: str, tmp_path: Path) -> None:
+    path = tmp_path / "s"
+    make_server(unixsocket=str(path))
+    async with AsyncRegistry.from_url(f"unix://{path}", namespace) as registry:
+        assert isinstance(await claim(registry), Claimed)
+
+
+def self_signed(folder: Path) -> tuple[Path, Path]:
+    """A key, and a certificate for 127.0.0.1."""
+    key, certificate = folder / "key.pem", folder / "certificate.pem"
+    command = "openssl req -x509 -newkey rsa:2048 -nodes -days 1 -subj /CN=localhost"
+    command += f" -addext subjectAltName=IP:127.0.0.1 -keyout {key} -out {certificate}"
+    subprocess.run(command.split(), check=True, capture_output=True)
+    return key, certificate
+
+
+async def test_over_tls(
+    make_server: MakeServer, namespace: str, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    if request.config.getoption("--server") != "debian" or shutil.which("openssl") is None:
+        pytest.skip("the embedded server has no TLS: run with --server debian, and openssl")
+    key, certificate = self_signed(tmp_path)
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = int(free.getsockname()[1])
+    server = make_server(
+        tls_port=str(port), tls_cert_file=str(certificate), tls_key_file=str(key), tls_auth_clients="no",
+        tls_ca_cert_file=str(certificate),
+    )  # fmt: skip
+    url = f"rediss://127.0.0.1:{port}"
+    async with AsyncRegistry.from_url(url, namespace, ssl_ca_certs=str(certificate)) as registry:
+        results = await asyncio.gather(*(claim(registry, f"m{at}") for at in range(300)))
+        assert all(isinstance(result, Claimed) for result in results)
+        assert len(await registry.get_models_by_last_used()) == 300
+        server.kill()
+        with pytest.raises(RegistryUnavailable):
+            await registry.get_status("m1")
+
+
+async def test_what_the_server_says_of_its_own_accord_is_no_reply(
+    server_url: str, namespace: str, other: Registry
+) -> None:
+    registry = AsyncRegistry.from_url(server_url, namespace)
+    transport: Any = registry._transport
+    pushed: list[list[Any]] = []
+    transport.on_push = pushed.append
+    async with registry:
+        track = Head("track", None, verb="CLIENT TRACKING ON")
+        assert await transport.call(Op(track, lambda replies: replies[0])) == b"OK"
+        calls = []
+        for at in range(20):
+            await registry.get_status(f"m{at}", "S3")
+            other.set_status(f"m{at}", "S3", "ERROR")
+            calls.append(start(registry.get_status(f"m{at}", "S3")))
+        assert await asyncio.gather(*calls) == ["ERROR"] * 20
+    assert [push[0] for push in pushed] == [b"invalidate"] * 20
+
+
+async def test_the_names_that_are_taken_over_are_there(server_url: str) -> None:
+    # They are private to redis-py. What fails here would fail at every connection.
+    pool = redis.asyncio.ConnectionPool.from_url(server_url, protocol=3)
+    made: Any = pool.make_connection()  # type: ignore[no-untyped-call]  # redis-py
+    await made.connect()
+    assert made._parser._reader.has_data() is False
+    assert isinstance(made._reader._buffer, bytearray)
+    assert made._writer.transport.get_protocol() is not None
+    assert ":" in made._host_error()
+    await made.disconnect()
+
+
+async def test_the_other_transport_is_a_choice(server_url: str, namespace: str) -> None:
+    async with AsyncRegistry.from_url(server_url, namespace, transport="redis-py") as registry:
+        results = await asyncio.gather(*(claim(registry) for _ in range(5)))
+        assert [type(result) for result in results].count(Claimed) == 1
+    with pytest.raises(InvalidArgument, match="transport"):
+        AsyncRegistry.from_url(server_url, namespace, transport="carrier pigeon")
+
+
+@pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning")
+async def test_a_client_that_nobody_has_any_more_hangs_up(proxy: Proxy, namespace: str) -> None:
+    registry = AsyncRegistry.from_url(proxy.url, namespace)
+    await registry.get_status("model")
+    assert proxy.open
+    del registry
+    gc.collect()
+    await comes(lambda: not proxy.open, "the connection ends")
+
+
+async def test_a_hundred_calls_to_nobody(namespace: str) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = int(free.getsockname()[1])
+    registry = AsyncRegistry.from_url(f"redis://127.0.0.1:{port}", namespace)
+    tasks = of_all_kinds(registry, 100)
+    done, pending = await asyncio.wait(tasks, timeout=SECONDS)
+    assert not pending
+    assert {type(task.exception()) for task in done} == {RegistryUnavailable}, "nothing can have run"
+    await registry.close()
