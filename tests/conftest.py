@@ -63,7 +63,7 @@ def pytest_sessionstart(session: pytest.Session) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """All servers, and all transports, without each with each: the way around runs on the embedded server."""
+    """All servers, all transports and the benchmarks, without each with each: those run on the embedded server."""
     if _kind(config) == "embedded":
         return
     around = [item for item in items if isinstance(item, pytest.Function) and _goes_around(item)]
@@ -72,6 +72,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 def _goes_around(item: pytest.Function) -> bool:
+    if item.path.name == "test_benchmarks.py":
+        return True
     return hasattr(item, "callspec") and item.callspec.params.get("connect_any") == "redis-py"
 
 

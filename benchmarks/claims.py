@@ -1,0 +1,44 @@
+"""How fast is a claim, alone and contended, and does exactly one caller win?"""
+
+from __future__ import annotations
+
+from benchmarks import contenders as who
+from benchmarks.measure import Contender, Figure, Job, measure
+from benchmarks.options import Options
+from benchmarks.servers import Server
+
+FRESH = "Fresh claims, one process"
+CONTENDED = "Claims of one model, one process"
+CONTENTION = "Contention: processes x tasks"
+
+
+def run(server: Server, options: Options) -> list[Figure]:
+    """One process against everybody, then many processes."""
+    figures = []
+    clients: list[Contender] = [who.ours(), *who.rust(options), *who.peers(), *who.locks()]
+    limits = who.limits()
+    for tasks in options.tasks:
+        # redis-benchmark has connections instead of tasks: it stands beside the most of them.
+        everybody = [*clients, *limits] if tasks == max(options.tasks) else clients
+        count = options.calls(3_000 if tasks == 1 else 50_000)
+        job = Job("claim_fresh", tasks, count, count)
+        figures += measure(FRESH, server, everybody, [job], options.rounds, all_win=True)
+        job = Job("claim_contended", tasks, count, 1)
+        figures += measure(CONTENDED, server, everybody, [job], options.rounds, winners=1)
+    return figures + contention(server, options)
+
+
+def contention(server: Server, options: Options) -> list[Figure]:
+    """Processes that all claim the same models: every model is won exactly once."""
+    figures = []
+    for processes in options.processes:
+        for tasks in options.tasks:
+            for models in (1, options.calls(1_000)):
+                count = options.calls(2_000 if tasks == 1 else 5_000)
+                job = Job("claim_contended", tasks, count, min(models, count))
+                both = [who.ours(processes), who.pool(processes, share=1)]
+                found = measure(CONTENTION, server, both, [job], options.rounds, winners=job.models)
+                for figure in found:
+                    figure.at = {"processes": processes, "tasks": tasks, "models": models}
+                figures += found
+    return figures

@@ -1,0 +1,41 @@
+"""What a record costs in the server's memory, its share of the index included."""
+
+from __future__ import annotations
+
+import redis
+
+from benchmarks import scale
+from benchmarks.baseline import Baseline
+from benchmarks.measure import Figure, progress
+from benchmarks.options import Options
+from benchmarks.servers import Server
+from pyregistry import Registry
+from pyregistry._keys import Keyspace
+
+TABLE = "Memory per record"
+
+
+def run(server: Server, options: Options) -> list[Figure]:
+    """Once, as it is the same each time: names of 40 characters, as in `benchmarks.scale`."""
+    size = options.calls(1_000_000)
+    figures = []
+    with redis.Redis.from_url(server.url) as client, Registry.from_url(server.url, "scale") as registry:
+        keys = Keyspace("scale")
+        for what, write in (("DOWNLOADED", scale.finish), ("DOWNLOADING", scale.renew)):
+            client.flushall()
+            registry.connect()
+            empty = scale.used(client)
+            for claims in scale.claimed(registry, range(size)):
+                write(client, keys, claims)
+            row = Figure(TABLE, server.name, what, "pyregistry", {"records": size})
+            row.add(bytes=(scale.used(client) - empty) / size)
+            figures.append(row)
+        client.flushall()
+        empty = scale.used(client)
+        Baseline(client).fill(range(size))
+        row = Figure(TABLE, server.name, "DOWNLOADED", "one hash per model, no index", {"records": size})
+        row.add(bytes=(scale.used(client) - empty) / size)
+        figures.append(row)
+        client.flushall()
+    progress(TABLE, server, f"{size:,} records")
+    return figures
