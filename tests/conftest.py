@@ -28,6 +28,9 @@ if TYPE_CHECKING:
 
 pytest_plugins = ["pyregistry.testing"]
 
+# These are about what is built on the clients; which server is below makes no difference to them.
+ABOVE_THE_SERVER = {"test_benchmarks", "test_demo", "test_examples", "test_huggingface", "test_store"}
+
 SERVER = pytest.StashKey[str]()
 
 
@@ -72,7 +75,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 def _goes_around(item: pytest.Function) -> bool:
-    if item.path.name == "test_benchmarks.py":
+    if item.path.stem in ABOVE_THE_SERVER:
         return True
     return hasattr(item, "callspec") and item.callspec.params.get("connect_any") == "redis-py"
 
