@@ -324,7 +324,7 @@ class Flight:
             RegistryUnavailable, OutcomeUnknown: nobody could be told in time.
         """
         store = self._wish.store
-        held.stalled = True  # what comes now is no download, and may take long without progress
+        held.stall = None  # what comes now is no download, and may take long without progress
         if store is not None:
             self._publish(store, held)
         artifact = held.artifact
@@ -370,28 +370,34 @@ class Flight:
             )
         except RegistryError as error:
             _log.warning("%s could not be given back, and ends with its lease: %s", held.claim.ref, error)
-        if not isinstance(self._failure, CacheMismatch):
-            self._discard(held)
+        self._discard(held)
 
     def _end(self, held: Held, op: Op[str], how: str) -> None:
         """Tell the registry, as long as this claim can be the one that counts."""
         held.over = True
-        pause = _SOON
-        while True:
-            if held.lost.is_set():
-                raise held.loss()
-            try:
-                why_not = self._call(op)
-                break
-            except _AWAY as error:
-                if held.lost.is_set():
-                    raise
-                _log.warning("%s can't be told yet that it is %s: %s", held.claim.ref, how, error)
-            time.sleep(pause)
-            pause = min(pause * 2, _LATER)
+        why_not = self._while_it_counts(held, partial(self._call, op), how)
         if not self._client._told_end(held.claim, how, why_not):
             held.lost.set(why_not)
             raise held.loss()
+
+    def _while_it_counts(self, held: Held, act: Callable[[], Any], what: str) -> Any:
+        """Do it, again and again while nobody answers, as long as the claim is not lost.
+
+        Raises:
+            ClaimLost: it was lost before, or between two tries.
+            RegistryUnavailable, OutcomeUnknown: it was lost in the last one.
+        """
+        pause = _SOON
+        while not held.lost.is_set():
+            try:
+                return act()
+            except _AWAY as error:
+                if held.lost.is_set():
+                    raise
+                _log.warning("%s can't be %s yet: %s", held.claim.ref, what, error)
+            time.sleep(pause)
+            pause = min(pause * 2, _LATER)
+        raise held.loss()
 
     def _failed(self, claim: Claim, message: str, permanent: bool) -> Op[str]:
         retry = self._wish.retry
@@ -452,17 +458,11 @@ class Flight:
         return View(None)
 
     def _publish(self, store: FolderStore, held: Held) -> None:
-        pause = _SOON
-        while True:
-            try:
-                published = ask(store.publish, held.claim, held.prove)
-                break
-            except _AWAY as error:
-                if held.lost.is_set():
-                    raise held.loss() from error
-                _log.warning("%s can't be published before its claim is proved: %s", held.claim.ref, error)
-            time.sleep(pause)
-            pause = min(pause * 2, _LATER)
+        try:
+            publish = partial(ask, store.publish, held.claim, held.prove)
+            published = self._while_it_counts(held, publish, "published")
+        except _AWAY as error:
+            raise held.loss() from error
         held.artifact["location"] = published.location
         held.artifact.setdefault("size_bytes", published.size_bytes)
 

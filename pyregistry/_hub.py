@@ -98,7 +98,7 @@ class Seat(Generic[P, L]):
         """A question goes out now: its number, and the version that it is about."""
         with self._lock:
             self.asked += 1
-            self.recheck_at = now() + RECHECK * random.uniform(0.8, 1.2)
+            self._recheck_later()
             return self.asked, self.version
 
     def answer(self, number: int, version: int, view: View | None, trouble: RegistryError | None) -> None:
@@ -114,10 +114,13 @@ class Seat(Generic[P, L]):
         before, self.view = self.view, view
         self.version += 1
         if view is not None:
-            self.recheck_at = now() + RECHECK * random.uniform(0.8, 1.2)
+            self._recheck_later()
         if before is None or view is None or view.status is not before.status or view.until < before.until:
             for poke in self.pokes:
                 poke.set()
+
+    def _recheck_later(self) -> None:
+        self.recheck_at = now() + RECHECK * random.uniform(0.8, 1.2)
 
 
 class Watcher(Generic[P]):

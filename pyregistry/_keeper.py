@@ -309,16 +309,17 @@ class KeptClaims:
             ]
 
     def _end_stalled(self, held: Held) -> None:
-        assert held.stall is not None, "it was found to be stalled"
-        held.stalled = True
-        why = f"no progress for {held.stall.timeout:g} s"
+        stall, held.stall = held.stall, None
+        if stall is None:
+            return  # its download has ended in this moment
+        why = f"no progress for {stall.timeout:g} s"
         self.drop(held.claim)
         # Told first: what it does from here on is for nothing.
         held.lost.set(why)
         try:
             with _keeper.lock:
                 transport = self._connection()
-            why_not = transport.call(held.stall.end(held.claim, why))
+            why_not = transport.call(stall.end(held.claim, why))
         except Exception as error:
             why_not = str(error)
         log = "the download of %s (token %d) was ended: %s%s"

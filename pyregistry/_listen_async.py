@@ -83,13 +83,12 @@ class AsyncListener:
         # --- asyncio only: end
 
     async def join(self) -> None:
-        """Listen from now on, until `leave`.
+        """Listen from now on, until `leave`; whoever joins has come home.
 
         Raises:
             RegistryUnavailable: the subscription can't be made in time.
             ServerRefused: the user may not.
         """
-        self.come_home()
         arrival = Poke()
         with self._lock:
             self._users += 1

@@ -667,6 +667,13 @@ class Ops:
             downloading, downloaded, error, _ = _decode_counts(replies[0]).records
             return StatusCounts(downloading, downloaded, error)
 
+        return self._counted(decode)
+
+    def stock(self) -> Op[wire.Counts]:
+        """How many records there are by status, those that are being evicted too, and their bytes."""
+        return self._counted(lambda replies: _decode_counts(replies[0]))
+
+    def _counted(self, decode: Callable[[Replies], T]) -> Op[T]:
         return Op(self._head("get_status_counts", COUNTS, self.keys.shared), decode)
 
     # The registry itself

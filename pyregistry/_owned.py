@@ -140,7 +140,7 @@ class Held(Kept):
         claim: what was given.
         since: when it was asked for.
         bound: whether the owner stops when it can't prove its lease; if not, only the server's word counts.
-        stall: when it is ended for want of progress; ``None``: never.
+        stall: when it is ended for want of progress; ``None``: never. It may become that.
         changed: called after something was said, so that its keeper looks at `wakes_at` again.
         prove: asks the server whether it still holds.
 
@@ -151,8 +151,7 @@ class Held(Kept):
     """
 
     __slots__ = ("_advanced_at", "_changed", "_lock", "_prove", "_said", "_told_at", "artifact", "bound", "lost",
-                 "over",
-                 "progress", "stall", "stalled")  # fmt: skip
+                 "over", "progress", "stall")  # fmt: skip
 
     def __init__(
         self,
@@ -170,7 +169,6 @@ class Held(Kept):
         if bound:
             self.lost.bind(lambda: self.holds_until)
         self.stall = stall
-        self.stalled = False
         self.over = False
         self.artifact: dict[str, Any] = {}
         self.progress = Said()
@@ -189,9 +187,8 @@ class Held(Kept):
     @property
     def stalls_at(self) -> float:
         """When it counts as stalled, if nothing more is reported. What never reported can't stall."""
-        if self.stall is None or self.stalled:
-            return math.inf
-        return self._advanced_at + self.stall.timeout
+        stall = self.stall
+        return math.inf if stall is None else self._advanced_at + stall.timeout
 
     def proved(self, since: float) -> None:
         """The server has granted what was asked for then."""

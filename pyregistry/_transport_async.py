@@ -30,6 +30,7 @@ from pyregistry._replies import (
     too_old,
 )
 from pyregistry._source import CONNECTIONS, ClientSource, UrlSource
+from pyregistry._wait_async import settle
 from pyregistry._wire import Opened
 from pyregistry.errors import RegistryClosed, ServerTooOld
 
@@ -273,9 +274,7 @@ async def _in_a_task(call: Coroutine[Any, Any, T]) -> T:
         await asyncio.wait({task})
     except asyncio.CancelledError:
         task.cancel()
-        await asyncio.wait({task})
-        if not task.cancelled():
-            task.exception()  # looked at: nobody is told
+        await settle(task)
         raise
     return task.result()
 

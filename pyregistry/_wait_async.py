@@ -12,6 +12,7 @@ import inspect
 import sys
 import threading
 from collections.abc import Awaitable, Callable, Coroutine
+from contextlib import suppress
 from typing import Any, TypeVar
 
 from pyregistry._owned import Held, now
@@ -99,6 +100,12 @@ def unlogged(connection: Any) -> None:
     connection._parser.set_pubsub_push_handler(_as_it_is)
 
 
+def _tell(loop: asyncio.AbstractEventLoop, function: Callable[..., object], *args: Any) -> None:
+    """Have the loop call it, from whatever thread."""
+    with suppress(RuntimeError):  # it is closed: nobody is left to be told
+        loop.call_soon_threadsafe(function, *args)
+
+
 def _in_thread(function: Callable[..., T], *args: Any) -> asyncio.Future[T]:
     """Run it in a thread of its own: it may take hours, and a pool has only so many."""
     loop = asyncio.get_running_loop()
@@ -121,10 +128,7 @@ def _in_thread(function: Callable[..., T], *args: Any) -> asyncio.Future[T]:
             outcome = (None, RuntimeError(f"the function raised {error!r}"))
         except BaseException as error:
             outcome = (None, error)
-        try:
-            loop.call_soon_threadsafe(tell, *outcome)
-        except RuntimeError:
-            return  # the loop is closed: nobody is left to be told
+        _tell(loop, tell, *outcome)
 
     threading.Thread(
         target=run, name=f"pyregistry-{getattr(function, '__name__', 'call')}", daemon=True
@@ -160,13 +164,7 @@ async def work(held: Held, download: Callable[..., Any], *args: Any) -> None:
     loop = asyncio.get_running_loop()
     alarm = Poke()
 
-    def ring() -> None:
-        try:
-            loop.call_soon_threadsafe(alarm.set)
-        except RuntimeError:
-            return  # the loop is closed: nobody is left to be told
-
-    held.lost.call(ring)
+    held.lost.call(functools.partial(_tell, loop, alarm.set))
     task = loop.create_task(_awaited(ask(download, *args)))
     task.add_done_callback(lambda _: alarm.set())
     try:
@@ -176,11 +174,11 @@ async def work(held: Held, download: Callable[..., Any], *args: Any) -> None:
     except BaseException:
         held.lost.set("its owner was cancelled")
         task.cancel()
-        await _settle(task)
+        await settle(task)
         raise
     if held.lost.is_set():
         task.cancel()
-        await _settle(task)
+        await settle(task)
         raise held.loss()
     task.result()
 
@@ -189,11 +187,16 @@ async def _awaited(awaitable: Awaitable[T]) -> T:
     return await awaitable
 
 
-async def _settle(task: asyncio.Task[Any]) -> None:
-    """Wait for a task that was cancelled."""
+async def settle(task: asyncio.Future[Any]) -> None:
+    """Wait for the end of something, whatever it is: it is not what the caller is told."""
     await asyncio.wait({task})
+    _look_at(task)
+
+
+def _look_at(task: asyncio.Future[Any]) -> None:
+    """Else asyncio would complain that nobody has asked how it ended."""
     if not task.cancelled():
-        task.exception()  # looked at: it is not what the caller is told
+        task.exception()
 
 
 async def see_through(call: Callable[..., Coroutine[Any, Any, T]], *args: Any) -> T:
@@ -206,8 +209,7 @@ async def see_through(call: Callable[..., Coroutine[Any, Any, T]], *args: Any) -
         except asyncio.CancelledError as error:
             cancelled = error
     if cancelled is not None:
-        if not task.cancelled():
-            task.exception()
+        _look_at(task)
         raise cancelled
     return task.result()
 
@@ -221,14 +223,8 @@ class Guard:
         self._task = asyncio.current_task()
         self._timer: asyncio.TimerHandle | None = None
         self._fired = self._over = False
-        held.lost.call(self._ring)
+        held.lost.call(functools.partial(_tell, self._loop, self._look))
         self._look()
-
-    def _ring(self) -> None:
-        try:
-            self._loop.call_soon_threadsafe(self._look)
-        except RuntimeError:
-            return  # the loop is closed: nobody is left to be told
 
     def _look(self) -> None:
         if self._over or self._fired:

@@ -24,14 +24,13 @@ import threading
 import time
 from collections.abc import Callable, Iterable
 from contextlib import suppress
-from functools import partial
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, TypedDict
 
 import msgspec
 
 from pyregistry._snapshot import is_permanent, without_secrets
-from pyregistry._wait_async import ask, see_through
+from pyregistry._wait_async import ask, see_through, settle
 from pyregistry.errors import ConfigurationError, InvalidArgument, RegistryError
 from pyregistry.models import ModelProvider, ModelRecord
 from pyregistry.policy import DEFAULT_RETRY, RetryPolicy, message_of
@@ -204,8 +203,7 @@ async def ensure_snapshot_async(
             await asyncio.wait({task})
         except asyncio.CancelledError:
             fetch.stop()
-            task.add_done_callback(asyncio.Task.exception)  # looked at: the cancellation is what counts
-            await see_through(partial(asyncio.wait, {task}))
+            await see_through(settle, task)
             raise
         task.result()
 

@@ -41,10 +41,7 @@ RULES = [
     (r"(?m)^import asyncio\nimport ctypes\n", "import threading\nimport time\n"),
     (r"\basync_pool\b", "sync_pool"),
     (r"source: ClientSource \| UrlSource, ops", "source: ClientSource | OwnSource, ops"),
-    (
-        r"import CONNECTIONS, ClientSource, UrlSource\n\n?from pyregistry._wire",
-        "import CONNECTIONS, ClientSource, OwnSource\nfrom pyregistry._wire",
-    ),
+    (r"\bimport CONNECTIONS, ClientSource, UrlSource\b", "import CONNECTIONS, ClientSource, OwnSource"),
     (r"\bpyregistry\.aio\b", "pyregistry.registry"),
     (r"\basyncio client\b", "blocking client"),
     (r"\bcreate_async_registry_backend\b", "create_registry_backend"),

@@ -7,7 +7,6 @@ import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from datetime import datetime
-from typing import Any
 
 import msgspec
 from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
@@ -34,9 +33,6 @@ _REFRESH = 1.0
 _BREATH = 0.1  # seconds between two frames, however much happens
 _SILENT = 30.0  # seconds without progress after which a download that has told some counts as stuck
 _TRY_AGAIN = 2.0
-
-
-_decode_counts = msgspec.msgpack.Decoder(wire.Counts).decode
 
 
 class Stock(msgspec.Struct, frozen=True):
@@ -99,10 +95,7 @@ class _Overview:
     def look(self) -> Frame:
         """What there is to see now."""
         registry = self._registry
-        asked: Any = registry._ops.counts()  # whose reply has the bytes too
-        counts = registry._transport.call(
-            msgspec.structs.replace(asked, decode=lambda replies: _decode_counts(replies[0]))
-        )
+        counts = registry._transport.call(registry._ops.stock())
         downloading = registry.get_models_by_last_used(_DOWNLOADS, ModelStatus.DOWNLOADING)
         at = registry._transport.call(registry._ops.now())
         self._paces = {ref_of(each): self._paces.get(ref_of(each), Pace()) for each in downloading}
