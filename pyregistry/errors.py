@@ -69,6 +69,15 @@ class RegistryError(Exception):
     results: Sequence[object] = ()
 
 
+class _OfOneModel(Exception):
+    """What errors have that are about one model."""
+
+    def __init__(self, message: str, *, model_name: str, provider: str) -> None:
+        super().__init__(message)
+        self.model_name = model_name
+        self.provider = provider
+
+
 class InvalidArgument(RegistryError, ValueError):
     """An argument is out of its range or of the wrong form. Nothing was sent.
 
@@ -159,18 +168,13 @@ class OutOfMemory(ServerRefused):
     """The server's memory is full, and its policy is to evict nothing."""
 
 
-class RecordRefused(RegistryError):
+class RecordRefused(_OfOneModel, RegistryError):
     """The state of the record forbids the call.
 
     Attributes:
         model_name: the model.
         provider: its provider.
     """
-
-    def __init__(self, message: str, *, model_name: str, provider: str) -> None:
-        super().__init__(message)
-        self.model_name = model_name
-        self.provider = provider
 
 
 class EvictionInProgress(RecordRefused):
@@ -199,7 +203,7 @@ class DownloadFailed(RegistryError):
         self.record = record
 
 
-class ClaimLost(RegistryError):
+class ClaimLost(_OfOneModel, RegistryError):
     """The claim is somebody else's by now, or its owner can't prove it any more.
 
     Attributes:
@@ -207,21 +211,11 @@ class ClaimLost(RegistryError):
         provider: its provider.
     """
 
-    def __init__(self, message: str, *, model_name: str, provider: str) -> None:
-        super().__init__(message)
-        self.model_name = model_name
-        self.provider = provider
 
-
-class WaitTimedOut(RegistryError, TimeoutError):
+class WaitTimedOut(_OfOneModel, RegistryError, TimeoutError):
     """Nobody finished the download in the time that the caller could wait.
 
     Attributes:
         model_name: the model.
         provider: its provider.
     """
-
-    def __init__(self, message: str, *, model_name: str, provider: str) -> None:
-        super().__init__(message)
-        self.model_name = model_name
-        self.provider = provider
