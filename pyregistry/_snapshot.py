@@ -141,8 +141,7 @@ class _Worker:
 
     def _sizes(self) -> dict[str, int | None]:
         """The files that are wanted, and how large they are."""
-        # Documented to be there, but not re-exported as mypy wants it.
-        from huggingface_hub.utils import filter_repo_objects  # type: ignore[attr-defined]
+        from huggingface_hub.utils import filter_repo_objects  # type: ignore[attr-defined]  # not re-exported
 
         info = self._api.model_info(
             self._options["repo_id"], revision=self._options["revision"], files_metadata=True

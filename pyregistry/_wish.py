@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Final, Literal, get_args
 
 from pyregistry import _checks as checks
 from pyregistry.errors import InvalidArgument
@@ -12,6 +12,9 @@ from pyregistry.policy import RetryPolicy
 
 if TYPE_CHECKING:
     from pyregistry.store import FolderStore
+
+VISIBILITY_TIMEOUT: Final = 60.0
+"""Seconds in which what was finished may still come to be seen, where nobody says how long."""
 
 OnUnavailable = Literal["raise", "verify"]
 OnUnproven = Literal["cancel", "continue"]

@@ -23,7 +23,7 @@ from pyregistry._ops import (
 )
 from pyregistry._source import DEFAULT_TIMEOUT, ClientSource, UrlSource
 from pyregistry._transport_async import AsyncTransport
-from pyregistry._wish import OnUnavailable, OnUnproven
+from pyregistry._wish import VISIBILITY_TIMEOUT, OnUnavailable, OnUnproven
 from pyregistry.config import BackendConfig
 from pyregistry.errors import DamagedRecord, InvalidArgument, RegistryError
 from pyregistry.models import (
@@ -415,7 +415,7 @@ class AsyncRegistry(Core):
         expected_bytes: int | None = None,
         timeout: float | None = None,
         stall_timeout: float | None = None,
-        visibility_timeout: float = 60.0,
+        visibility_timeout: float = VISIBILITY_TIMEOUT,
         on_unavailable: OnUnavailable = "raise",
         on_unproven: OnUnproven = "cancel",
     ) -> ModelRecord:
@@ -482,7 +482,7 @@ class AsyncRegistry(Core):
         expected_bytes: int | None = None,
         timeout: float | None = None,
         stall_timeout: float | None = None,
-        visibility_timeout: float = 60.0,
+        visibility_timeout: float = VISIBILITY_TIMEOUT,
         on_unavailable: OnUnavailable = "raise",
         on_unproven: OnUnproven = "cancel",
     ) -> AsyncDownload:

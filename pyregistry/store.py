@@ -178,7 +178,7 @@ class FolderStore:
         with suppress(FileNotFoundError, NotADirectoryError):
             for part in path.relative_to(self.root).parts[:-1]:
                 folder /= part
-                os.listdir(folder)  # noqa: PTH208
+                os.listdir(folder)  # noqa: PTH208  # as above
         return _is_folder(path)
 
     def find(self, ref: ModelRef) -> Published | None:

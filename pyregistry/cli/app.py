@@ -16,6 +16,7 @@ import typer
 from pyregistry import __version__, doctor
 from pyregistry import _checks as checks
 from pyregistry._ops import KEPT_LEASE, Default
+from pyregistry._wish import VISIBILITY_TIMEOUT
 from pyregistry.cli.answers import Answer, Counts, Findings, OneRecord, Records, Said
 from pyregistry.cli.command import Cli, Given, command, complain, fail_shell
 from pyregistry.cli.events import watch_events
@@ -25,6 +26,7 @@ from pyregistry.cli.options import (
     AnyProviderOption,
     ClaimArgument,
     CommandArgument,
+    ExpectedBytesOption,
     JsonOption,
     LeaseOption,
     MaxAttemptsOption,
@@ -215,9 +217,7 @@ def claim(
     lease: LeaseOption = LEASE,
     owner: OwnerOption = None,
     max_attempts: MaxAttemptsOption = None,
-    expected_bytes: Annotated[
-        int | None, typer.Option("--expected-bytes", metavar="N", help="How much there is to download.")
-    ] = None,
+    expected_bytes: ExpectedBytesOption = None,
 ) -> Answer:
     """Claim the download of a model: exactly one caller gets it.
 
@@ -400,9 +400,7 @@ def ensure(
     retry_delay: RetryDelayOption = DEFAULT_RETRY.first_delay,
     stall_timeout: StallOption = None,
     lease: OwnLeaseOption = KEPT_LEASE,
-    expected_bytes: Annotated[
-        int | None, typer.Option("--expected-bytes", metavar="N", help="How much there is to download.")
-    ] = None,
+    expected_bytes: ExpectedBytesOption = None,
     owner: Annotated[
         str | None,
         typer.Option(
@@ -412,7 +410,7 @@ def ensure(
             show_default=False,
         ),
     ] = None,
-    visibility_timeout: VisibilityOption = 60.0,
+    visibility_timeout: VisibilityOption = VISIBILITY_TIMEOUT,
     on_unavailable: UnavailableOption = OnUnavailableWord.RAISE,
     on_unproven: UnprovenOption = OnUnprovenWord.CANCEL,
 ) -> Answer | int:

@@ -101,6 +101,9 @@ ClaimArgument = Annotated[
         show_default=False,
     ),
 ]
+ExpectedBytesOption = Annotated[
+    int | None, typer.Option("--expected-bytes", metavar="N", help="How much there is to download.")
+]
 LeaseOption = Annotated[
     str,
     typer.Option(
