@@ -66,18 +66,20 @@ def pytest_sessionstart(session: pytest.Session) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """All servers, all transports and the benchmarks, without each with each: those run on the embedded server."""
-    if _kind(config) == "embedded":
-        return
-    around = [item for item in items if isinstance(item, pytest.Function) and _goes_around(item)]
-    config.hook.pytest_deselected(items=around)
-    items[:] = [item for item in items if item not in set(around)]
+    """All servers and all that is above them, without each with each: what is left out here runs elsewhere."""
+    kind = _kind(config)
+    elsewhere = [item for item in items if not _belongs_to(kind, item)]
+    config.hook.pytest_deselected(items=elsewhere)
+    items[:] = [item for item in items if item not in set(elsewhere)]
 
 
-def _goes_around(item: pytest.Function) -> bool:
-    if item.path.stem in ABOVE_THE_SERVER:
+def _belongs_to(kind: str, item: pytest.Item) -> bool:
+    if marked := item.get_closest_marker("server"):
+        return kind in marked.args
+    if kind == "embedded":
         return True
-    return hasattr(item, "callspec") and item.callspec.params.get("connect_any") == "redis-py"
+    parameters = item.callspec.params if hasattr(item, "callspec") else {}
+    return item.path.stem not in ABOVE_THE_SERVER and parameters.get("connect_any") != "redis-py"
 
 
 def pytest_report_header(config: pytest.Config) -> str:
@@ -110,7 +112,7 @@ def _threads() -> list[str]:
 def connections() -> set[int]:
     """The TCP connections of this process, by their file descriptors."""
     found = set()
-    for name in os.listdir("/proc/self/fd") if Path("/proc/self/fd").is_dir() else ():  # noqa: PTH208
+    for name in os.listdir("/proc/self/fd") if Path("/proc/self/fd").is_dir() else ():  # noqa: PTH208 - names
         with suppress(OSError):  # not a socket, not connected, or gone
             borrowed = socket.socket(fileno=int(name))
             try:

@@ -144,7 +144,7 @@ def test_of_many_one_runs_the_command(
     runs = [start("run", "m", "--store", store, *sh(TRACE, WAIT, FILL)) for _ in range(5)]
     has_begun(tmp_path)
     for run in runs:
-        until(lambda run=run: "downloads it" in run.err or "runs here" in run.err, "it waits", SECONDS)  # type: ignore[misc]
+        until(lambda run=run: "downloads it" in run.err or "runs here" in run.err, "it waits", SECONDS)  # type: ignore[misc]  # run
     gate.touch()
     ended = [run.end() for run in runs]
     assert [each.code for each in ended] == [Exit.DONE] * 5, ended
@@ -530,7 +530,7 @@ def test_on_a_terminal_it_is_one_line(env: dict[str, str], registry: Registry) -
             if b" left" in seen and b" B/s" in seen and b" % done" in seen:
                 break
             assert done < 100_000, seen
-            time.sleep(0.1)
+            time.sleep(0.1)  # a pace, from which a speed can be told
         registry.finish_download_claim(result.claim, "DOWNLOADED")
         assert process.wait(SECONDS) == 0
     finally:

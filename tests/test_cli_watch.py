@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import itertools
 import json
 import os
 import pty
@@ -13,7 +14,6 @@ import struct
 import subprocess
 import termios
 import threading
-import time
 from datetime import datetime, timedelta
 from itertools import count
 from typing import TYPE_CHECKING, Any
@@ -378,11 +378,13 @@ def test_top_goes_on_until_a_signal(env: dict[str, str], registry: Registry, num
     claimed = claim(registry, "org/running", expected_bytes=10**9)
     with Terminal(("top",), env, 120, 24) as terminal:
         terminal.shows("org/running")
-        for done in range(10**6, 10**9, 10**6):
-            registry.refresh_download_claim(claimed, bytes_done=done)
-            if re.search(r" MiB/s +\d+ (s|min) +host:1", terminal.text):
-                break
-            time.sleep(0.05)
+        done = itertools.count(10**6, 10**5)
+
+        def speed() -> re.Match[str] | None:
+            registry.refresh_download_claim(claimed, bytes_done=min(next(done), 10**9 - 1))
+            return re.search(r" MiB/s +\d+ (s|min) +host:1", terminal.text)
+
+        until(speed, "how fast it is", SECONDS)
         registry.try_claim_for_download("org/second", "S3", lease=60)
         terminal.shows("org/second")
         registry.finish_download_claim(claimed, "DOWNLOADED", location="models/1")

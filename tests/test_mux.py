@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import gc
 import os
-import shutil
 import signal
 import socket
 import subprocess
@@ -598,11 +597,8 @@ def self_signed(folder: Path) -> tuple[Path, Path]:
     return key, certificate
 
 
-async def test_over_tls(
-    make_server: MakeServer, namespace: str, tmp_path: Path, request: pytest.FixtureRequest
-) -> None:
-    if request.config.getoption("--server") != "debian" or shutil.which("openssl") is None:
-        pytest.skip("the embedded server has no TLS: run with --server debian, and openssl")
+@pytest.mark.server("debian")  # the embedded one has no TLS
+async def test_over_tls(make_server: MakeServer, namespace: str, tmp_path: Path) -> None:
     key, certificate = self_signed(tmp_path)
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = int(free.getsockname()[1])

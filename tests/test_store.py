@@ -618,7 +618,7 @@ def test_the_first_mark_stays(store: FolderStore) -> None:
 def test_many_write_the_mark_at_once(store: FolderStore) -> None:
     for turn in range(20):
         marks = [CacheMark(f"{turn}-{each}", "n") for each in range(4)]
-        results = at_once([lambda mark=mark: store.write_mark(mark) for mark in marks])  # type: ignore[misc]
+        results = at_once([lambda mark=mark: store.write_mark(mark) for mark in marks])  # type: ignore[misc]  # mark
         assert len({mark.cache_id for mark in results}) == 1
         assert results[0] in marks
         assert store.read_mark() == results[0]
