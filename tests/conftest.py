@@ -6,6 +6,9 @@ Each pytest process has a server of its own, and each test a namespace of its ow
 
 from __future__ import annotations
 
+import asyncio
+import functools
+import inspect
 import os
 import socket
 import threading
@@ -14,15 +17,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
 import pytest
+import redis
 
 from pyregistry import _keeper
+from pyregistry._keys import Keyspace
 from pyregistry.embedded import EmbeddedServer
 from tests import servers
 from tests.clients import AsyncFacade, Connect, loop_in_thread
-from tests.proxy import until
+from tests.proxy import SECONDS, until
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Coroutine, Iterator
 
     from pyregistry import Registry
 
@@ -71,6 +76,25 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     elsewhere = [item for item in items if not _belongs_to(kind, item)]
     config.hook.pytest_deselected(items=elsewhere)
     items[:] = [item for item in items if item not in set(elsewhere)]
+    for item in items:
+        if isinstance(item, pytest.Function) and inspect.iscoroutinefunction(item.obj):
+            item.obj = _leaves_no_task(item.obj)
+
+
+def _leaves_no_task(
+    test: Callable[..., Coroutine[Any, Any, None]],
+) -> Callable[..., Coroutine[Any, Any, None]]:
+    """No task outlives a test on a loop of pytest's; `loop_in_thread` sees to its own."""
+
+    @functools.wraps(test)
+    async def run(**arguments: Any) -> None:
+        await test(**arguments)
+        left = asyncio.all_tasks() - {asyncio.current_task()}
+        if left:
+            _, left = await asyncio.wait(left, timeout=SECONDS)
+        assert not left, f"tasks are left: {left}"
+
+    return run
 
 
 def _belongs_to(kind: str, item: pytest.Item) -> bool:
@@ -88,17 +112,11 @@ def pytest_report_header(config: pytest.Config) -> str:
 
 @pytest.fixture(autouse=True)
 def leaves_nothing(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """No thread of the library outlives a test."""
+    """No thread of the library, and no connection, outlives a test."""
     monkeypatch.setattr(_keeper, "_LINGER", 0.05)  # seconds; 2 would be waited for after each test
-    yield
-    until(lambda: not _threads(), f"the threads end: {_threads()}")
-
-
-@pytest.fixture
-def leaves_no_connection() -> Iterator[None]:
-    """Nor does a connection."""
     before = connections()
     yield
+    until(lambda: not _threads(), f"the threads end: {_threads()}")
     until(lambda: connections() <= before, f"the connections end: {connections() - before}")
 
 
@@ -140,9 +158,17 @@ def pyregistry_url(server_url: str) -> str:
 
 
 @pytest.fixture
-def namespace(pyregistry_namespace: str) -> str:
-    """A namespace that no other test uses."""
-    return pyregistry_namespace
+def namespace(pyregistry_namespace: str, server_url: str) -> Iterator[str]:
+    """A namespace that no other test uses; no stray key is left in it."""
+    yield pyregistry_namespace
+    keys = Keyspace(pyregistry_namespace)
+    known = {*keys.shared}
+    with redis.Redis.from_url(server_url) as client:
+        found = [
+            key.decode() for key in client.scan_iter(f"pyregistry:{{{pyregistry_namespace}}}:*", count=1000)
+        ]
+    prefixes = (keys.record(""), keys.holds(""))
+    assert not [key for key in found if key not in known and not key.startswith(prefixes)]
 
 
 @pytest.fixture

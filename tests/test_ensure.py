@@ -32,14 +32,12 @@ from pyregistry import (
     _flight_sync,
 )
 from pyregistry.store import CacheMark
-from tests.proxy import SECONDS, until
+from tests.proxy import SECONDS, Proxy, until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from tests.clients import Connect
-
-pytestmark = pytest.mark.usefixtures("leaves_no_connection")
 
 MODEL = ("org/model", "HuggingFace")
 AT_ONCE = RetryPolicy(first_delay=0.0)
@@ -165,6 +163,17 @@ def test_progress_is_seen(any_registry: Registry, other: Registry, pool: ThreadP
     until(seen, "the progress is told")
     go.set()
     wanted.result(SECONDS)
+
+
+def test_a_thousand_reports_are_few_renewals(connect_any: Connect, server_url: str) -> None:
+    def download(claim: OwnedClaim) -> None:
+        for done in range(1, 1001):
+            claim.report(done, 1000)
+        until(lambda: proxy.sent["renew"], "it is told")
+
+    with Proxy(server_url) as proxy:
+        connect_any(url=proxy.url).ensure(*MODEL, download)
+        assert proxy.sent["renew"] <= 3
 
 
 @pytest.mark.parametrize(

@@ -24,6 +24,7 @@ from pyregistry import (
     AsyncRegistry,
     Claimed,
     ModelStatus,
+    OwnedClaim,
     Registry,
     RegistryClosed,
     RegistryError,
@@ -347,6 +348,32 @@ def test_a_child_renews_nothing_of_its_parents(server_url: str, namespace: str) 
 
         assert in_child(child)
         assert registry.release_download_claim(result.claim)
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn"])
+def test_a_child_renews_nothing_of_a_download_under_way(
+    server_url: str, namespace: str, watcher: Registry, method: str
+) -> None:
+    def download(claim: OwnedClaim) -> None:
+        context: Any = multiprocessing.get_context(method)  # typeshed: which one is not known
+        answers = context.SimpleQueue()
+        child = context.Process(target=_idle_threads, args=(answers,))
+        child.start()
+        assert answers.get() == []
+        # The parent goes on, with a child beside it and without.
+        assert renewed(watcher, "ours")
+        child.join(SECONDS)
+        assert child.exitcode == 0
+        assert renewed(watcher, "ours")
+        assert not claim.lost.is_set()
+
+    with Registry.from_url(server_url, namespace) as registry:
+        assert registry.ensure("ours", "S3", download, lease=1.5).attempts == 1
+
+
+def _idle_threads(answers: Any) -> None:
+    """What runs in a child beside its main thread."""
+    answers.put([thread.name for thread in threading.enumerate() if thread is not threading.main_thread()])
 
 
 def test_claims_of_parent_and_child_have_names_of_their_own(server_url: str, namespace: str) -> None:

@@ -23,8 +23,6 @@ from tests.proxy import SECONDS, until
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-pytestmark = pytest.mark.usefixtures("leaves_no_connection")
-
 
 @pytest.fixture
 def other(server_url: str, namespace: str) -> Iterator[Registry]:

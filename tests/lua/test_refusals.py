@@ -105,7 +105,7 @@ def user(own_lab: Lab) -> Iterator[Callable[..., None]]:
         own_lab.redis.execute_command("ACL", "SETUSER", "limited", "reset", "on", ">secret", *rights)
         pool: Any = own_lab.redis.connection_pool
         options = {**pool.connection_kwargs, "username": "limited", "password": "secret"}
-        own_lab.caller = redis.Redis(connection_pool=redis.ConnectionPool(pool.connection_class, **options))
+        own_lab.caller = redis.Redis.from_pool(redis.ConnectionPool(pool.connection_class, **options))
         clients.append(own_lab.caller)
 
     yield user
