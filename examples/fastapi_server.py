@@ -27,7 +27,8 @@ PROVIDER = "S3"
 async def lifespan(app: FastAPI) -> AsyncIterator[None]:
     """The server answers no request before all of its models are there."""
     store = FolderStore(os.environ["MODELS_ROOT"])
-    async with await create_async_registry_backend(BackendConfig.from_env()) as registry:
+    config = BackendConfig.from_env(touch_interval=1.0)  # to say that a model is in use takes no time then
+    async with await create_async_registry_backend(config) as registry:
         app.state.registry = registry
         app.state.files = {}
         for name in os.environ["MODELS"].split():

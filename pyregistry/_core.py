@@ -42,7 +42,7 @@ class Core:
     _kept: KeptClaims
     _source: ClientSource | UrlSource
 
-    def _begin(
+    def _set_up(
         self,
         source: ClientSource | UrlSource,
         namespace: str,

@@ -19,7 +19,7 @@ from pyregistry._hub import Hub, Watcher
 from pyregistry._owned import now
 from pyregistry._replies import DENIED, NO_ANSWER, NOT_RUN, backoff, refusal
 from pyregistry._transport_async import AsyncTransport
-from pyregistry._wait_async import Beside, Poke, Turn, receive, unlogged
+from pyregistry._wait_async import Beside, Poke, Turn, receive
 from pyregistry.errors import RegistryClosed, RegistryError, RegistryUnavailable
 from pyregistry.models import EventGap, ModelRef, RegistryEvent
 
@@ -95,7 +95,7 @@ class AsyncListener:
             self._arrivals.add(arrival)
             if self._beside is None and not self._closed:
                 self.trouble = None
-                self._beside = Beside(self._run)
+                self._beside = Beside(self._run, "listener")
         try:
             while not self._up:
                 if self.trouble is not None:
@@ -180,9 +180,8 @@ class AsyncListener:
         self.hub.gap("the subscription is new")
 
     async def _listen(self, beside: Beside) -> None:
-        connection = beside.connection = await self._transport.connection_of_its_own()
+        connection = beside.connection = await self._transport.ear()
         try:
-            unlogged(connection)
             await connection.send_command("SSUBSCRIBE", self._channel)
             asked = True
             while not beside.stopping.is_set():

@@ -20,7 +20,7 @@ from pyregistry._hub import Hub, Watcher
 from pyregistry._owned import now
 from pyregistry._replies import DENIED, NO_ANSWER, NOT_RUN, backoff, refusal
 from pyregistry._transport_sync import Transport
-from pyregistry._wait_sync import Beside, Poke, Turn, receive, unlogged
+from pyregistry._wait_sync import Beside, Poke, Turn, receive
 from pyregistry.errors import RegistryClosed, RegistryError, RegistryUnavailable
 from pyregistry.models import EventGap, ModelRef, RegistryEvent
 
@@ -92,7 +92,7 @@ class Listener:
             self._arrivals.add(arrival)
             if self._beside is None and not self._closed:
                 self.trouble = None
-                self._beside = Beside(self._run)
+                self._beside = Beside(self._run, "listener")
         try:
             while not self._up:
                 if self.trouble is not None:
@@ -177,9 +177,8 @@ class Listener:
         self.hub.gap("the subscription is new")
 
     def _listen(self, beside: Beside) -> None:
-        connection = beside.connection = self._transport.connection_of_its_own()
+        connection = beside.connection = self._transport.ear()
         try:
-            unlogged(connection)
             connection.send_command("SSUBSCRIBE", self._channel)
             asked = True
             while not beside.stopping.is_set():

@@ -22,16 +22,22 @@ from typing import Any, TypeVar, cast
 import msgspec
 from redis import exceptions as redis_errors
 
+from pyregistry._ear import Ear
+from pyregistry._near import PING_EVERY, Near
 from pyregistry._op import Head, Op
 from pyregistry._ops import Ops
-from pyregistry._pipe import Aside, Pipe, pack
+from pyregistry._owned import now
+from pyregistry._pipe import Aside, Expected, Pipe, Reply, pack
 from pyregistry._replies import ATTEMPTS, DENIED, NO_ANSWER, NOT_RUN, backoff, failure, refusal
 from pyregistry._scripts import BATCH
 from pyregistry._source import UrlSource
 from pyregistry._transport_async import AsyncTransport
+from pyregistry._wire import Opened
 from pyregistry.errors import RegistryClosed, RegistryError, RegistryUnavailable
 
 T = TypeVar("T")
+
+_REMEMBER = pack(("CLIENT", "CACHING", "YES"))  # of the next command: the server is to say what changes
 
 
 class _Call(msgspec.Struct, eq=False):
@@ -58,7 +64,7 @@ class _Call(msgspec.Struct, eq=False):
 class _Batch:
     """The calls that one command carries."""
 
-    __slots__ = ("calls", "head", "items", "mux", "pipe")
+    __slots__ = ("calls", "head", "items", "mux", "pipe", "tracked")
 
     def __init__(self, mux: MuxTransport, pipe: Pipe, head: Head) -> None:
         self.mux = mux
@@ -66,12 +72,19 @@ class _Batch:
         self.head = head
         self.calls: list[_Call] = []
         self.items = 0
+        self.tracked = False  # whether the server will say when what was read has changed
 
     def waited_for(self) -> bool:
         return any(not future.done() for call in self.calls for future in call.waiting)
 
     def packed(self) -> bytes:
         return pack(self.head.command([call.op for call in self.calls]))
+
+    def keys(self) -> list[str]:
+        return [key for call in self.calls for key in call.op.keys]
+
+    def tracks(self, reply: Any) -> None:
+        self.tracked = reply == b"OK"
 
     def answered(self, reply: Any) -> None:
         self.mux.answered(self, reply)
@@ -83,20 +96,24 @@ class _Batch:
 class MuxTransport(AsyncTransport):
     """The one connection of a client.
 
-    Attributes:
-        on_push: is told what the server says of its own accord, on each connection that is made from then on.
+    Args:
+        near: what remembers the records that were read; ``None``: nothing does.
     """
 
     _source: UrlSource
     _pipe: Pipe | None = None
 
-    def __init__(self, source: UrlSource, ops: Ops, attempts: int = ATTEMPTS) -> None:
-        self.on_push: Callable[[list[Any]], None] | None = None
+    def __init__(
+        self, source: UrlSource, ops: Ops, attempts: int = ATTEMPTS, *, near: Near | None = None
+    ) -> None:
+        self._near = near
         super().__init__(source, ops, attempts)
 
     def _begin_anew(self) -> None:
         super()._begin_anew()
         self._pipe = None
+        if self._near is not None:
+            self._near.begin_anew()
         self._url: str | None = None
         self._queue: deque[_Call] = deque()  # what is to be written
         self._same: dict[Hashable, _Call] = {}  # what can be joined
@@ -124,6 +141,11 @@ class MuxTransport(AsyncTransport):
         loop = asyncio.get_running_loop()
         if loop is not self._loop:
             self._come_home()
+        near = self._near
+        if near is not None and op.head.near and near.values(op.keys) is not None and await self.vouched():
+            values = near.values(op.keys)
+            if values is not None:
+                return op.decode(values)
         future: asyncio.Future[T] = loop.create_future()
         self._join(op, future)
         try:
@@ -134,10 +156,23 @@ class MuxTransport(AsyncTransport):
                 self._undo(op, future.result())
             raise
 
+    async def vouched(self) -> bool:
+        """Whether memory may answer. The news is let in now and then, however often this is asked."""
+        near = cast("Near", self._near)
+        if now() < near.until:
+            return True
+        # The loop looks for news in its next turn, after that of this task; then come those that it finds.
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        pipe = self._pipe
+        return pipe is not None and near.vouch(pipe.proved)
+
     async def close(self) -> None:
         """Close the connection. Calls under way get their answers, be it later; more are refused."""
         self._come_home()  # refused where another loop uses it
         self._closed = True
+        if self._near is not None:
+            self._near.clear()
         connecting = self._connecting
         if connecting is not None:
             connecting.cancel()
@@ -150,6 +185,12 @@ class MuxTransport(AsyncTransport):
             # What is given back for those who are gone, this waits for; whoever waits himself will be told.
             if self._loading is None and not any(batch.waited_for() for batch in pipe.awaited(_Batch)):
                 await pipe.closed
+
+    async def ear(self) -> Ear:
+        """What the listener hears events on: the connection of the calls."""
+        while (pipe := self._pipe) is None:
+            await self.connect()
+        return Ear(pipe)
 
     def leave_parent(self) -> None:
         """In a forked child: use nothing that is the parent's."""
@@ -201,10 +242,31 @@ class MuxTransport(AsyncTransport):
             elif self._queue and self._connecting is None:
                 self._connecting = asyncio.get_running_loop().create_task(self._connect())
         elif self._loading is None and self._queue and (room := pipe.room) > 0:
-            batches = [(batch, self._packed(batch)) for batch in self._gather(pipe, room)]
-            packed = b"".join([packed for _, packed in batches])
+            packed: list[bytes] = []
+            expected: list[Expected] = []
+            for batch in self._gather(pipe, room):
+                command = self._packed(batch)
+                if command:
+                    if self._near is not None:
+                        self._foresee(self._near, batch, packed, expected)
+                    packed.append(command)
+                    expected.append(batch)
             if packed:
-                pipe.send(packed, [batch for batch, packed in batches if packed])
+                pipe.send(b"".join(packed), expected)
+
+    def _foresee(self, near: Near, batch: _Batch, packed: list[bytes], expected: list[Expected]) -> None:
+        """What is read will be remembered; what is written, not."""
+        if batch.head.near:
+            packed.append(_REMEMBER)
+            expected.append(Reply(batch.tracks))
+        elif batch.head.changes:
+            near.writes(batch.keys())
+
+    def _remember(self, near: Near, batch: _Batch, reply: Any) -> None:
+        if batch.head.changes:
+            near.wrote(batch.keys())
+        elif batch.tracked and batch.pipe is self._pipe and isinstance(reply, list):
+            near.learn(batch.keys(), reply)
 
     def _packed(self, batch: _Batch) -> bytes:
         """What travels; nothing, if that can't be: its callers are told, and the others' calls go on."""
@@ -251,7 +313,7 @@ class MuxTransport(AsyncTransport):
     def _changed(self, pipe: Pipe) -> None:
         """Replies have come, or it may be written to again, or it has ended."""
         if pipe is self._pipe and pipe.error is not None:
-            self._pipe = None
+            self._unplug()
         if self._queue:
             if not self._scheduled:
                 self._flush()
@@ -260,6 +322,8 @@ class MuxTransport(AsyncTransport):
 
     def answered(self, batch: _Batch, reply: Any) -> None:
         """The server has answered a batch."""
+        if self._near is not None:
+            self._remember(self._near, batch, reply)
         if isinstance(reply, Exception):
             self._refused(batch, reply)
             return
@@ -287,8 +351,10 @@ class MuxTransport(AsyncTransport):
 
     def lost(self, batch: _Batch, error: Exception) -> None:
         """There will be no answer to a batch: it may have run."""
+        if self._near is not None:
+            self._remember(self._near, batch, error)
         if self._pipe is batch.pipe:
-            self._pipe = None
+            self._unplug()
             self._failures += 1
         self._again(batch.calls, error, ran=True)
 
@@ -312,9 +378,14 @@ class MuxTransport(AsyncTransport):
 
     def _retire(self, pipe: Pipe) -> None:
         if pipe is self._pipe:
-            self._pipe = None
+            self._unplug()
             self._failures += 1
         pipe.retire()
+
+    def _unplug(self) -> None:
+        self._pipe = None
+        if self._near is not None:
+            self._near.clear()
 
     async def _load_again(self, pipe: Pipe) -> None:
         """The scripts are gone, and `open` is due; nothing else is written meanwhile."""
@@ -358,10 +429,21 @@ class MuxTransport(AsyncTransport):
         # Any: redis-py's connections are typed in part only.
         connection: Any = self._source.async_connection(self._url, self._on_connect)
         await connection.connect()
-        pipe = Pipe(connection, self._source.timeout, self._changed, self.on_push)
+        near = self._near
+        pipe = Pipe(connection, self._source.timeout, self._changed, None if near is None else PING_EVERY)
         if pipe.error is not None:
             raise pipe.error
+        if near is not None:
+            near.clear()
+            pipe.on_push[b"invalidate"] = near.invalidate
         return pipe
+
+    async def _open(self, connection: Any) -> Opened:
+        opened = await super()._open(connection)
+        if self._near is not None:
+            await connection.send_command("CLIENT", "TRACKING", "ON", "OPTIN")
+            await connection.read_response(disable_decoding=True)
+        return opened
 
     def _not_connected(self, error: Exception) -> None:
         calls = list(self._queue)

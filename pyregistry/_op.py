@@ -23,10 +23,12 @@ class Head:
         keys: the keys before those of the items.
         argv: the arguments before those of the items.
         resend: whether it may be sent again once it may have run.
+        near: whether it reads plain records, and their values may be kept (`pyregistry._near`).
         writes: whether it may have changed something when its outcome is unknown. (`open` may run any time.)
+        changes: whether it may change records. (A touch changes the index alone.)
     """
 
-    __slots__ = ("_words", "argv", "keys", "name", "resend", "script", "writes")
+    __slots__ = ("_words", "argv", "changes", "keys", "name", "near", "resend", "script", "writes")
 
     def __init__(
         self,
@@ -36,6 +38,7 @@ class Head:
         argv: Sequence[str | int] = (),
         *,
         resend: bool = True,
+        near: bool = False,
         verb: str = "MGET",
     ) -> None:
         self.name = name
@@ -43,7 +46,9 @@ class Head:
         self.keys = tuple(keys)
         self.argv = tuple(argv)
         self.resend = resend
+        self.near = near
         self.writes = script is not None and script.writes and script.name != "open"
+        self.changes = self.writes and script is not None and script.name != "touch"
         self._words = verb.split() if script is None else ["EVALSHA", script.sha]
 
     def command(self, ops: Iterable[Op[Any]]) -> tuple[str | int, ...]:

@@ -195,11 +195,19 @@ Replies: TypeAlias = Sequence[Any]
 """What the server says to each item of an operation."""
 
 
+def read_record(ref: ModelRef, answer: wire.ReadReply) -> ModelRecord | DamagedRecord | None:
+    """What the server says of a record."""
+    if isinstance(answer, wire.Found):
+        return read_stored(ref, answer.record, answer.last_used)
+    return damaged(ref, answer.why) if isinstance(answer, wire.Damaged) else None
+
+
 def _left(microseconds: int) -> float | None:
     return None if microseconds == wire.NEVER else microseconds / 1_000_000
 
 
-def _read_stored(ref: ModelRef, raw: bytes | msgspec.Raw, last_used: int) -> ModelRecord | DamagedRecord:
+def read_stored(ref: ModelRef, raw: bytes | msgspec.Raw, last_used: int) -> ModelRecord | DamagedRecord:
+    """A stored record; 0: its last use is not known."""
     try:
         return wire.record_of(ref, wire.decode_record(raw), last_used)
     except (msgspec.DecodeError, ValueError, OverflowError) as error:
@@ -233,7 +241,7 @@ class Ops:
         # Looked up by no key at all: these are the calls of which there are many.
         self._claim_head = self._writing("claim", CLAIM)
         self._touch_head = self._writing("touch", TOUCH)
-        self._status_head = self._head("get_status", None)
+        self._status_head = self._head("get_status", None, near=True)
 
     def _head(
         self,
@@ -242,12 +250,13 @@ class Ops:
         keys: Sequence[str] = (),
         *argv: str | int,
         resend: bool = True,
+        near: bool = False,
     ) -> Head:
         """The one head of its kind. It is kept: ``argv`` must be of a few values."""
         of = (name, script and script.sha, argv, resend)
         head = self._heads.get(of)
         if head is None:
-            head = self._heads[of] = Head(name, script, keys, argv, resend=resend)
+            head = self._heads[of] = Head(name, script, keys, argv, resend=resend, near=near)
         return head
 
     def _writing(self, name: str, script: Script, *argv: str | int, resend: bool = True) -> Head:
@@ -622,20 +631,27 @@ class Ops:
         """The records of these models."""
 
         def decode(replies: Replies) -> list[ModelRecord | DamagedRecord | None]:
-            found: list[ModelRecord | DamagedRecord | None] = []
-            for target, reply in zip(targets, replies, strict=True):
-                answer = _decode_read(reply)
-                if isinstance(answer, wire.Found):
-                    found.append(_read_stored(target.ref, answer.record, answer.last_used))
-                elif isinstance(answer, wire.Damaged):
-                    found.append(damaged(target.ref, answer.why))
-                else:
-                    found.append(None)
-            return found
+            return [
+                read_record(target.ref, _decode_read(reply))
+                for target, reply in zip(targets, replies, strict=True)
+            ]
 
+        return self._reading(targets, decode)
+
+    def look_up(self, targets: Sequence[Target]) -> Op[list[wire.ReadReply]]:
+        """The records of these models as they are stored, each with its last use."""
+        return self._reading(targets, lambda replies: [_decode_read(reply) for reply in replies])
+
+    def _reading(self, targets: Sequence[Target], decode: Callable[[Replies], T]) -> Op[T]:
         keys = self._records(targets)
         head = self._head("get_model_record", READ, tuple(self.keys.indexes.values()))
         return Op(head, decode, keys, (), len(targets), same=keys)
+
+    def stored(self, targets: Sequence[Target]) -> Op[Replies]:
+        """What the keys of these models hold; it may be kept."""
+        keys = self._records(targets)
+        head = self._head("get_model_record", None, near=True)
+        return Op(head, lambda values: values, keys, (), len(targets), same=keys)
 
     def page(self, status: ModelStatus | None, from_score: int, limit: int) -> Op[list[tuple[str, int]]]:
         """The next entries by last use, and their scores."""
@@ -653,7 +669,7 @@ class Ops:
 
         def decode(values: Replies) -> list[ModelRecord | DamagedRecord | None]:
             return [
-                None if value is None else _read_stored(parse_entry(entry), value, score)
+                None if value is None else read_stored(parse_entry(entry), value, score)
                 for (entry, score), value in zip(entries, values, strict=True)
             ]
 

@@ -9,6 +9,7 @@ import math
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from pyregistry import _checks as checks
@@ -23,11 +24,10 @@ REPORT_EVERY = 1.0
 """Seconds between two renewals that only tell how far a download is."""
 
 
-def now() -> float:
-    """Seconds on a clock that also runs while the machine sleeps, where there is one."""
-    if hasattr(time, "CLOCK_BOOTTIME"):
-        return time.clock_gettime(time.CLOCK_BOOTTIME)
-    return time.monotonic()
+now: Callable[[], float] = (
+    partial(time.clock_gettime, time.CLOCK_BOOTTIME) if hasattr(time, "CLOCK_BOOTTIME") else time.monotonic
+)
+"""Seconds on a clock that also runs while the machine sleeps, where there is one."""
 
 
 class Kept:

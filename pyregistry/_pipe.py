@@ -10,12 +10,15 @@ import asyncio
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
+from functools import partial
 from typing import Any, Protocol, TypeVar, cast
 from weakref import WeakMethod
 
 import hiredis
 from redis import exceptions as redis_errors
 from redis._parsers.hiredis import NOT_ENOUGH_DATA
+
+from pyregistry._owned import now
 
 T = TypeVar("T")
 
@@ -24,6 +27,8 @@ COMMANDS = 64
 
 # Any: the types that come with hiredis know a command of one word only.
 pack: Callable[[tuple[str | int, ...]], bytes] = cast("Any", hiredis.pack_command)
+
+_PING = pack(("PING",))
 
 
 class Expected(Protocol):
@@ -44,11 +49,15 @@ class Pipe(asyncio.Protocol):
         timeout: seconds that a reply may take.
         changed: a method that is called when replies came in, when writing may go on, and at the end. It is
             held weakly: a pipe keeps nobody alive.
-        on_push: is told what the server says of its own accord.
+        ping_every: seconds without an answer after which the server is asked for one; ``None``: never.
 
     Attributes:
         error: why it has ended; ``None``: it lives.
         closed: done as soon as the transport is closed.
+        on_push: who is told what the server says of its own accord, by its kind (``b"smessage"``).
+        on_end: who is told why it has ended.
+        proved: until when (`now`) the server is known to have been there, at the other end of this: when that
+            was sent which it has answered last. All that it had to say until then has been told.
     """
 
     def __init__(
@@ -56,18 +65,22 @@ class Pipe(asyncio.Protocol):
         connection: Any,
         timeout: float,
         changed: Callable[[Pipe], None],
-        on_push: Callable[[list[Any]], None] | None = None,
+        ping_every: float | None = None,
     ) -> None:
         self.error: Exception | None = None
+        self.on_push: dict[bytes, Callable[[list[Any]], None]] = {}
+        self.on_end: Callable[[Exception], None] | None = None
+        self.proved = now()  # its `open` has just been answered
         self.closed = asyncio.get_running_loop().create_future()
         self._loop = asyncio.get_running_loop()
         self._timeout = timeout
         self._changed = WeakMethod(changed)
-        self._on_push = on_push
+        self._ping_every = ping_every
         self._pending: deque[tuple[Expected, float]] = deque()
         self._paused = False
         self._retired = False
         self._timer: asyncio.TimerHandle | None = None
+        self._ping_timer: asyncio.TimerHandle | None = None
         self._host = connection._host_error()
         # The parser's own: it knows redis-py's errors, and may hold the beginning of a push already.
         self._replies: hiredis.Reader = connection._parser._reader
@@ -82,6 +95,8 @@ class Pipe(asyncio.Protocol):
             self.data_received(early)
         if reader.at_eof() or self._transport.is_closing():
             self.drop(redis_errors.ConnectionError("Connection closed by server."))
+        if ping_every is not None:
+            self._ping()
 
     @property
     def ended(self) -> bool:
@@ -110,10 +125,10 @@ class Pipe(asyncio.Protocol):
             for each in expected:
                 each.lost(self.error)
             return
-        now = self._loop.time()
-        self._pending.extend([(each, now) for each in expected])
+        at = now()
+        self._pending.extend([(each, at) for each in expected])
         if self._timer is None:
-            self._timer = self._loop.call_at(now + self._timeout, self._watch)
+            self._timer = self._loop.call_later(self._timeout, self._watch)
         self._transport.write(packed)
 
     def retire(self) -> None:
@@ -127,14 +142,17 @@ class Pipe(asyncio.Protocol):
         if self.error is not None:
             return
         self.error = error
-        if self._timer is not None:
-            self._timer.cancel()
+        for timer in (self._timer, self._ping_timer):
+            if timer is not None:
+                timer.cancel()
         # Not close(): that would wait until what is written has gone out, for ever if nobody reads it.
         self._transport.abort()
         pending = self._pending
         # The last first, so that each can go back to the head of a queue.
         while pending:
             pending.pop()[0].lost(error)
+        if self.on_end is not None:
+            self.on_end(error)
         self._tell()
 
     def leave(self) -> None:
@@ -152,11 +170,19 @@ class Pipe(asyncio.Protocol):
         self._timer = None
         if not self._pending:
             return
-        due = self._pending[0][1] + self._timeout
-        if due > self._loop.time():
-            self._timer = self._loop.call_at(due, self._watch)
+        left = self._pending[0][1] + self._timeout - now()
+        if left > 0:
+            self._timer = self._loop.call_later(left, self._watch)
         else:
             self.drop(redis_errors.TimeoutError(f"Timeout reading from {self._host}"))
+
+    def _ping(self) -> None:
+        every = self._ping_every
+        if self.error is not None or every is None:
+            return
+        self._ping_timer = self._loop.call_later(every, self._ping)
+        if not self._pending and now() - self.proved > every / 2:
+            self.send(_PING, [Reply(lambda _reply: None)])
 
     # asyncio's side
 
@@ -167,11 +193,12 @@ class Pipe(asyncio.Protocol):
         try:
             self._replies.feed(data)
             while (reply := self._replies.gets(False)) is not NOT_ENOUGH_DATA:
-                if isinstance(reply, hiredis.PushNotification):
-                    if self._on_push is not None:
-                        self._on_push(reply)
+                if isinstance(reply, hiredis.PushNotification) and not self._confirms(reply):
+                    if (told := self.on_push.get(reply[0])) is not None:
+                        told(reply)
                 elif self._pending:
-                    self._pending.popleft()[0].answered(reply)
+                    expected, self.proved = self._pending.popleft()
+                    expected.answered(reply)
                 else:
                     raise redis_errors.InvalidResponse(f"a reply to nothing: {reply!r:.100}")
                 if self.ended:
@@ -183,6 +210,11 @@ class Pipe(asyncio.Protocol):
             self.drop(redis_errors.ConnectionError("it was closed"))
         else:
             self._tell()
+
+    def _confirms(self, push: list[Any]) -> bool:
+        """Whether it is the reply that is due: subscriptions are confirmed, but refused by an ordinary error."""
+        due = self._pending[0][0] if self._pending else None
+        return push[0] in (b"ssubscribe", b"sunsubscribe") and isinstance(due, Reply) and due.by_push
 
     def eof_received(self) -> None:
         """The server has hung up."""
@@ -222,9 +254,9 @@ class Aside:
 
     async def send_packed_command(self, packed: Sequence[bytes]) -> None:
         """Send commands."""
-        replies = [_Reply(asyncio.get_running_loop().create_future()) for _ in packed]
-        self._replies.extend(reply.future for reply in replies)
-        self._pipe.send(b"".join(packed), replies)
+        futures = [asyncio.get_running_loop().create_future() for _ in packed]
+        self._replies.extend(futures)
+        self._pipe.send(b"".join(packed), [Reply(partial(_settle, future)) for future in futures])
 
     async def read_response(self, *, disable_decoding: bool) -> Any:
         """The reply to the oldest of them that has not been read."""
@@ -238,15 +270,21 @@ class Aside:
         self._pipe.retire()
 
 
-class _Reply:
-    __slots__ = ("future",)
+def _settle(future: asyncio.Future[Any], reply: Any) -> None:
+    # An error too is a result here: nobody has to fetch it.
+    if not future.done():
+        future.set_result(reply)
 
-    def __init__(self, future: asyncio.Future[Any]) -> None:
-        self.future = future
 
-    def answered(self, reply: Any) -> None:
-        # An error too is a result here: nobody has to fetch it.
-        if not self.future.done():
-            self.future.set_result(reply)
+class Reply:
+    """Expects one reply, and tells it: an error is one too.
 
-    lost = answered
+    Attributes:
+        by_push: the reply is a push, unless it is an error.
+    """
+
+    __slots__ = ("answered", "by_push", "lost")
+
+    def __init__(self, tell: Callable[[Any], None], *, by_push: bool = False) -> None:
+        self.answered = self.lost = tell
+        self.by_push = by_push

@@ -30,7 +30,7 @@ from pyregistry._replies import (
     too_old,
 )
 from pyregistry._source import CONNECTIONS, ClientSource, UrlSource
-from pyregistry._wait_async import settle
+from pyregistry._wait_async import settle, unlogged
 from pyregistry._wire import Opened
 from pyregistry.errors import RegistryClosed, ServerTooOld
 
@@ -153,8 +153,8 @@ class AsyncTransport:
                         await pool.disconnect(inuse_connections=False)
         raise failure(op, maybe_ran, trouble, self._source.shown) from trouble
 
-    async def connection_of_its_own(self) -> Any:
-        """A new connection beside the pool's, for whoever asks: to be closed by its user.
+    async def ear(self) -> Any:
+        """What the listener hears events on: a connection beside the pool's, to be closed by its user.
 
         Raises:
             RegistryClosed: this client is closed; and all that redis-py raises.
@@ -162,6 +162,7 @@ class AsyncTransport:
         pool: Any = await self._get_pool()
         connection = pool.connection_class(**pool.connection_kwargs)
         await connection.connect()
+        unlogged(connection)
         return connection
 
     async def _get_pool(self) -> redis.asyncio.ConnectionPool:

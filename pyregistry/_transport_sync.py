@@ -29,6 +29,7 @@ from pyregistry._replies import (
     too_old,
 )
 from pyregistry._source import CONNECTIONS, ClientSource, OwnSource
+from pyregistry._wait_sync import unlogged
 from pyregistry._wire import Opened
 from pyregistry.errors import RegistryClosed, ServerTooOld
 
@@ -134,8 +135,8 @@ class Transport:
                         pool.disconnect(inuse_connections=False)
         raise failure(op, maybe_ran, trouble, self._source.shown) from trouble
 
-    def connection_of_its_own(self) -> Any:
-        """A new connection beside the pool's, for whoever asks: to be closed by its user.
+    def ear(self) -> Any:
+        """What the listener hears events on: a connection beside the pool's, to be closed by its user.
 
         Raises:
             RegistryClosed: this client is closed; and all that redis-py raises.
@@ -143,6 +144,7 @@ class Transport:
         pool: Any = self._get_pool()
         connection = pool.connection_class(**pool.connection_kwargs)
         connection.connect()
+        unlogged(connection)
         return connection
 
     def _get_pool(self) -> redis.ConnectionPool:

@@ -69,15 +69,19 @@ class Beside:
         connection: what it reads from.
     """
 
-    def __init__(self, run: Callable[[Beside], Coroutine[Any, Any, None]]) -> None:
+    def __init__(self, run: Callable[[Beside], Coroutine[Any, Any, None]], name: str) -> None:
         self.stopping = Poke()
         self.connection: Any = None
-        self._task = asyncio.get_running_loop().create_task(run(self), name="pyregistry-listener")
+        self._task = asyncio.get_running_loop().create_task(run(self), name=f"pyregistry-{name}")
 
     def stop(self) -> None:
         """End it."""
         self.stopping.set()
         self._task.cancel()
+
+    async def ended(self) -> None:
+        """Wait until it has ended."""
+        await settle(self._task)
 
     def is_here(self) -> bool:
         """Whether it runs where the caller does."""

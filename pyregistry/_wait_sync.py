@@ -38,10 +38,11 @@ class Beside:
         connection: what it reads from, and what is cut to end it.
     """
 
-    def __init__(self, run: Callable[[Beside], None]) -> None:
+    def __init__(self, run: Callable[[Beside], None], name: str) -> None:
         self.stopping = Poke()
         self.connection: Any = None
-        threading.Thread(target=run, args=(self,), name="pyregistry-listener", daemon=True).start()
+        self._thread = threading.Thread(target=run, args=(self,), name=f"pyregistry-{name}", daemon=True)
+        self._thread.start()
 
     def stop(self) -> None:
         """End it."""
@@ -49,6 +50,10 @@ class Beside:
         connection = self.connection
         if connection is not None:
             connection.disconnect()
+
+    def ended(self) -> None:
+        """Wait until it has ended."""
+        self._thread.join()
 
     def is_here(self) -> bool:
         """Whether it runs where the caller does."""

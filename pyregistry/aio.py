@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING, Any
 
 import redis.asyncio
@@ -11,18 +12,24 @@ from pyregistry._core import Core
 from pyregistry._flight_async import AsyncDownload, AsyncFlight
 from pyregistry._listen_async import AsyncEventStream, AsyncListener
 from pyregistry._mux import MuxTransport
+from pyregistry._near import Near
 from pyregistry._ops import (
     KEPT_LEASE,
     Default,
     Said,
     chunks,
     preferred_record,
+    read_record,
+    read_stored,
     settled,
     status_of,
     with_results,
 )
+from pyregistry._owned import now
 from pyregistry._source import DEFAULT_TIMEOUT, ClientSource, UrlSource
+from pyregistry._touch_async import AsyncToucher
 from pyregistry._transport_async import AsyncTransport
+from pyregistry._wire import Found
 from pyregistry._wish import VISIBILITY_TIMEOUT, OnUnavailable, OnUnproven
 from pyregistry.config import BackendConfig
 from pyregistry.errors import DamagedRecord, InvalidArgument, RegistryError
@@ -60,10 +67,14 @@ class AsyncRegistry(Core):
         namespace: which registry; one cache has one namespace.
         owner: who this is, for people; left out: host and process. Cut at 64 bytes.
         providers: words for providers beyond the four, which calls without a provider look at too.
+        touch_interval: as in `from_url`.
     """
 
-    _transport_class: type[AsyncTransport] = AsyncTransport
+    # --- asyncio only: begin
+    _near: Near | None = None
+    _multiplexed = False
 
+    # --- asyncio only: end
     def __init__(
         self,
         client: redis.asyncio.Redis,
@@ -71,10 +82,11 @@ class AsyncRegistry(Core):
         *,
         owner: str | None = None,
         providers: Iterable[str] = (),
+        touch_interval: float | None = None,
     ) -> None:
         if not isinstance(client, redis.asyncio.Redis):
             raise InvalidArgument("client", f"must be a redis.asyncio.Redis, not {type(client).__name__}")
-        self._begin(ClientSource(client), namespace, owner, providers)
+        self._begin(ClientSource(client), namespace, owner, providers, touch_interval)
 
     @classmethod
     def from_url(
@@ -85,8 +97,10 @@ class AsyncRegistry(Core):
         owner: str | None = None,
         providers: Iterable[str] = (),
         timeout: float = DEFAULT_TIMEOUT,
+        touch_interval: float | None = None,
         # --- asyncio only: begin
         transport: str = "multiplexed",
+        near_cache: bool = False,
         # --- asyncio only: end
         **options: Any,
     ) -> Self:
@@ -98,8 +112,12 @@ class AsyncRegistry(Core):
             owner: who this is, for people; left out: host and process. Cut at 64 bytes.
             providers: words for providers beyond the four, which calls without a provider look at too.
             timeout: seconds that a connection attempt or an answer may take.
+            touch_interval: seconds within which `touch_model` tells the server of a model's use at most once: the
+                first use at once, later ones together with those of other models; ``None``: of each.
             transport: ``"multiplexed"``: one connection, which gathers what the tasks ask; ``"redis-py"``: a
                 pool of redis-py's connections, one call on each at a time.
+            near_cache: answer `is_downloaded`, `get_status` and `get_model_record` from memory, as long as the
+                server, which tracks what was read, has not said that it changed.
             **options: more settings of redis-py's connections (``password``, ``ssl_ca_certs``, ...).
 
         Raises:
@@ -110,10 +128,12 @@ class AsyncRegistry(Core):
         # --- asyncio only: begin
         if transport not in ("multiplexed", "redis-py"):
             raise InvalidArgument("transport", f'must be "multiplexed" or "redis-py", not {transport!r}')
-        if transport == "multiplexed":
-            client._transport_class = MuxTransport
+        if near_cache and transport != "multiplexed":
+            raise InvalidArgument("near_cache", 'needs transport="multiplexed"')
+        client._multiplexed = transport == "multiplexed"
+        client._near = Near() if near_cache else None
         # --- asyncio only: end
-        client._begin(source, namespace, owner, providers)
+        client._begin(source, namespace, owner, providers, touch_interval)
         return client
 
     def _begin(
@@ -122,10 +142,21 @@ class AsyncRegistry(Core):
         namespace: str,
         owner: str | None,
         providers: Iterable[str],
+        touch_interval: float | None,
     ) -> None:
-        super()._begin(source, namespace, owner, providers)
-        self._transport = self._transport_class(source, self._ops)
+        self._set_up(source, namespace, owner, providers)
+        self._transport = self._new_transport(source)
+        self._toucher = (
+            None if touch_interval is None else AsyncToucher(self._transport, self._ops, touch_interval)
+        )
         self._listener = AsyncListener(self._transport, self._ops.keys.channel, source.patience)
+
+    def _new_transport(self, source: ClientSource | UrlSource) -> AsyncTransport:
+        # --- asyncio only: begin
+        if self._multiplexed and isinstance(source, UrlSource):
+            return MuxTransport(source, self._ops, near=self._near)
+        # --- asyncio only: end
+        return AsyncTransport(source, self._ops)
 
     async def __aenter__(self) -> Self:
         await self.connect()
@@ -152,9 +183,14 @@ class AsyncRegistry(Core):
         await self._transport.connect()
 
     async def close(self) -> None:
-        """Close the connections; claims that were kept alive end with their leases. May be called again."""
+        """Tell of the last touches, and close the connections. May be called again.
+
+        Claims that were kept alive end with their leases.
+        """
         self._kept.close()
         self._listener.close()
+        if self._toucher is not None:
+            await self._toucher.close()
         await self._transport.close()
 
     @property
@@ -585,7 +621,9 @@ class AsyncRegistry(Core):
         revision: str | None = None,
         subset: str | None = None,
     ) -> bool:
-        """Say that a model is in use.
+        """Say that a model is in use. (To keep its files from eviction takes more than that.)
+
+        With ``touch_interval`` this takes no time: the server is told later, unless it was told already.
 
         Args:
             name: the model.
@@ -594,8 +632,18 @@ class AsyncRegistry(Core):
             subset: which part of the files.
 
         Returns:
-            Whether it is known.
+            Whether it is known; with ``touch_interval``, True.
         """
+        toucher = self._toucher
+        if toucher is not None:
+            question = (name, provider, revision, subset)
+            try:
+                if question in toucher.noted:
+                    return True
+            except TypeError:
+                pass  # no name can be that: it is told what is wrong with it below
+            toucher.touch(question, self._ops.targets(name, provider, revision, subset))
+            return True
         return any(settled(await self._touch(self._ops.targets(name, provider, revision, subset))))
 
     async def touch_models(self, models: Iterable[Model]) -> list[bool]:
@@ -670,6 +718,43 @@ class AsyncRegistry(Core):
 
     # Reads
 
+    async def is_downloaded(
+        self,
+        name: str,
+        provider: ModelProvider | str | None = None,
+        *,
+        revision: str | None = None,
+        subset: str | None = None,
+    ) -> bool:
+        """Whether a model is there: what a server asks before each request.
+
+        Args:
+            name: the model.
+            provider: where it comes from; ``None``: any copy will do.
+            revision: which revision.
+            subset: which part of the files.
+        """
+        # --- asyncio only: begin
+        near, transport = self._near, self._transport
+        if near is not None and isinstance(transport, MuxTransport):
+            question = (name, provider, revision, subset)
+            try:
+                known = near.answers.get(question)
+                if known is not None and (now() < near.until or await transport.vouched()):
+                    known = near.answers.get(question)
+                    if known is not None:
+                        return known
+            except TypeError:
+                pass  # no name can be that: it is told what is wrong with it below
+            op = self._ops.statuses(self._ops.targets(name, provider, revision, subset))
+            there = await transport.call(op) is ModelStatus.DOWNLOADED
+            near.answer(question, op.keys, lambda values: op.decode(values) is ModelStatus.DOWNLOADED)
+            return there
+        # --- asyncio only: end
+        return (
+            await self.get_status(name, provider, revision=revision, subset=subset) is ModelStatus.DOWNLOADED
+        )
+
     async def get_status(
         self,
         name: str,
@@ -710,9 +795,35 @@ class AsyncRegistry(Core):
             subset: which part of the files.
 
         Returns:
-            Its record, or ``None`` if it is unknown.
+            Its record, or ``None`` if it is unknown. From memory (``near_cache``) with the last use as of then.
         """
-        return preferred_record(await self._read(self._ops.targets(name, provider, revision, subset)))
+        targets = self._ops.targets(name, provider, revision, subset)
+        # --- asyncio only: begin
+        if self._near is not None and isinstance(self._transport, MuxTransport):
+            return preferred_record(await self._recall(self._near, self._transport, targets))
+        # --- asyncio only: end
+        return preferred_record(await self._read(targets))
+
+    # --- asyncio only: begin
+    async def _recall(
+        self, near: Near, transport: MuxTransport, targets: Sequence[checks.Target]
+    ) -> list[ModelRecord | DamagedRecord | None]:
+        stored, look_up = self._ops.stored(targets), self._ops.look_up(targets)
+        if near.last_uses(stored.keys) is not None and await transport.vouched():
+            values, uses = near.values(stored.keys), near.last_uses(stored.keys)
+            if values is not None and uses is not None:
+                return [
+                    None if value is None else read_stored(target.ref, value, used)
+                    for target, value, used in zip(targets, values, uses, strict=True)
+                ]
+        # In one write: what is remembered is told of when it changes; the last use, which changes often, is not.
+        _, found = await asyncio.gather(transport.call(stored), transport.call(look_up))
+        for key, answer in zip(stored.keys, found, strict=True):
+            if isinstance(answer, Found):
+                near.used(key, bytes(answer.record), answer.last_used)
+        return [read_record(target.ref, answer) for target, answer in zip(targets, found, strict=True)]
+
+    # --- asyncio only: end
 
     async def get_model_records(self, models: Iterable[Model]) -> list[ModelRecord | None]:
         """All that is known of many models, in batches.

@@ -48,7 +48,7 @@ class BackendConfig(msgspec.Struct, frozen=True):
         return cls(url, namespace, options)
 
     @classmethod
-    def from_env(cls, environ: Mapping[str, str] | None = None) -> BackendConfig:
+    def from_env(cls, environ: Mapping[str, str] | None = None, **options: Any) -> BackendConfig:
         """What the environment says.
 
         ``PYREGISTRY_URL`` (and ``PYREGISTRY_NAMESPACE``) come first. Then the variables of the seed:
@@ -57,6 +57,7 @@ class BackendConfig(msgspec.Struct, frozen=True):
 
         Args:
             environ: instead of ``os.environ``.
+            **options: more arguments of ``Registry.from_url``.
 
         Raises:
             ConfigurationError: nothing is set, or only half of it, or what is set contradicts itself.
@@ -69,7 +70,7 @@ class BackendConfig(msgspec.Struct, frozen=True):
         if "PYREGISTRY_URL" in found:
             if not found["PYREGISTRY_URL"]:
                 raise ConfigurationError("PYREGISTRY_URL is set, but empty")
-            return cls(found["PYREGISTRY_URL"], namespace, {}, {"url": "PYREGISTRY_URL", **told})
+            return cls(found["PYREGISTRY_URL"], namespace, options, {"url": "PYREGISTRY_URL", **told})
         backend = found.get("MX_METADATA_BACKEND")
         if backend is not None and backend.lower() != "redis":
             raise ConfigurationError(f"MX_METADATA_BACKEND is {backend!r}; pyregistry has the backend redis")
@@ -81,14 +82,14 @@ class BackendConfig(msgspec.Struct, frozen=True):
         if url is not None and (host is not None or port is not None):
             raise ConfigurationError("REDIS_URL is set, and MX_REDIS_HOST or MX_REDIS_PORT too: unset one")
         if url:
-            return cls(url, namespace, {}, {"url": "REDIS_URL", **told})
+            return cls(url, namespace, options, {"url": "REDIS_URL", **told})
         if host:
             port = port or str(_SEED_PORT) if port is None else port
             if not port.isdecimal() or not 1 <= int(port) <= 65535:
                 raise ConfigurationError(f"MX_REDIS_PORT is not a port: {port!r}")
             told["url"] = "MX_REDIS_HOST and MX_REDIS_PORT" if "MX_REDIS_PORT" in found else "MX_REDIS_HOST"
             shown_host = f"[{host}]" if ":" in host else host
-            return cls(f"redis://{shown_host}:{port}/0", namespace, {}, told)
+            return cls(f"redis://{shown_host}:{port}/0", namespace, options, told)
         if url is not None or host is not None:
             raise ConfigurationError(
                 f"{'REDIS_URL' if url is not None else 'MX_REDIS_HOST'} is set, but empty"

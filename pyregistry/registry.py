@@ -22,6 +22,7 @@ from pyregistry._ops import (
     with_results,
 )
 from pyregistry._source import DEFAULT_TIMEOUT, ClientSource, UrlSource
+from pyregistry._touch_sync import Toucher
 from pyregistry._transport_sync import Transport
 from pyregistry._wish import VISIBILITY_TIMEOUT, OnUnavailable, OnUnproven
 from pyregistry.config import BackendConfig
@@ -60,9 +61,8 @@ class Registry(Core):
         namespace: which registry; one cache has one namespace.
         owner: who this is, for people; left out: host and process. Cut at 64 bytes.
         providers: words for providers beyond the four, which calls without a provider look at too.
+        touch_interval: as in `from_url`.
     """
-
-    _transport_class: type[Transport] = Transport
 
     def __init__(
         self,
@@ -71,10 +71,11 @@ class Registry(Core):
         *,
         owner: str | None = None,
         providers: Iterable[str] = (),
+        touch_interval: float | None = None,
     ) -> None:
         if not isinstance(client, redis.Redis):
             raise InvalidArgument("client", f"must be a redis.Redis, not {type(client).__name__}")
-        self._begin(ClientSource(client), namespace, owner, providers)
+        self._begin(ClientSource(client), namespace, owner, providers, touch_interval)
 
     @classmethod
     def from_url(
@@ -85,6 +86,7 @@ class Registry(Core):
         owner: str | None = None,
         providers: Iterable[str] = (),
         timeout: float = DEFAULT_TIMEOUT,
+        touch_interval: float | None = None,
         **options: Any,
     ) -> Self:
         """A client with connections of its own. Nothing is sent yet.
@@ -95,6 +97,8 @@ class Registry(Core):
             owner: who this is, for people; left out: host and process. Cut at 64 bytes.
             providers: words for providers beyond the four, which calls without a provider look at too.
             timeout: seconds that a connection attempt or an answer may take.
+            touch_interval: seconds within which `touch_model` tells the server of a model's use at most once: the
+                first use at once, later ones together with those of other models; ``None``: of each.
             **options: more settings of redis-py's connections (``password``, ``ssl_ca_certs``, ...).
 
         Raises:
@@ -102,7 +106,7 @@ class Registry(Core):
         """
         client = cls.__new__(cls)
         source = UrlSource(url, timeout, options)
-        client._begin(source, namespace, owner, providers)
+        client._begin(source, namespace, owner, providers, touch_interval)
         return client
 
     def _begin(
@@ -111,10 +115,17 @@ class Registry(Core):
         namespace: str,
         owner: str | None,
         providers: Iterable[str],
+        touch_interval: float | None,
     ) -> None:
-        super()._begin(source, namespace, owner, providers)
-        self._transport = self._transport_class(source, self._ops)
+        self._set_up(source, namespace, owner, providers)
+        self._transport = self._new_transport(source)
+        self._toucher = (
+            None if touch_interval is None else Toucher(self._transport, self._ops, touch_interval)
+        )
         self._listener = Listener(self._transport, self._ops.keys.channel, source.patience)
+
+    def _new_transport(self, source: ClientSource | UrlSource) -> Transport:
+        return Transport(source, self._ops)
 
     def __enter__(self) -> Self:
         self.connect()
@@ -141,9 +152,14 @@ class Registry(Core):
         self._transport.connect()
 
     def close(self) -> None:
-        """Close the connections; claims that were kept alive end with their leases. May be called again."""
+        """Tell of the last touches, and close the connections. May be called again.
+
+        Claims that were kept alive end with their leases.
+        """
         self._kept.close()
         self._listener.close()
+        if self._toucher is not None:
+            self._toucher.close()
         self._transport.close()
 
     @property
@@ -572,7 +588,9 @@ class Registry(Core):
         revision: str | None = None,
         subset: str | None = None,
     ) -> bool:
-        """Say that a model is in use.
+        """Say that a model is in use. (To keep its files from eviction takes more than that.)
+
+        With ``touch_interval`` this takes no time: the server is told later, unless it was told already.
 
         Args:
             name: the model.
@@ -581,8 +599,18 @@ class Registry(Core):
             subset: which part of the files.
 
         Returns:
-            Whether it is known.
+            Whether it is known; with ``touch_interval``, True.
         """
+        toucher = self._toucher
+        if toucher is not None:
+            question = (name, provider, revision, subset)
+            try:
+                if question in toucher.noted:
+                    return True
+            except TypeError:
+                pass  # no name can be that: it is told what is wrong with it below
+            toucher.touch(question, self._ops.targets(name, provider, revision, subset))
+            return True
         return any(settled(self._touch(self._ops.targets(name, provider, revision, subset))))
 
     def touch_models(self, models: Iterable[Model]) -> list[bool]:
@@ -657,6 +685,24 @@ class Registry(Core):
 
     # Reads
 
+    def is_downloaded(
+        self,
+        name: str,
+        provider: ModelProvider | str | None = None,
+        *,
+        revision: str | None = None,
+        subset: str | None = None,
+    ) -> bool:
+        """Whether a model is there: what a server asks before each request.
+
+        Args:
+            name: the model.
+            provider: where it comes from; ``None``: any copy will do.
+            revision: which revision.
+            subset: which part of the files.
+        """
+        return self.get_status(name, provider, revision=revision, subset=subset) is ModelStatus.DOWNLOADED
+
     def get_status(
         self,
         name: str,
@@ -695,9 +741,10 @@ class Registry(Core):
             subset: which part of the files.
 
         Returns:
-            Its record, or ``None`` if it is unknown.
+            Its record, or ``None`` if it is unknown. From memory (``near_cache``) with the last use as of then.
         """
-        return preferred_record(self._read(self._ops.targets(name, provider, revision, subset)))
+        targets = self._ops.targets(name, provider, revision, subset)
+        return preferred_record(self._read(targets))
 
     def get_model_records(self, models: Iterable[Model]) -> list[ModelRecord | None]:
         """All that is known of many models, in batches.

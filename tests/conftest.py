@@ -10,6 +10,7 @@ import asyncio
 import functools
 import inspect
 import os
+import signal
 import socket
 import threading
 from contextlib import ExitStack, suppress
@@ -64,6 +65,10 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_sessionstart(session: pytest.Session) -> None:
     """A server that is missing ends the tests before they begin; it never skips them."""
+    # Who starts something in the background, or with nohup, has it ignore these; what we start would too.
+    for number, default in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
+        if signal.getsignal(number) is signal.SIG_IGN:
+            signal.signal(number, default)
     try:
         session.config.stash[SERVER] = _describe(session.config)
     except servers.ServerMissing as error:

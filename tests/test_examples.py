@@ -17,6 +17,7 @@ import yaml
 
 from pyregistry import ModelStatus, Registry
 from tests.hub import Hub
+from tests.proxy import until
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -107,10 +108,8 @@ def test_the_server(hub: Hub, root: Path, start: Start, registry: Registry) -> N
         with httpx.Client(base_url=url, trust_env=False, timeout=SECONDS) as http:
             assert http.get("/models/acme/large").json() == {"model": "acme/large", "bytes": 900_000}
             assert http.get("/models/acme/small").json() == {"model": "acme/small", "bytes": 1000}
-            assert [record.model_name for record in registry.get_models_by_last_used()] == [
-                "acme/large",
-                "acme/small",
-            ]
+            # Touches are told of in a moment, and at the latest when the second after the next begins.
+            until(lambda: order(registry) == ["acme/large", "acme/small"], "they are touched")
             assert http.get("/models/acme/none").status_code == 404
     assert set(hub.fetched.values()) == set(hub.begun.values()) == {1}
     for replica in replicas:
@@ -118,6 +117,10 @@ def test_the_server(hub: Hub, root: Path, start: Start, registry: Registry) -> N
         replica.communicate(timeout=SECONDS)
         assert replica.returncode in (0, -signal.SIGTERM)
     assert registry.get_status_counts() == (0, 2, 0)
+
+
+def order(registry: Registry) -> list[str]:
+    return [record.model_name for record in registry.get_models_by_last_used()]
 
 
 def _url_of(server: subprocess.Popen[str]) -> str:

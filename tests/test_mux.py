@@ -17,6 +17,7 @@ import redis
 import redis.asyncio
 
 from pyregistry import (
+    AccessDenied,
     AlreadyExists,
     AsyncRegistry,
     Claimed,
@@ -622,8 +623,8 @@ async def test_what_the_server_says_of_its_own_accord_is_no_reply(
     registry = AsyncRegistry.from_url(server_url, namespace)
     transport: Any = registry._transport
     pushed: list[list[Any]] = []
-    transport.on_push = pushed.append
     async with registry:
+        transport._pipe.on_push[b"invalidate"] = pushed.append
         track = Head("track", None, verb="CLIENT TRACKING ON")
         assert await transport.call(Op(track, lambda replies: replies[0])) == b"OK"
         calls = []
@@ -633,6 +634,47 @@ async def test_what_the_server_says_of_its_own_accord_is_no_reply(
             calls.append(start(registry.get_status(f"m{at}", "S3")))
         assert await asyncio.gather(*calls) == ["ERROR"] * 20
     assert [push[0] for push in pushed] == [b"invalidate"] * 20
+
+
+async def test_events_are_heard_on_the_connection_of_the_calls(
+    server_url: str, namespace: str, other: Registry
+) -> None:
+    def ours() -> int:
+        return sum(each["name"] == namespace for each in raw.client_list())
+
+    name = "m" * 10
+    with redis.Redis.from_url(server_url) as raw:
+        async with AsyncRegistry.from_url(server_url, namespace, client_name=namespace) as registry:
+            for _ in range(3):  # it is asked for, and given up, and asked for again
+                async with registry.watch() as events:
+                    calls = [start(registry.get_status(f"m{at}", "S3")) for at in range(200)]
+                    await asyncio.to_thread(other.set_status, name, "S3", "ERROR")
+                    assert (await anext(events)).record.model_name == name  # type: ignore[union-attr]  # no gap
+                    assert await asyncio.gather(*calls) == [None] * 200
+                    assert ours() == 1
+                    channels = raw.execute_command("PUBSUB", "SHARDCHANNELS", f"*{{{namespace}}}*")
+                    assert len(channels) == 1
+                await registry.get_status(name)  # behind what ended it
+                assert not raw.execute_command("PUBSUB", "SHARDCHANNELS", f"*{{{namespace}}}*")
+
+
+async def test_a_subscription_that_is_refused_moves_no_answer(
+    make_server: MakeServer, namespace: str
+) -> None:
+    server = make_server()
+    with redis.Redis.from_url(server.url) as raw:
+        raw.acl_setuser(
+            "deaf", True, passwords=["+secret"], keys=["*"], channels=["*"], categories=["+@all"],
+            commands=["-ssubscribe"],
+        )  # fmt: skip
+        url = server.url.replace("://", "://deaf:secret@")
+        async with AsyncRegistry.from_url(url, namespace) as registry:
+            for at in range(20):
+                calls = [start(registry.get_status(f"m{n}", "S3")) for n in range(at)]
+                with pytest.raises(AccessDenied):
+                    await registry.watch().__aenter__()
+                assert await asyncio.gather(*calls) == [None] * at
+                assert await registry.get_status_counts() == (0, 0, 0)
 
 
 async def test_the_names_that_are_taken_over_are_there(server_url: str) -> None:

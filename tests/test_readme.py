@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 import subprocess
 import sys
@@ -19,8 +20,9 @@ README = (ROOT / "README.md").read_text("utf-8")
 
 
 def test_the_python_snippets_run(tmp_path: Path) -> None:
-    snippets = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
-    assert len(snippets) == 3
+    hot_path = (ROOT / "docs" / "hot-path.md").read_text("utf-8")
+    snippets = re.findall(r"```python\n(.*?)```", README + hot_path, re.DOTALL)
+    assert len(snippets) == 4
     data, runtime = tmp_path / "data", tmp_path / "run"
     runtime.mkdir(mode=0o700)
     environment = {"XDG_DATA_HOME": str(data), "XDG_RUNTIME_DIR": str(runtime), "PATH": "/usr/bin:/bin"}
@@ -50,6 +52,11 @@ def test_the_methods_that_are_named_exist() -> None:
     assert not missing
     public = {name for name in dir(AsyncRegistry) if not name.startswith("_")}
     assert public - named == {"close", "connect", "namespace", "owner", "server_version"}
+
+
+async def ask_from_memory(url: str) -> None:
+    async with AsyncRegistry.from_url(url, "shared-cache", near_cache=True) as registry:
+        assert not await registry.is_downloaded("m")
 
 
 def test_links_lead_somewhere() -> None:
@@ -85,6 +92,7 @@ def test_the_rights_that_are_documented_are_enough_and_needed(make_server: MakeS
         assert len(registry.get_models_by_last_used()) == 1
         assert registry.get_status_counts() == (0, 1, 0)
         assert registry.delete_model("m") == 1
+    asyncio.run(ask_from_memory(url))
     # SCRIPT LOAD is asked for by a server without the scripts alone; @connection is redis-py's own need.
     for right in (each for each in rights if each[0] == "+" and each not in ("+@connection", "+script|load")):
         let(f"-{right[1:]}")

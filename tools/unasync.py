@@ -16,22 +16,24 @@ FILES = {
     "_transport_async.py": "_transport_sync.py",
     "_listen_async.py": "_listen_sync.py",
     "_flight_async.py": "_flight_sync.py",
+    "_touch_async.py": "_touch_sync.py",
     "aio.py": "registry.py",
 }
 HEADER = "# Made from {source} by tools/unasync.py: change that one.\n"
 
 RULES = [
     (r"(?ms)^ *# --- asyncio only: begin$.*?^ *# --- asyncio only: end\n", ""),
-    (r"(?m)^ {12}transport: .*\n(?: {16}.*\n)*", ""),  # an option of the asyncio client alone
+    (r"(?m)^ {12}(?:transport|near_cache): .*\n(?: {16}.*\n)*", ""),  # options of the asyncio client alone
     (r"from pyregistry\._mux import MuxTransport\n", ""),
+    (r"(?m)^import asyncio\nfrom typing", "from typing"),
     (r"await asyncio\.to_thread\(([\w.]+)\)", r"\1()"),
     (r"\bawait ", ""),
     (r"\basync (def|with|for)\b", r"\1"),
-    (r"\bAsync(Registry|Transport|Iterator|Listener|EventStream|Flight|Download)\b", r"\1"),
+    (r"\bAsync(Registry|Transport|Iterator|Listener|EventStream|Flight|Download|Toucher)\b", r"\1"),
     (r"__a(enter|exit|iter|next)__", r"__\1__"),
     (r"\bStopAsyncIteration\b", "StopIteration"),
     (r"\baclose\b", "close"),
-    (r"\b_(transport|listen|flight|wait)_async\b", r"_\1_sync"),
+    (r"\b_(transport|listen|flight|touch|wait)_async\b", r"_\1_sync"),
     (r"\b([Aa])n async context manager\b", r"\1 context manager"),
     (r"\basync iterator\b", "iterator"),
     (r"(?m)^import asyncio\nimport logging\n", "import logging\nimport time\n"),

@@ -1,0 +1,148 @@
+"""What the server has said of models, kept in memory as long as it is true. No I/O: the transport feeds it.
+
+The server tracks what is read for it, and says what has changed, on the connection that it was read on: what
+comes after a reply is newer than the reply. So what is known is dropped when the server says so, when that
+connection ends, and when this client itself writes; and nothing is answered from it that the connection has
+not vouched for lately.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Iterable, Sequence
+from typing import Any
+
+from pyregistry._owned import now
+
+SILENCE = 3.0
+"""Seconds after the last proof that the connection lives in which memory still answers."""
+
+PING_EVERY = 1.0
+"""Seconds of silence after which such a proof is asked for."""
+
+TURN = 0.001
+"""Seconds after which whoever asks again and again lets the event loop have its turn, and with it the news."""
+
+MOST = 10_000
+"""Records, or answers, that are kept; the oldest go."""
+
+
+class _Known:
+    """What one key holds, and, once somebody wanted to know, the last use as of then."""
+
+    __slots__ = ("last_used", "value")
+
+    def __init__(self, value: bytes | None) -> None:
+        self.value = value
+        self.last_used: int | None = None
+
+
+class Near:
+    """The memory of one client.
+
+    Attributes:
+        answers: what was asked, and what follows from what is known. For ``is_downloaded``, which has no time.
+        until: until when (`now`) they may be given without another look.
+    """
+
+    def __init__(self) -> None:
+        self.answers: dict[Hashable, bool] = {}
+        self.until = 0.0
+        self._known: dict[str, _Known] = {}
+        self._writing: dict[str, int] = {}  # by how many of this client's calls each is being written
+
+    # What the transport tells
+
+    def begin_anew(self) -> None:
+        """Nothing is known, and nothing is under way."""
+        self.clear()
+        self._writing.clear()
+
+    def clear(self) -> None:
+        """Nothing is known: the connection is gone, or the server has forgotten."""
+        self._known.clear()
+        self.answers.clear()
+        self.until = 0.0
+
+    def invalidate(self, push: Sequence[Any]) -> None:
+        """What the server says has changed; without keys: everything."""
+        keys = push[1]
+        if keys is None:
+            self.clear()
+            return
+        for key in keys:
+            self._drop(key.decode())
+
+    def learn(self, keys: Iterable[str], values: Iterable[bytes | None]) -> None:
+        """What a read has brought. What is being written is not kept: which came first is not known."""
+        for key, value in zip(keys, values, strict=True):
+            if key in self._writing:
+                continue
+            if len(self._known) >= MOST:
+                self._drop(next(iter(self._known)))
+            self._known[key] = _Known(value)
+
+    def writes(self, keys: Iterable[str]) -> None:
+        """This client's own call goes out, and changes these."""
+        for key in keys:
+            self._drop(key)
+            self._writing[key] = self._writing.get(key, 0) + 1
+
+    def wrote(self, keys: Iterable[str]) -> None:
+        """It was answered, or never will be."""
+        for key in keys:
+            self._drop(key)
+            left = self._writing.pop(key, 1) - 1
+            if left:
+                self._writing[key] = left
+
+    def vouch(self, proved: float) -> bool:
+        """The connection was there at ``proved``, and the loop has had its turn: whether memory may answer."""
+        at = now()
+        self.until = min(at + TURN, proved + SILENCE)
+        return at < self.until
+
+    # What callers ask
+
+    def values(self, keys: Iterable[str]) -> list[bytes | None] | None:
+        """What these keys hold, if all of it is known."""
+        known = self._known
+        values = []
+        for key in keys:
+            each = known.get(key)
+            if each is None:
+                return None
+            values.append(each.value)
+        return values
+
+    def used(self, key: str, value: bytes | None, last_used: int) -> None:
+        """The last use of a record, as of now; of use as long as the record is what it was."""
+        known = self._known.get(key)
+        if known is not None and known.value == value:
+            known.last_used = last_used
+
+    def last_uses(self, keys: Iterable[str]) -> list[int] | None:
+        """The last use of each, as of when it was asked for, if all are known; 0 where there is no record."""
+        uses = []
+        for key in keys:
+            known = self._known.get(key)
+            if known is None:
+                return None
+            last_used = 0 if known.value is None else known.last_used
+            if last_used is None:
+                return None
+            uses.append(last_used)
+        return uses
+
+    def answer(
+        self, question: Hashable, keys: Iterable[str], follow: Callable[[Sequence[Any]], bool]
+    ) -> None:
+        """Keep what follows from what these keys hold, if that is known."""
+        values = self.values(keys)
+        if values is not None:
+            if len(self.answers) >= MOST:
+                self.answers.clear()
+            self.answers[question] = follow(values)
+
+    def _drop(self, key: str) -> None:
+        if self._known.pop(key, None) is not None:
+            self.answers.clear()
