@@ -165,7 +165,7 @@ class MuxTransport(AsyncTransport):
         await asyncio.sleep(0)
         await asyncio.sleep(0)
         pipe = self._pipe
-        return pipe is not None and near.vouch(pipe.proved)
+        return pipe is not None and near.vouch(pipe.proved, asyncio.get_running_loop().call_soon)
 
     async def close(self) -> None:
         """Close the connection. Calls under way get their answers, be it later; more are refused."""

@@ -19,8 +19,8 @@ SILENCE = 3.0
 PING_EVERY = 1.0
 """Seconds of silence after which such a proof is asked for."""
 
-TURN = 0.001
-"""Seconds after which whoever asks again and again lets the event loop have its turn, and with it the news."""
+TURN = 0.002
+"""Seconds of answers after which the event loop has its turn, however many ask, and with it the news."""
 
 MOST = 10_000
 """Records, or answers, that are kept; the oldest go."""
@@ -47,6 +47,7 @@ class Near:
     def __init__(self) -> None:
         self.answers: dict[Hashable, bool] = {}
         self.until = 0.0
+        self._in_turn = False
         self._known: dict[str, _Known] = {}
         self._writing: dict[str, int] = {}  # by how many of this client's calls each is being written
 
@@ -56,6 +57,7 @@ class Near:
         """Nothing is known, and nothing is under way."""
         self.clear()
         self._writing.clear()
+        self._in_turn = False
 
     def clear(self) -> None:
         """Nothing is known: the connection is gone, or the server has forgotten."""
@@ -95,11 +97,20 @@ class Near:
             if left:
                 self._writing[key] = left
 
-    def vouch(self, proved: float) -> bool:
-        """The connection was there at ``proved``, and the loop has had its turn: whether memory may answer."""
+    def vouch(self, proved: float, soon: Callable[[Callable[[], None]], object]) -> bool:
+        """The connection was there at ``proved``, and the loop has had its turn: whether memory may answer once.
+
+        Who comes first in a turn of the loop, which calls what it is given ``soon``, lets others follow for a while.
+        """
         at = now()
-        self.until = min(at + TURN, proved + SILENCE)
-        return at < self.until
+        if not self._in_turn:
+            self._in_turn = True
+            soon(self._end_turn)
+            self.until = min(at + TURN, proved + SILENCE)
+        return at < proved + SILENCE
+
+    def _end_turn(self) -> None:
+        self._in_turn = False
 
     # What callers ask
 

@@ -482,3 +482,27 @@ async def test_a_forked_child_has_a_memory_of_its_own(
     assert said == b"0 0"
     assert await registry.is_downloaded("model", "S3")
     assert isinstance(await registry.get_model_record("model", "S3"), ModelRecord)
+
+
+def test_the_loop_has_its_turn_however_many_ask(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = [100.0]
+    monkeypatch.setattr(_near, "now", lambda: clock[0])
+    near = Near()
+    turns: list[Callable[[], None]] = []
+    assert near.vouch(100.0, turns.append)
+    until = near.until
+    assert until == 100.0 + _near.TURN
+    clock[0] = until
+    # The next ones get their one answer, and wait again; the loop has not turned in between.
+    for _ in range(3):
+        assert near.vouch(100.0, turns.append)
+        assert near.until == until
+    (turn,) = turns
+    turn()
+    assert near.vouch(100.0, turns.append)
+    assert near.until == until + _near.TURN
+    turns.pop()()
+    # Nobody is let in by a connection that is silent.
+    clock[0] = 100.0 + _near.SILENCE
+    assert not near.vouch(100.0, turns.append)
+    assert near.until <= clock[0]
