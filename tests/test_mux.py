@@ -6,8 +6,6 @@ import asyncio
 import gc
 import os
 import signal
-import socket
-import subprocess
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit, urlunsplit
@@ -30,6 +28,7 @@ from pyregistry import (
 from pyregistry._op import Head, Op
 from pyregistry._pipe import COMMANDS
 from tests.proxy import SECONDS, Held, Proxy, until
+from tests.servers import free_port, self_signed
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
@@ -588,20 +587,10 @@ async def test_over_a_unix_socket(make_server: MakeServer, namespace: str, tmp_p
         assert isinstance(await claim(registry), Claimed)
 
 
-def self_signed(folder: Path) -> tuple[Path, Path]:
-    """A key, and a certificate for 127.0.0.1."""
-    key, certificate = folder / "key.pem", folder / "certificate.pem"
-    command = "openssl req -x509 -newkey rsa:2048 -nodes -days 1 -subj /CN=localhost"
-    command += f" -addext subjectAltName=IP:127.0.0.1 -keyout {key} -out {certificate}"
-    subprocess.run(command.split(), check=True, capture_output=True)
-    return key, certificate
-
-
 @pytest.mark.server("debian")  # the embedded one has no TLS
 async def test_over_tls(make_server: MakeServer, namespace: str, tmp_path: Path) -> None:
     key, certificate = self_signed(tmp_path)
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = int(free.getsockname()[1])
+    port = free_port()
     server = make_server(
         tls_port=str(port), tls_cert_file=str(certificate), tls_key_file=str(key), tls_auth_clients="no",
         tls_ca_cert_file=str(certificate),
@@ -666,8 +655,7 @@ async def test_a_client_that_nobody_has_any_more_hangs_up(proxy: Proxy, namespac
 
 
 async def test_a_hundred_calls_to_nobody(namespace: str) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = int(free.getsockname()[1])
+    port = free_port()
     registry = AsyncRegistry.from_url(f"redis://127.0.0.1:{port}", namespace)
     tasks = of_all_kinds(registry, 100)
     done, pending = await asyncio.wait(tasks, timeout=SECONDS)
