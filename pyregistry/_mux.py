@@ -356,6 +356,10 @@ class MuxTransport(AsyncTransport):
         if self._pipe is batch.pipe:
             self._unplug()
             self._failures += 1
+            if isinstance(error, redis_errors.TimeoutError):
+                # Who waited behind what the server left unanswered, has waited for it as long; else each in
+                # a long queue would wait for the silence of all before him.
+                self._not_connected(error)
         self._again(batch.calls, error, ran=True)
 
     def _refused(self, batch: _Batch, error: Exception) -> None:

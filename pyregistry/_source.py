@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Protocol
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 import redis
 import redis.asyncio
+from redis.asyncio import sentinel as async_sentinel
+from redis.connection import parse_url
 from redis.maint_notifications import MaintNotificationsConfig
+from redis.sentinel import SentinelConnectionPool, SentinelManagedConnection, SentinelManagedSSLConnection
 
 from pyregistry import _checks as checks
+from pyregistry._sentinel import AsyncSentinels, Sentinels
 from pyregistry.errors import ConfigurationError, InvalidArgument
 
 AsyncHook = Callable[[Any], Awaitable[None]]
@@ -41,22 +46,58 @@ _BLOCKING_CLASS: Mapping[type, type] = {
     redis.asyncio.Connection: redis.Connection,
     redis.asyncio.SSLConnection: redis.SSLConnection,
     redis.asyncio.UnixDomainSocketConnection: redis.UnixDomainSocketConnection,
+    async_sentinel.SentinelManagedConnection: SentinelManagedConnection,
+    async_sentinel.SentinelManagedSSLConnection: SentinelManagedSSLConnection,
 }
+
+_SENTINEL_POOLS = (SentinelConnectionPool, async_sentinel.SentinelConnectionPool)
+_SENTINEL = ("redis+sentinel://", "rediss+sentinel://")
+_SENTINEL_PORT = 26379
+_CREDENTIALS = ("username", "password")
+
+
+def _hosts(netloc: str) -> list[tuple[str, int | None]]:
+    """The hosts of a URL, of which sentinels may have several, with their ports."""
+    hosts = [urlsplit(f"//{each}") for each in netloc.rpartition("@")[2].split(",")]
+    return [(each.hostname or "", each.port) for each in hosts]
 
 
 def redacted(url: str) -> str:
     """The URL without user, password and query."""
     try:
         parts = urlsplit(url)
-        host = parts.hostname or ""
-        port = f":{parts.port}" if parts.port is not None else ""
+        hosts = [host if port is None else f"{host}:{port}" for host, port in _hosts(parts.netloc)]
     except ValueError:
         return f"{url.partition(':')[0]}://..."
     if "@" in url and "@" not in parts.netloc:
         # A slip, or an unescaped password: any part may hold a piece of it.
         return f"{parts.scheme or '...'}://..."
     secret = "***@" if parts.username or parts.password else ""
-    return f"{parts.scheme}://{secret}{host}{port}{parts.path}"
+    return f"{parts.scheme}://{secret}{','.join(hosts)}{parts.path}"
+
+
+def source_of(url: str, timeout: float, options: Mapping[str, Any]) -> UrlSource:
+    """The server that a URL names.
+
+    Raises:
+        ConfigurationError: the URL or an option makes no sense.
+    """
+    kind = SentinelSource if isinstance(url, str) and url.startswith(_SENTINEL) else UrlSource
+    return kind(url, timeout, options)
+
+
+def _brief(timeout: float) -> dict[str, Any]:
+    """What connections that we make have in common."""
+    return {
+        "maint_notifications_config": _NO_MAINTENANCE,
+        "socket_timeout": timeout,
+        "socket_connect_timeout": timeout,
+    }
+
+
+def _refuse_ours(options: Mapping[str, Any]) -> None:
+    if taken := _OURS & options.keys():
+        raise InvalidArgument(min(taken), "is decided by pyregistry itself")
 
 
 class UrlSource:
@@ -65,17 +106,11 @@ class UrlSource:
     def __init__(self, url: str, timeout: float, options: Mapping[str, Any]) -> None:
         if not isinstance(url, str):
             raise InvalidArgument("url", f"must be a str, not {type(url).__name__}")
-        if taken := _OURS & options.keys():
-            raise InvalidArgument(min(taken), "is decided by pyregistry itself")
+        _refuse_ours(options)
         checks.microseconds("timeout", timeout)
         self.timeout = timeout
         self._url = url
-        self._options = {
-            "maint_notifications_config": _NO_MAINTENANCE,
-            **options,
-            "socket_timeout": timeout,
-            "socket_connect_timeout": timeout,
-        }
+        self._options = {**_brief(timeout), **options}
         self.patience = timeout
         self.shown = redacted(url)
         self.embedded = url.startswith("embedded:")
@@ -91,7 +126,7 @@ class UrlSource:
         # Made and thrown away, without I/O: a wrong option or URL is told now, not at the first call. Causes
         # are not chained: they can quote the URL.
         try:
-            pool = redis.ConnectionPool.from_url(self._url, **self._options)
+            pool = self.sync_pool(self._url, lambda _connection: None)
             pool.connection_class(**pool.connection_kwargs)
             # What can't be a host's name would else fail in the resolver, each time.
             str(pool.connection_kwargs.get("host", "")).encode("idna")
@@ -124,7 +159,7 @@ class UrlSource:
 
     def async_connection(self, url: str, hook: AsyncHook) -> redis.asyncio.Connection:
         """One asyncio connection, opened by ``hook``, on which the server may speak of its own accord."""
-        pool = redis.asyncio.ConnectionPool.from_url(url, redis_connect_func=hook, **self._options)
+        pool = self.async_pool(url, hook)
         pool.connection_kwargs["protocol"] = 3
         connection: redis.asyncio.Connection = pool.make_connection()  # type: ignore[no-untyped-call]  # redis-py
         return connection
@@ -151,7 +186,75 @@ class UrlSource:
         """The same server for somebody who can't wait longer than ``timeout`` seconds."""
         options = dict(self._options)
         timeout = min(timeout, options.pop("socket_timeout"), options.pop("socket_connect_timeout"))
-        return UrlSource(self._url, timeout, options)
+        return type(self)(self._url, timeout, options)
+
+
+class SentinelSource(UrlSource):
+    """The primary of a service that sentinels watch: ``redis+sentinel://host1:26379,host2:26379/service/0``.
+
+    Each connection that is made asks them anew. User and password in the URL are the server's; the sentinels'
+    own are in the option ``sentinel_kwargs``, or in the query (``sentinel_username``, ``sentinel_password``).
+    What is said of TLS (``rediss+sentinel://``, ``ssl_...``) holds for them too, unless ``sentinel_kwargs`` differs.
+    """
+
+    def _check(self) -> None:
+        try:
+            self._read()
+            self._sentinels.client(("", 0))
+        except InvalidArgument:
+            raise
+        except ValueError:
+            raise ConfigurationError(
+                f"not a URL of a service under Sentinel: {self.shown}; "
+                f"it looks like {_SENTINEL[0]}host:{_SENTINEL_PORT},host:{_SENTINEL_PORT}/service/0"
+            ) from None
+        except (TypeError, redis.RedisError) as error:
+            raise ConfigurationError(f"sentinel_kwargs of {self.shown}: {error}") from None
+        super()._check()
+
+    def _read(self) -> None:
+        parts = urlsplit(self._url)
+        name, _, db = parts.path.removeprefix("/").partition("/")
+        hosts = [(host, port or _SENTINEL_PORT) for host, port in _hosts(parts.netloc)]
+        if not name or not all(host for host, _ in hosts) or not (db.isdecimal() or not db) or parts.fragment:
+            raise ValueError
+        for host, _ in hosts:
+            host.encode("idna")
+        # The rest means what it means in the URL of a server.
+        user, at, _ = parts.netloc.rpartition("@")
+        said = parse_url(f"redis://{user}{at}/{db}?{parts.query}")  # type: ignore[no-untyped-call]  # redis-py
+        own = {word: said.pop(f"sentinel_{word}") for word in _CREDENTIALS if f"sentinel_{word}" in said}
+        self._service = unquote(name)
+        self._settings = {**self._options, **said, "ssl": parts.scheme == "rediss+sentinel"}
+        given = self._settings.pop("sentinel_kwargs", None) or {}
+        _refuse_ours(given)
+        tls = {word: value for word, value in self._settings.items() if word.startswith("ssl")}
+        settings = {**tls, **given, **own, **_brief(self.timeout)}
+        self._sentinels = Sentinels(hosts, settings)
+        self._async_sentinels = AsyncSentinels(hosts, settings)
+
+    def async_pool(self, url: str, hook: AsyncHook) -> redis.asyncio.ConnectionPool:
+        """A pool of asyncio connections to the primary, each opened by ``hook``."""
+        pool = async_sentinel.SentinelConnectionPool(
+            self._service,
+            self._async_sentinels,
+            redis_connect_func=hook,
+            max_connections=CONNECTIONS,
+            **self._settings,
+        )  # type: ignore[no-untyped-call]  # redis-py
+        # redis-py puts a weak one there; but a connection of its own outlives the pool that it is made by.
+        pool.connection_kwargs["connection_pool"] = pool
+        return pool
+
+    def sync_pool(self, url: str, hook: Hook) -> redis.ConnectionPool:
+        """A pool of blocking connections to the primary, each opened by ``hook``."""
+        return SentinelConnectionPool(
+            self._service,
+            self._sentinels,
+            redis_connect_func=hook,
+            max_connections=CONNECTIONS,
+            **self._settings,
+        )  # type: ignore[no-untyped-call]  # redis-py
 
 
 class ClientSource:
@@ -165,7 +268,12 @@ class ClientSource:
         self._settings: dict[str, Any] = self.pool.connection_kwargs
         if self._settings.get("decode_responses"):
             raise InvalidArgument("client", "has decode_responses=True; pyregistry reads bytes")
-        where = self._settings.get("path") or f"{self._settings.get('host')}:{self._settings.get('port')}"
+        if isinstance(self.pool, _SENTINEL_POOLS):
+            if not self.pool.is_master:
+                raise InvalidArgument("client", "leads to replicas; pyregistry writes: take master_for")
+            where = f"the service {self.pool.service_name}"
+        else:
+            where = self._settings.get("path") or f"{self._settings.get('host')}:{self._settings.get('port')}"
         self.shown = f"redis-py client of {where}"
 
     def __repr__(self) -> str:
@@ -186,29 +294,41 @@ class ClientSource:
             raise ConfigurationError(
                 f"claims can't be kept alive on connections like those of the {self.shown}: give lease="
             )
-        cloned = {
-            name: value
-            for name, value in self._settings.items()
-            if name in _CLONED or name.startswith("ssl_")
-        }
-        return CloneSource(
-            self.shown,
-            kind,
-            {
-                **cloned,
-                "maint_notifications_config": _NO_MAINTENANCE,
-                "socket_timeout": timeout,
-                "socket_connect_timeout": timeout,
-            },
+        make: Callable[..., redis.ConnectionPool] = functools.partial(
+            redis.ConnectionPool, connection_class=kind
         )
+        if isinstance(self.pool, _SENTINEL_POOLS):
+            sentinels = _cloned_sentinels(self.pool.sentinel_manager, timeout)
+            make = functools.partial(
+                SentinelConnectionPool, self.pool.service_name, sentinels, connection_class=kind
+            )
+        return CloneSource(self.shown, make, _cloned(self._settings, timeout))
+
+
+def _cloned(settings: Mapping[str, Any], timeout: float) -> dict[str, Any]:
+    """For blocking connections of ours, what a user's settings say."""
+    kept = {name: settings[name] for name in settings if name in _CLONED or name.startswith("ssl")}
+    return {**kept, **_brief(timeout)}
+
+
+def _cloned_sentinels(manager: Any, timeout: float) -> Sentinels:
+    where = [each.connection_pool.connection_kwargs for each in manager.sentinels]
+    return Sentinels(
+        [(each["host"], each["port"]) for each in where],
+        _cloned(manager.sentinel_kwargs, timeout),
+        manager.min_other_sentinels,
+        manager._force_master_ip,
+    )
 
 
 class CloneSource:
     """The settings of a user's client, for blocking connections of our own."""
 
-    def __init__(self, shown: str, kind: type, settings: Mapping[str, Any]) -> None:
+    def __init__(
+        self, shown: str, make: Callable[..., redis.ConnectionPool], settings: Mapping[str, Any]
+    ) -> None:
         self.shown = shown
-        self._kind = kind
+        self._make = make
         self._settings = settings
 
     def resolve(self) -> str:
@@ -217,12 +337,7 @@ class CloneSource:
 
     def sync_pool(self, _url: str, hook: Hook) -> redis.ConnectionPool:
         """A pool of blocking connections, each opened by ``hook``."""
-        return redis.ConnectionPool(
-            connection_class=self._kind,
-            redis_connect_func=hook,
-            max_connections=CONNECTIONS,
-            **self._settings,
-        )
+        return self._make(redis_connect_func=hook, max_connections=CONNECTIONS, **self._settings)
 
 
 class OwnSource(Protocol):

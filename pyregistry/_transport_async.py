@@ -287,9 +287,12 @@ async def _ask(connection: Any, *command: str | int) -> Any:
         return await connection.read_response(disable_decoding=True)
     except redis_errors.ResponseError:
         raise  # this is the reply
-    except BaseException:
+    except BaseException as error:
         # Interrupted in between, say by a signal: the reply must not be taken for the next call's.
         await connection.disconnect(nowait=True)
+        if isinstance(error.__context__, redis_errors.ReadOnlyError):
+            # Under Sentinel redis-py makes a lost connection of it; but this too is the reply.
+            raise error.__context__ from None
         raise
 
 

@@ -26,7 +26,7 @@ from pyregistry._ops import (
     with_results,
 )
 from pyregistry._owned import now
-from pyregistry._source import DEFAULT_TIMEOUT, ClientSource, UrlSource
+from pyregistry._source import DEFAULT_TIMEOUT, ClientSource, UrlSource, source_of
 from pyregistry._touch_async import AsyncToucher
 from pyregistry._transport_async import AsyncTransport
 from pyregistry._wire import Found
@@ -107,7 +107,9 @@ class AsyncRegistry(Core):
         """A client with connections of its own. Nothing is sent yet.
 
         Args:
-            url: ``redis://``, ``rediss://``, ``unix://``, or ``embedded://`` for this user's own server.
+            url: ``redis://``, ``rediss://``, ``unix://``, or ``embedded://`` for this user's own server; or
+                ``redis+sentinel://host1:26379,host2:26379/service/0`` (``rediss+sentinel://``: with TLS) for the
+                primary of a service that Redis Sentinel watches.
             namespace: which registry; one cache has one namespace.
             owner: who this is, for people; left out: host and process. Cut at 64 bytes.
             providers: words for providers beyond the four, which calls without a provider look at too.
@@ -118,13 +120,14 @@ class AsyncRegistry(Core):
                 pool of redis-py's connections, one call on each at a time.
             near_cache: answer `is_downloaded`, `get_status` and `get_model_record` from memory, as long as the
                 server, which tracks what was read, has not said that it changed.
-            **options: more settings of redis-py's connections (``password``, ``ssl_ca_certs``, ...).
+            **options: more settings of redis-py's connections (``password``, ``ssl_ca_certs``, ...); under
+                Sentinel also ``sentinel_kwargs``, those of connections to the sentinels where they differ.
 
         Raises:
             ConfigurationError: the URL or an option makes no sense.
         """
         client = cls.__new__(cls)
-        source = UrlSource(url, timeout, options)
+        source = source_of(url, timeout, options)
         # --- asyncio only: begin
         if transport not in ("multiplexed", "redis-py"):
             raise InvalidArgument("transport", f'must be "multiplexed" or "redis-py", not {transport!r}')

@@ -41,7 +41,7 @@ class BackendConfig(msgspec.Struct, frozen=True):
         """A Redis or Valkey server.
 
         Args:
-            url: ``redis://``, ``rediss://``, ``unix://`` or ``embedded://``.
+            url: as for ``Registry.from_url``.
             namespace: which registry there; one cache has one namespace.
             **options: more arguments of ``Registry.from_url``.
         """

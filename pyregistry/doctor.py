@@ -19,7 +19,7 @@ from pyregistry import _wire as wire
 from pyregistry._keys import STATUSES, Keyspace, parse_entry
 from pyregistry._op import Head, Op
 from pyregistry._ops import Ops
-from pyregistry._source import DEFAULT_TIMEOUT, UrlSource
+from pyregistry._source import DEFAULT_TIMEOUT, source_of
 from pyregistry._transport_sync import Transport
 from pyregistry.errors import AccessDenied, SchemaTooNew, ServerRefused, ServerTooOld
 from pyregistry.models import ModelRef, ModelStatus
@@ -96,7 +96,7 @@ def examine(
         InvalidArgument: the namespace or the timeout is out of its range.
     """
     ops = Ops(namespace, None, ())
-    source = UrlSource(url, timeout, {})
+    source = source_of(url, timeout, {})
     transport = Transport(source, ops)
     try:
         opened = transport.connect()

@@ -21,7 +21,7 @@ from pyregistry._ops import (
     status_of,
     with_results,
 )
-from pyregistry._source import DEFAULT_TIMEOUT, ClientSource, UrlSource
+from pyregistry._source import DEFAULT_TIMEOUT, ClientSource, UrlSource, source_of
 from pyregistry._touch_sync import Toucher
 from pyregistry._transport_sync import Transport
 from pyregistry._wish import VISIBILITY_TIMEOUT, OnUnavailable, OnUnproven
@@ -92,20 +92,23 @@ class Registry(Core):
         """A client with connections of its own. Nothing is sent yet.
 
         Args:
-            url: ``redis://``, ``rediss://``, ``unix://``, or ``embedded://`` for this user's own server.
+            url: ``redis://``, ``rediss://``, ``unix://``, or ``embedded://`` for this user's own server; or
+                ``redis+sentinel://host1:26379,host2:26379/service/0`` (``rediss+sentinel://``: with TLS) for the
+                primary of a service that Redis Sentinel watches.
             namespace: which registry; one cache has one namespace.
             owner: who this is, for people; left out: host and process. Cut at 64 bytes.
             providers: words for providers beyond the four, which calls without a provider look at too.
             timeout: seconds that a connection attempt or an answer may take.
             touch_interval: seconds within which `touch_model` tells the server of a model's use at most once: the
                 first use at once, later ones together with those of other models; ``None``: of each.
-            **options: more settings of redis-py's connections (``password``, ``ssl_ca_certs``, ...).
+            **options: more settings of redis-py's connections (``password``, ``ssl_ca_certs``, ...); under
+                Sentinel also ``sentinel_kwargs``, those of connections to the sentinels where they differ.
 
         Raises:
             ConfigurationError: the URL or an option makes no sense.
         """
         client = cls.__new__(cls)
-        source = UrlSource(url, timeout, options)
+        source = source_of(url, timeout, options)
         client._begin(source, namespace, owner, providers, touch_interval)
         return client
 

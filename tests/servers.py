@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import socket
 import subprocess
 from contextlib import contextmanager
 from importlib.util import find_spec
@@ -96,3 +97,18 @@ def _container() -> Iterator[str]:
     with RedisContainer(IMAGE) as container:
         host, port = container.get_container_host_ip(), container.get_exposed_port(container.port)
         yield f"redis://{host}:{port}"
+
+
+def free_port() -> int:
+    """A port of this machine that nobody listens on."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        return int(free.getsockname()[1])
+
+
+def self_signed(folder: Path) -> tuple[Path, Path]:
+    """A key, and a certificate for 127.0.0.1."""
+    key, certificate = folder / "key.pem", folder / "certificate.pem"
+    command = "openssl req -x509 -newkey rsa:2048 -nodes -days 1 -subj /CN=localhost"
+    command += f" -addext subjectAltName=IP:127.0.0.1 -keyout {key} -out {certificate}"
+    subprocess.run(command.split(), check=True, capture_output=True)
+    return key, certificate

@@ -5,9 +5,8 @@ from __future__ import annotations
 import asyncio
 import gc
 import os
+import random
 import signal
-import socket
-import subprocess
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit, urlunsplit
@@ -30,7 +29,11 @@ from pyregistry import (
 )
 from pyregistry._op import Head, Op
 from pyregistry._pipe import COMMANDS
+from pyregistry._replies import ATTEMPTS
+from pyregistry._scripts import BATCH
 from tests.proxy import SECONDS, Held, Proxy, until
+from tests.servers import free_port, self_signed
+from tests.valve import Valve
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
@@ -410,6 +413,34 @@ async def test_a_cancelled_call_moves_nobody_elses_answer(registry: AsyncRegistr
             assert (await task).message == f"m{at}"
 
 
+async def test_a_storm_of_cancellations(registry: AsyncRegistry, other: Registry) -> None:
+    chance = random.Random(7)
+    tasks = {f"m{at}": start(claim(registry, f"m{at}")) for at in range(1000)}
+    for at, name in enumerate(chance.sample(sorted(tasks), 700)):
+        tasks[name].cancel()
+        if at % 20 == 0:
+            await turns(chance.randrange(5))
+    await asyncio.wait(tasks.values())
+    won = {name: task.result() for name, task in tasks.items() if not task.cancelled()}
+    assert len(won) >= 300
+    for name, result in won.items():
+        assert isinstance(result, Claimed)
+        assert result.claim.model_name == name, "nobody has another's answer"
+    # Whatever was won for those who are gone is given back.
+    lost = {name for name in tasks if name not in won}
+
+    def given_back() -> bool:
+        for each in other.try_claim_many([(name, "S3") for name in lost], lease=LEASE):
+            if isinstance(each, Claimed):
+                lost.discard(each.claim.model_name)
+        return not lost
+
+    await comes(given_back, "they are free")
+    for name, result in list(won.items())[::50]:
+        assert isinstance(result, Claimed)
+        assert record_of(other, name).token == result.claim.token
+
+
 async def test_closing_waits_for_what_is_given_back(proxy: Proxy, namespace: str, other: Registry) -> None:
     registry = AsyncRegistry.from_url(proxy.url, namespace)
     (held,) = proxy.pause("claim")
@@ -569,6 +600,36 @@ async def test_what_the_server_does_not_read_is_not_written(make_server: MakeSer
         assert await registry.get_status_counts() == (0, 0, 5000)
 
 
+async def test_a_server_that_reads_no_more(server_url: str, namespace: str) -> None:
+    # Connections are opened as ever: it is what is asked on them that nobody reads.
+    with Valve(server_url) as valve:
+        async with AsyncRegistry.from_url(valve.url, namespace, timeout=0.3) as registry:
+            transport: Any = registry._transport
+            valve.shut_at("set_status", times=1000)
+            message = "x" * 4096
+            # Forty megabytes.
+            tasks = [start(registry.set_status(f"m{at}", "S3", "ERROR", message)) for at in range(10_000)]
+            most = 0
+            while any(not task.done() for task in tasks):
+                await asyncio.wait(tasks, timeout=0.01)
+                if transport._pipe is not None:
+                    most = max(most, transport._pipe._transport.get_write_buffer_size())
+            assert {type(task.exception()) for task in tasks} <= {OutcomeUnknown, RegistryUnavailable}
+            assert 0 < most < COMMANDS * BATCH * 5000
+            assert await registry.get_status_counts() == (0, 0, 0)
+
+
+async def test_who_waits_behind_the_bound_gives_up_too(server_url: str, namespace: str) -> None:
+    with Valve(server_url) as valve:
+        async with AsyncRegistry.from_url(valve.url, namespace, timeout=0.3) as registry:
+            valve.shut_at("counts", times=1000)
+            tasks = [start(registry.get_status_counts()) for _ in range(10 * COMMANDS)]
+            done, pending = await asyncio.wait(tasks, timeout=SECONDS)
+            assert not pending, "nothing hangs"
+            assert {type(task.exception()) for task in done} == {RegistryUnavailable}
+            assert valve.shut == ATTEMPTS, "all have waited for each of them"
+
+
 # What comes from redis-py
 
 
@@ -589,20 +650,10 @@ async def test_over_a_unix_socket(make_server: MakeServer, namespace: str, tmp_p
         assert isinstance(await claim(registry), Claimed)
 
 
-def self_signed(folder: Path) -> tuple[Path, Path]:
-    """A key, and a certificate for 127.0.0.1."""
-    key, certificate = folder / "key.pem", folder / "certificate.pem"
-    command = "openssl req -x509 -newkey rsa:2048 -nodes -days 1 -subj /CN=localhost"
-    command += f" -addext subjectAltName=IP:127.0.0.1 -keyout {key} -out {certificate}"
-    subprocess.run(command.split(), check=True, capture_output=True)
-    return key, certificate
-
-
 @pytest.mark.server("debian")  # the embedded one has no TLS
 async def test_over_tls(make_server: MakeServer, namespace: str, tmp_path: Path) -> None:
     key, certificate = self_signed(tmp_path)
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = int(free.getsockname()[1])
+    port = free_port()
     server = make_server(
         tls_port=str(port), tls_cert_file=str(certificate), tls_key_file=str(key), tls_auth_clients="no",
         tls_ca_cert_file=str(certificate),
@@ -708,8 +759,7 @@ async def test_a_client_that_nobody_has_any_more_hangs_up(proxy: Proxy, namespac
 
 
 async def test_a_hundred_calls_to_nobody(namespace: str) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = int(free.getsockname()[1])
+    port = free_port()
     registry = AsyncRegistry.from_url(f"redis://127.0.0.1:{port}", namespace)
     tasks = of_all_kinds(registry, 100)
     done, pending = await asyncio.wait(tasks, timeout=SECONDS)

@@ -37,6 +37,7 @@ from pyregistry import (
     ServerTooOld,
 )
 from tests.proxy import Proxy, until
+from tests.valve import Valve
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -293,6 +294,20 @@ def loading(raw: redis.Redis) -> bool:
         return bool(raw.info("persistence")["loading"])
     except redis.ConnectionError:
         return False  # it does not listen yet
+
+
+def test_a_line_that_is_half_open(connect_any: Connect, server_url: str) -> None:
+    # The other side is gone without a word: no end of the connection comes, only silence.
+    with Valve(server_url) as valve:
+        registry = connect_any(url=valve.url, timeout=1.0)
+        valve.shut_at("claim", times=1)
+        result = registry.try_claim_for_download("model", "S3", lease=30.0)
+        assert isinstance(result, Claimed), "it is sent again, on another connection"
+        valve.shut_at("set_status", times=1)
+        with pytest.raises(OutcomeUnknown, match=r"(?i)timeout"):
+            registry.set_status("model", "S3", ModelStatus.ERROR)
+        assert registry.get_status("model") is ModelStatus.DOWNLOADING
+        assert valve.shut == 2
 
 
 # A replica

@@ -187,6 +187,11 @@ def test_a_client_does_not_pickle() -> None:
         ("unix://user@/run/x.sock?db=1&password=secret", "unix://***@/run/x.sock"),
         ("redis://h:secret@x@y:z", "redis://..."),
         ("embedded://", "embedded://"),
+        (
+            "redis+sentinel://u:secret@a:1,b/models/0?sentinel_password=secret",
+            "redis+sentinel://***@a:1,b/models/0",
+        ),
+        ("redis+sentinel://a:1,b:secret/models", "redis+sentinel://..."),
     ],
 )
 def test_urls_show_no_secret(url: str, shown: str) -> None:
@@ -195,7 +200,20 @@ def test_urls_show_no_secret(url: str, shown: str) -> None:
 
 @pytest.mark.parametrize(
     "url",
-    ["", "localhost", "http://secret@x", "redis://h:secret", "redis://:se/cret@h:1", "embedded://secret/x"],
+    [
+        "",
+        "localhost",
+        "http://secret@x",
+        "redis://h:secret",
+        "redis://:se/cret@h:1",
+        "embedded://secret/x",
+        "redis+sentinel://:secret@h",
+        "redis+sentinel://:secret@h/models/x",
+        "redis+sentinel://:secret@h,,i/models",
+        "redis+sentinel://:secret@h:x/models",
+        "redis+sentinel://:secret@/models",
+        "rediss+sentinel://:secret@h/models?socket_keepalive_options=secret&nonsense=secret",
+    ],
 )
 def test_bad_urls_are_told_without_their_secret(url: str) -> None:
     with pytest.raises(ConfigurationError) as error:
@@ -212,6 +230,10 @@ def test_options_are_checked_before_anything_is_sent() -> None:
             Registry.from_url("redis://h", **{ours: None})  # type: ignore[arg-type]  # on purpose
     with pytest.raises(ConfigurationError):
         Registry.from_url("redis://h?decode_responses=True")
+    with pytest.raises(ConfigurationError, match="sentinel_kwargs"):
+        Registry.from_url("redis+sentinel://h/models", sentinel_kwargs={"nonsense": 1})
+    with pytest.raises(InvalidArgument, match="retry"):
+        Registry.from_url("redis+sentinel://h/models", sentinel_kwargs={"retry": None})
     with pytest.raises(InvalidArgument):
         Registry.from_url("redis://h", timeout=0)
     with pytest.raises(InvalidArgument):

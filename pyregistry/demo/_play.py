@@ -23,7 +23,7 @@ import msgspec
 import redis
 
 from pyregistry._keys import Keyspace
-from pyregistry._source import DEFAULT_TIMEOUT, UrlSource
+from pyregistry._source import DEFAULT_TIMEOUT, source_of
 from pyregistry.demo._files import FileServer, real_contents
 from pyregistry.demo._fleet import Fleet, Gone
 from pyregistry.demo._messages import (
@@ -126,7 +126,7 @@ def _prepare(settings: Settings, models: list[Model], show: Show, deadline: floa
     if settings.url is None:
         url = stack.enter_context(EmbeddedServer()).url
     else:
-        url = UrlSource(settings.url, DEFAULT_TIMEOUT, {}).resolve()
+        url = source_of(settings.url, DEFAULT_TIMEOUT, {}).resolve()
     namespace = settings.namespace or f"demo-{os.urandom(6).hex()}"
     registry = stack.enter_context(Registry.from_url(url, namespace, owner="demo"))
     if registry.get_models_by_last_used(1):
@@ -392,7 +392,8 @@ def _clean(registry: Registry, models: list[Model], url: str, *, whole: bool) ->
     try:
         for model in models:
             registry.delete_model(model.name, model.provider)
-        with redis.Redis.from_url(url) as client:
+        pool = source_of(url, DEFAULT_TIMEOUT, {}).sync_pool(url, redis.Connection.on_connect)
+        with redis.Redis.from_pool(pool) as client:
             if whole:
                 client.delete(meta)
             else:
