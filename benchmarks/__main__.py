@@ -18,6 +18,7 @@ from benchmarks.measure import Figure
 from benchmarks.options import Options
 from benchmarks.servers import Server, binaries, serve
 
+OUT = Path("docs/benchmarks")
 SUBJECTS: dict[str, Callable[[Server, Options], list[Figure]]] = {
     "claims": claims.run,
     "operations": operations.run,
@@ -41,7 +42,7 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--rounds", type=int, help="turns of each contender (7; with --quick 3)")
     parser.add_argument("--binary", help="the only server to measure: a program, or 'embedded'")
     parser.add_argument(
-        "--out", type=Path, default=Path("docs/benchmarks"), help="the folder (docs/benchmarks)"
+        "--out", type=Path, default=OUT, help="the folder (docs/benchmarks; then the README shows it too)"
     )
     options = parser.parse_args(arguments)
     chosen = list(SUBJECTS) if options.subject == "all" else [options.subject]
@@ -54,6 +55,8 @@ def main(arguments: list[str]) -> None:
                 figures += SUBJECTS[subject](server, how)
                 report.write(options.out, about, figures)  # what is measured is kept, whatever comes
     plots.draw(options.out, figures)
+    if options.out == OUT and options.subject == "all" and not options.quick:
+        report.show(Path("README.md"), report.summary(about, figures, OUT.as_posix()))
     print(f"{options.out / 'tables.md'}: {len(figures)} rows")
 
 

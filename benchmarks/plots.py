@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import re
 from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 
 from benchmarks import claims, hotpath, rust, scripts, seed
 from benchmarks.measure import Figure
+from benchmarks.report import plot_name
 
 OURS, OTHERS = "#c8102e", "#8a94a6"
 BARS = {
@@ -32,21 +32,20 @@ def draw(folder: Path, figures: Sequence[Figure]) -> None:
     tables = dict.fromkeys((figure.table, figure.server) for figure in figures)
     for table, server in tables:
         rows = [row for row in figures if (row.table, row.server) == (table, server) and row.measures]
-        name = re.sub(r"[^a-z0-9]+", "-", server.lower()).strip("-")
         if table in BARS:
             word, measure, unit = BARS[table]
-            _bars(pyplot, folder / f"{word}-{name}.png", f"{table}, {server}", _most(rows), measure, unit)
+            _bars(pyplot, folder / plot_name(word, server), f"{table}, {server}", _most(rows), measure, unit)
         elif table == rust.TABLE:
             _bars(
                 pyplot,
-                folder / f"rust-{name}.png",
+                folder / plot_name("rust", server),
                 f"{table}, {server}",
                 _most(rows),
                 "per_second",
                 "calls/s",
             )
         elif table == seed.GROWTH:
-            _growth(pyplot, folder / f"growth-{name}.png", f"{table}, {server}", rows)
+            _growth(pyplot, folder / plot_name("growth", server), f"{table}, {server}", rows)
 
 
 def _most(rows: Sequence[Figure]) -> list[Figure]:

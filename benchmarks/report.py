@@ -6,6 +6,7 @@ import json
 import math
 import os
 import platform
+import re
 import shutil
 import subprocess
 import sys
@@ -17,7 +18,8 @@ from pathlib import Path
 from typing import Any
 
 import pyregistry
-from benchmarks.aims import AIMS
+from benchmarks import claims, hotpath, rust
+from benchmarks.aims import AIMS, LIMIT, OURS, POOL, RUST_04, RUST_07, Row
 from benchmarks.measure import Figure
 from benchmarks.options import Options
 
@@ -34,6 +36,17 @@ MEASURES = {
     "commands_per_second": "commands/s",
     "bytes": "bytes",
 }
+
+
+COLUMNS = (OURS, RUST_04, RUST_07, POOL, "valkey-glide", LIMIT, hotpath.NEAR)
+ROWS = (
+    ("fresh claims", claims.FRESH, "claim_fresh"),
+    ("claims of one model", claims.CONTENDED, "claim_contended"),
+    ("touches of one model", rust.TABLE, "touch_model"),
+    ("status of one model", rust.TABLE, "get_status"),
+    ("is it there, and a touch", hotpath.TABLE, "hot_path"),
+)
+BEGIN, END = "<!-- benchmarks: begin -->", "<!-- benchmarks: end -->"
 
 
 def facts(command: str, options: Options) -> dict[str, Any]:
@@ -81,6 +94,44 @@ def markdown(about: dict[str, Any], figures: Sequence[Figure]) -> str:
         rows = [figure for figure in figures if (figure.table, figure.server) == (table, server)]
         lines += ["", f"## {table} ({server})", "", *_table(rows)]
     return "\n".join(lines) + "\n"
+
+
+def summary(about: dict[str, Any], figures: Sequence[Figure], plots: str) -> str:
+    """The main table and plot, for the project's README; ``plots``: where those are."""
+    server = next((figure.server for figure in figures), "")
+    rows = [_line(["calls/s, 500 tasks", *COLUMNS]), _line(["---", *("---:" for _ in COLUMNS)])]
+    for text, table, what in ROWS:
+        cells = [text]
+        for who in COLUMNS:
+            figure = Row(table, what, who, (("tasks", 500),)).find(figures, server)
+            value = figure.median("per_second") if figure else None
+            cells.append("" if value is None else number(value))
+        rows.append(_line(cells))
+    name = plot_name("claims-fresh", server)
+    return "\n".join(
+        [
+            f"{server}, {about['machine']}, medians of {about['rounds']} rounds in one run ({about['date']}):",
+            "",
+            *rows,
+            "",
+            f"![Fresh claims a second]({plots}/{name})",
+        ]
+    )
+
+
+def show(readme: Path, text: str) -> None:
+    """Put it between the marks of the README."""
+    old = readme.read_text("utf-8")
+    before, begin, rest = old.partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not begin or not end:
+        raise ValueError(f"{readme}: the marks {BEGIN} and {END} are not there")
+    readme.write_text(f"{before}{begin}\n{text}\n{end}{after}", "utf-8")
+
+
+def plot_name(word: str, server: str) -> str:
+    """The file of a plot."""
+    return f"{word}-{re.sub(r'[^a-z0-9]+', '-', server.lower()).strip('-')}.png"
 
 
 def _aims(figures: Sequence[Figure]) -> list[str]:
