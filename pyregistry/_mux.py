@@ -22,9 +22,9 @@ from typing import Any, TypeVar, cast
 import msgspec
 from redis import exceptions as redis_errors
 
-from pyregistry._op import Head, Op
+from pyregistry._op import Head, Op, pack
 from pyregistry._ops import Ops
-from pyregistry._pipe import Aside, Pipe, pack
+from pyregistry._pipe import Aside, Pipe
 from pyregistry._replies import ATTEMPTS, DENIED, NO_ANSWER, NOT_RUN, backoff, failure, refusal
 from pyregistry._scripts import BATCH
 from pyregistry._source import UrlSource
@@ -133,6 +133,32 @@ class MuxTransport(AsyncTransport):
             if future.done() and not future.cancelled() and future.exception() is None:
                 self._undo(op, future.result())
             raise
+
+    async def call_many(self, ops: Sequence[Op[T]]) -> list[T | Exception]:
+        """The replies of some operations, in order, or the errors that `call` would raise."""
+        if len(ops) == 1:  # the commonest by far
+            try:
+                answer = await self.call(ops[0])
+            except Exception as error:
+                return [error]
+            return [answer]
+        try:
+            self._check_open()
+            self._come_home()
+        except RegistryClosed as error:
+            return [error] * len(ops)
+        futures: list[asyncio.Future[T]] = []
+        for op in ops:
+            futures.append(asyncio.get_running_loop().create_future())
+            self._join(op, futures[-1])
+        try:
+            await asyncio.wait(futures)
+        except asyncio.CancelledError:
+            for op, future in zip(ops, futures, strict=True):
+                if not future.cancel() and future.exception() is None:
+                    self._undo(op, future.result())
+            raise
+        return [cast("Exception | None", future.exception()) or future.result() for future in futures]
 
     async def close(self) -> None:
         """Close the connection. Calls under way get their answers, be it later; more are refused."""

@@ -8,22 +8,21 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
-from typing import Any, Protocol, TypeVar, cast
+from typing import Any, Protocol, TypeVar
 from weakref import WeakMethod
 
 import hiredis
 from redis import exceptions as redis_errors
 from redis._parsers.hiredis import NOT_ENOUGH_DATA
 
+from pyregistry._op import Command, pack
+
 T = TypeVar("T")
 
 COMMANDS = 64
 """How many commands may be under way on one connection; more wait until some are answered."""
-
-# Any: the types that come with hiredis know a command of one word only.
-pack: Callable[[tuple[str | int, ...]], bytes] = cast("Any", hiredis.pack_command)
 
 
 class Expected(Protocol):
@@ -206,36 +205,21 @@ class Pipe(asyncio.Protocol):
 
 
 class Aside:
-    """What `AsyncTransport` asks of a connection, on a pipe: commands of its own among those of the calls."""
+    """Commands of the transport's own on a pipe, among those of the calls."""
 
     def __init__(self, pipe: Pipe) -> None:
         self._pipe = pipe
         self._replies: deque[asyncio.Future[Any]] = deque()
 
-    def pack_commands(self, commands: Iterable[tuple[str | int, ...]]) -> list[bytes]:
-        """Commands, as they travel."""
-        return [pack(command) for command in commands]
-
-    async def send_command(self, *command: str | int) -> None:
-        """Send one command."""
-        await self.send_packed_command([pack(command)])
-
-    async def send_packed_command(self, packed: Sequence[bytes]) -> None:
-        """Send commands."""
-        replies = [_Reply(asyncio.get_running_loop().create_future()) for _ in packed]
+    async def send(self, commands: Sequence[Command]) -> None:
+        """Write commands."""
+        replies = [_Reply(asyncio.get_running_loop().create_future()) for _ in commands]
         self._replies.extend(reply.future for reply in replies)
-        self._pipe.send(b"".join(packed), replies)
+        self._pipe.send(b"".join([pack(command) for command in commands]), replies)
 
-    async def read_response(self, *, disable_decoding: bool) -> Any:
-        """The reply to the oldest of them that has not been read."""
-        reply = await self._replies.popleft()
-        if isinstance(reply, Exception):
-            raise reply
-        return reply
-
-    async def disconnect(self, *, nowait: bool) -> None:
-        """Use the pipe no more; others' replies still come."""
-        self._pipe.retire()
+    async def reply(self) -> Any:
+        """The reply to the oldest of them that has not been read; an exception, if it is an error, or none comes."""
+        return await self._replies.popleft()
 
 
 class _Reply:
