@@ -161,8 +161,8 @@ class Core:
         else:
             _log.debug("set %s to %s", _Shown(ref), status)
 
-    def _told_touches(self, targets: Sequence[Target]) -> None:
-        _log.debug("touched %d records", len(targets))
+    def _told_touches(self, known: Sequence[bool | DamagedRecord]) -> None:
+        _log.debug("touched %d records", len(known))
 
     def _told_delete(self, ref: ModelRef, gone: int) -> None:
         _log.debug("deleted %d records of %s", gone, ref.name)

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections import deque
 from typing import Any
 
-from pyregistry._pipe import Pipe, Reply, pack
+from pyregistry._op import pack
+from pyregistry._pipe import Pipe, Reply
 from pyregistry._wait_async import Poke
 
 

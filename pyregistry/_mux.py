@@ -23,15 +23,16 @@ import msgspec
 from redis import exceptions as redis_errors
 
 from pyregistry._ear import Ear
+from pyregistry._lines_async import Speaks
 from pyregistry._near import PING_EVERY, Near
-from pyregistry._op import Head, Op
+from pyregistry._op import Head, Op, pack
 from pyregistry._ops import Ops
 from pyregistry._owned import now
-from pyregistry._pipe import Aside, Expected, Pipe, Reply, pack
+from pyregistry._pipe import Aside, Expected, Pipe, Reply
 from pyregistry._replies import ATTEMPTS, DENIED, NO_ANSWER, NOT_RUN, backoff, failure, refusal
 from pyregistry._scripts import BATCH
 from pyregistry._source import UrlSource
-from pyregistry._transport_async import AsyncTransport
+from pyregistry._transport_async import AsyncTransport, ask
 from pyregistry._wire import Opened
 from pyregistry.errors import RegistryClosed, RegistryError, RegistryUnavailable
 
@@ -155,6 +156,32 @@ class MuxTransport(AsyncTransport):
             if future.done() and not future.cancelled() and future.exception() is None:
                 self._undo(op, future.result())
             raise
+
+    async def call_many(self, ops: Sequence[Op[T]]) -> list[T | Exception]:
+        """The replies of some operations, in order, or the errors that `call` would raise."""
+        if len(ops) == 1:  # the commonest by far
+            try:
+                answer = await self.call(ops[0])
+            except Exception as error:
+                return [error]
+            return [answer]
+        try:
+            self._check_open()
+            self._come_home()
+        except RegistryClosed as error:
+            return [error] * len(ops)
+        futures: list[asyncio.Future[T]] = []
+        for op in ops:
+            futures.append(asyncio.get_running_loop().create_future())
+            self._join(op, futures[-1])
+        try:
+            await asyncio.wait(futures)
+        except asyncio.CancelledError:
+            for op, future in zip(ops, futures, strict=True):
+                if not future.cancel() and future.exception() is None:
+                    self._undo(op, future.result())
+            raise
+        return [cast("Exception | None", future.exception()) or future.result() for future in futures]
 
     async def vouched(self) -> bool:
         """Whether memory may answer. The news is let in now and then, however often this is asked."""
@@ -442,11 +469,10 @@ class MuxTransport(AsyncTransport):
             pipe.on_push[b"invalidate"] = near.invalidate
         return pipe
 
-    async def _open(self, connection: Any) -> Opened:
-        opened = await super()._open(connection)
+    async def _open(self, line: Speaks) -> Opened:
+        opened = await super()._open(line)
         if self._near is not None:
-            await connection.send_command("CLIENT", "TRACKING", "ON", "OPTIN")
-            await connection.read_response(disable_decoding=True)
+            await ask(line, "CLIENT", "TRACKING", "ON", "OPTIN")
         return opened
 
     def _not_connected(self, error: Exception) -> None:

@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterable, Sequence
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypeAlias, TypeVar, cast
 
+import hiredis
 import msgspec
 
 from pyregistry._scripts import Script
 
 T = TypeVar("T")
+
+Command: TypeAlias = "tuple[str | int, ...]"
+
+# Any: the types that come with hiredis know a command of one word only.
+pack: Callable[[Command], bytes] = cast("Any", hiredis.pack_command)
+"""A command, as it travels."""
 
 _split = msgspec.msgpack.Decoder(list[msgspec.Raw]).decode
 
@@ -28,7 +35,7 @@ class Head:
         changes: whether it may change records. (A touch changes the index alone.)
     """
 
-    __slots__ = ("_words", "argv", "changes", "keys", "name", "near", "resend", "script", "writes")
+    __slots__ = ("argv", "changes", "keys", "name", "near", "resend", "script", "words", "writes")
 
     def __init__(
         self,
@@ -49,9 +56,9 @@ class Head:
         self.near = near
         self.writes = script is not None and script.writes and script.name != "open"
         self.changes = self.writes and script is not None and script.name != "touch"
-        self._words = verb.split() if script is None else ["EVALSHA", script.sha]
+        self.words = verb.split() if script is None else ["EVALSHA", script.sha]
 
-    def command(self, ops: Iterable[Op[Any]]) -> tuple[str | int, ...]:
+    def command(self, ops: Iterable[Op[Any]]) -> Command:
         """What is sent for these operations, whose head this is."""
         keys: list[str] = [*self.keys]
         argv: list[str | int] = [*self.argv]
@@ -59,8 +66,8 @@ class Head:
             keys += op.keys
             argv += op.argv
         if self.script is None:
-            return (*self._words, *keys, *argv)
-        return (*self._words, len(keys), *keys, *argv)
+            return (*self.words, *keys, *argv)
+        return (*self.words, len(keys), *keys, *argv)
 
     def split(self, reply: Any) -> Sequence[Any]:
         """The reply to each item of a call.
@@ -111,9 +118,13 @@ class Op(msgspec.Struct, Generic[T], frozen=True, eq=False):
         return self.head.resend
 
     @property
-    def command(self) -> tuple[str | int, ...]:
+    def command(self) -> Command:
         """What is sent if it goes out alone."""
-        return self.head.command((self,))
+        head = self.head
+        if head.script is None:
+            return (*head.words, *head.keys, *self.keys, *head.argv, *self.argv)
+        keys = len(head.keys) + len(self.keys)
+        return (*head.words, keys, *head.keys, *self.keys, *head.argv, *self.argv)
 
     def read(self, reply: Any) -> T:
         """What the reply means if it went out alone."""

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import datetime
 from enum import Enum
 from functools import cache, lru_cache
-from typing import Any, Final, NamedTuple, TypeAlias, TypeVar
+from typing import Any, Final, NamedTuple, TypeAlias, TypeVar, cast
 
 import msgspec
 
@@ -153,28 +153,19 @@ def damaged(ref: ModelRef, why: str) -> DamagedRecord:
     )
 
 
-def settled(results: Sequence[T | DamagedRecord]) -> list[T]:
+def settled(results: Sequence[T | Exception]) -> list[T]:
     """The results of a call for one or many.
 
     Raises:
-        DamagedRecord: the first that there is; its ``results`` are those of the others.
+        Exception: the first error that there is, before damaged records; its ``results`` are those of the others.
     """
-    whole: list[T] = []
-    for error in results:
-        if not isinstance(error, DamagedRecord):
-            whole.append(error)
-            continue
-        if len(results) > 1:
-            error.results = [None if isinstance(result, DamagedRecord) else result for result in results]
-        raise error
-    return whole
-
-
-def with_results(error: RegistryError, results: Iterable[object], asked: int) -> RegistryError:
-    """An error that tells what a call for many had achieved before."""
-    achieved = list(results)
-    error.results = achieved + [None] * (asked - len(achieved))
-    return error
+    errors = [result for result in results if isinstance(result, Exception)]
+    if not errors:
+        return cast("list[T]", results)
+    error = next((each for each in errors if not isinstance(each, DamagedRecord)), errors[0])
+    if isinstance(error, RegistryError) and len(results) > 1:
+        error.results = [None if isinstance(result, Exception) else result for result in results]
+    raise error
 
 
 _decode_claim = msgspec.msgpack.Decoder(wire.ClaimReply).decode
@@ -615,14 +606,13 @@ class Ops:
         """The status of one name under these providers: DOWNLOADED if any is, else the first there is."""
 
         def decode(values: Replies) -> ModelStatus | None:
-            found: list[ModelStatus | DamagedRecord] = []
-            for target, value in zip(targets, values, strict=True):
-                if value is not None:
-                    try:
-                        found.append(ModelStatus(wire.decode_status(value).status))
-                    except (msgspec.DecodeError, ValueError) as error:
-                        found.append(damaged(target.ref, str(error)))
-            return _preferred(found, lambda status: status)
+            try:
+                found = [wire.decode_status(value).status for value in values if value is not None]
+            except msgspec.DecodeError:
+                return _preferred(list(_readable_statuses(targets, values)), lambda status: status)
+            if ModelStatus.DOWNLOADED in found:
+                return ModelStatus.DOWNLOADED
+            return found[0] if found else None
 
         keys = self._records(targets)
         return Op(self._status_head, decode, keys, (), len(targets), same=keys)
@@ -721,19 +711,36 @@ def status_of(status: ModelStatus | str) -> ModelStatus:
         raise InvalidArgument("status", f"must be one of {words}, not {status!r}") from None
 
 
-def preferred_record(found: Sequence[ModelRecord | DamagedRecord | None]) -> ModelRecord | None:
+def known_of(found: Sequence[bool | Exception]) -> bool | Exception:
+    """Whether any of the records of one name is there; an error, if there was one."""
+    return next((each for each in found if isinstance(each, Exception)), any(found))
+
+
+def preferred_record(found: Sequence[ModelRecord | Exception | None]) -> ModelRecord | None:
     """Of the records of one name: one that is DOWNLOADED, else the first there is."""
+    for each in found:
+        if isinstance(each, Exception) and not isinstance(each, DamagedRecord):
+            raise each  # it may stand for the one that is DOWNLOADED
     return _preferred([record for record in found if record is not None], lambda record: record.status)
 
 
-def _preferred(found: Sequence[T | DamagedRecord], status: Callable[[T], ModelStatus]) -> T | None:
-    whole = [each for each in found if not isinstance(each, DamagedRecord)]
+def _preferred(found: Sequence[T | Exception], status: Callable[[T], ModelStatus]) -> T | None:
+    whole = [each for each in found if not isinstance(each, Exception)]
     if whole:
         return next((each for each in whole if status(each) is ModelStatus.DOWNLOADED), whole[0])
     for each in found:
-        if isinstance(each, DamagedRecord):
+        if isinstance(each, Exception):
             raise each
     return None
+
+
+def _readable_statuses(targets: Sequence[Target], values: Replies) -> Iterator[ModelStatus | DamagedRecord]:
+    for target, value in zip(targets, values, strict=True):
+        if value is not None:
+            try:
+                yield wire.decode_status(value).status
+            except msgspec.DecodeError as error:
+                yield damaged(target.ref, str(error))
 
 
 def _not_claimed(results: list[ClaimResult | DamagedRecord]) -> list[ClaimResult | DamagedRecord] | None:

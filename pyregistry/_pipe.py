@@ -8,25 +8,23 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
-from typing import Any, Protocol, TypeVar, cast
+from typing import Any, Protocol, TypeVar
 from weakref import WeakMethod
 
 import hiredis
 from redis import exceptions as redis_errors
 from redis._parsers.hiredis import NOT_ENOUGH_DATA
 
+from pyregistry._op import Command, pack
 from pyregistry._owned import now
 
 T = TypeVar("T")
 
 COMMANDS = 64
 """How many commands may be under way on one connection; more wait until some are answered."""
-
-# Any: the types that come with hiredis know a command of one word only.
-pack: Callable[[tuple[str | int, ...]], bytes] = cast("Any", hiredis.pack_command)
 
 _PING = pack(("PING",))
 
@@ -238,36 +236,22 @@ class Pipe(asyncio.Protocol):
 
 
 class Aside:
-    """What `AsyncTransport` asks of a connection, on a pipe: commands of its own among those of the calls."""
+    """Commands of the transport's own on a pipe, among those of the calls."""
 
     def __init__(self, pipe: Pipe) -> None:
         self._pipe = pipe
         self._replies: deque[asyncio.Future[Any]] = deque()
 
-    def pack_commands(self, commands: Iterable[tuple[str | int, ...]]) -> list[bytes]:
-        """Commands, as they travel."""
-        return [pack(command) for command in commands]
-
-    async def send_command(self, *command: str | int) -> None:
-        """Send one command."""
-        await self.send_packed_command([pack(command)])
-
-    async def send_packed_command(self, packed: Sequence[bytes]) -> None:
-        """Send commands."""
-        futures = [asyncio.get_running_loop().create_future() for _ in packed]
+    async def send(self, commands: Sequence[Command]) -> None:
+        """Write commands."""
+        futures = [asyncio.get_running_loop().create_future() for _ in commands]
         self._replies.extend(futures)
-        self._pipe.send(b"".join(packed), [Reply(partial(_settle, future)) for future in futures])
+        packed = b"".join([pack(command) for command in commands])
+        self._pipe.send(packed, [Reply(partial(_settle, future)) for future in futures])
 
-    async def read_response(self, *, disable_decoding: bool) -> Any:
-        """The reply to the oldest of them that has not been read."""
-        reply = await self._replies.popleft()
-        if isinstance(reply, Exception):
-            raise reply
-        return reply
-
-    async def disconnect(self, *, nowait: bool) -> None:
-        """Use the pipe no more; others' replies still come."""
-        self._pipe.retire()
+    async def reply(self) -> Any:
+        """The reply to the oldest of them that has not been read; an exception, if it is an error, or none comes."""
+        return await self._replies.popleft()
 
 
 def _settle(future: asyncio.Future[Any], reply: Any) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from typing import Any
+from typing import Any, Final, Generic, TypeVar
 
 from redis import exceptions as redis_errors
 
@@ -19,6 +19,8 @@ from pyregistry.errors import (
     ServerRefused,
     ServerTooOld,
 )
+
+T = TypeVar("T")
 
 ATTEMPTS = 4
 """How often a call goes out before it fails."""
@@ -59,7 +61,7 @@ def backoff(attempt: int) -> float:
     return 0.02 * 4.0 ** (attempt - 1) * random.uniform(0.5, 1.5)
 
 
-def refusal(error: redis_errors.RedisError) -> RegistryError:
+def refusal(error: Exception) -> RegistryError:
     """The public form of an error that the server answered."""
     # Where in the script it was raised helps nobody.
     text = str(error).partition(" script: ")[0]
@@ -80,6 +82,64 @@ def failure(op: Op[Any], maybe_ran: bool, trouble: BaseException | None, shown: 
     if maybe_ran and op.head.writes:
         return OutcomeUnknown(op.name, why)
     return RegistryUnavailable(f"{op.name}: {why}")
+
+
+class _Pending:
+    """No outcome yet."""
+
+
+PENDING: Final = _Pending()
+
+
+class Asked(Generic[T]):
+    """One operation on its way.
+
+    Attributes:
+        op: what is asked.
+        outcome: what was answered, or the error that its caller gets; `PENDING`: it is to go out, maybe again.
+        trouble: why it has not been answered.
+    """
+
+    __slots__ = ("_maybe_ran", "op", "outcome", "trouble")
+
+    def __init__(self, op: Op[T]) -> None:
+        self.op = op
+        self.outcome: T | Exception | _Pending = PENDING
+        self.trouble: Exception | None = None
+        self._maybe_ran = False
+
+    def answered(self, reply: Any, shown: str) -> None:
+        """The server's reply; an exception, if it is an error."""
+        if isinstance(reply, Exception):
+            self.failed(reply, shown)
+            return
+        try:
+            self.outcome = self.op.read(reply)
+        except Exception as error:
+            self.outcome = error
+
+    def failed(self, error: Exception, shown: str, *, sent: bool = True) -> None:
+        """An error of redis-py's; ``sent``: without an answer it may have run."""
+        if isinstance(error, NOT_RUN):
+            self.trouble = error
+        elif isinstance(error, DENIED):
+            self.outcome = refusal(error)
+        elif isinstance(error, NO_ANSWER):
+            self.trouble = error
+            self._maybe_ran |= sent
+            if sent and not self.op.resend:
+                self.give_up(shown)
+        else:
+            self.outcome = refusal(error)
+            self.outcome.__cause__ = error
+
+    def give_up(self, shown: str, error: RegistryError | None = None) -> None:
+        """It goes out no more; ``error``: why it can't, if it has not run."""
+        if self.outcome is PENDING:
+            if error is None or self._maybe_ran:
+                error = failure(self.op, self._maybe_ran, self.trouble, shown)
+                error.__cause__ = self.trouble
+            self.outcome = error
 
 
 def too_old(info: str) -> str | None:

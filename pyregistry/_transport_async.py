@@ -1,6 +1,6 @@
 """Sends operations over redis-py's connections, and repeats what may be repeated.
 
-A connection is taken from the pool by hand, never `execute_command`, which re-sends on its own.
+A connection is taken by hand, never `execute_command`, which re-sends on its own.
 """
 
 from __future__ import annotations
@@ -10,29 +10,20 @@ import ctypes
 import os
 import sys
 import weakref
-from collections.abc import Coroutine
-from typing import Any, TypeVar
+from collections.abc import Coroutine, Sequence
+from typing import Any, TypeVar, cast
 
 import redis.asyncio
 from redis import exceptions as redis_errors
 
+from pyregistry._lines_async import Line, Lines, Speaks, line_of, lines_of
 from pyregistry._op import Op
 from pyregistry._ops import OPEN, Ops
-from pyregistry._replies import (
-    ATTEMPTS,
-    DENIED,
-    LOADS,
-    NO_ANSWER,
-    NOT_RUN,
-    backoff,
-    failure,
-    refusal,
-    too_old,
-)
-from pyregistry._source import CONNECTIONS, ClientSource, UrlSource
+from pyregistry._replies import ATTEMPTS, DENIED, LOADS, NOT_RUN, PENDING, Asked, backoff, too_old
+from pyregistry._source import ClientSource, UrlSource
 from pyregistry._wait_async import settle, unlogged
 from pyregistry._wire import Opened
-from pyregistry.errors import RegistryClosed, ServerTooOld
+from pyregistry.errors import RegistryClosed, RegistryError, ServerTooOld
 
 T = TypeVar("T")
 
@@ -51,6 +42,7 @@ class AsyncTransport:
 
     def __init__(self, source: ClientSource | UrlSource, ops: Ops, attempts: int = ATTEMPTS) -> None:
         self._source = source
+        self._shared = isinstance(source, ClientSource)
         self._ops = ops
         self._attempts = attempts
         self._begin_anew()
@@ -64,10 +56,8 @@ class AsyncTransport:
 
     def _begin_anew(self) -> None:
         self._pool: redis.asyncio.ConnectionPool | None = None
+        self._lines: Lines | None = None
         self._lock = asyncio.Lock()
-        # Not redis-py's blocking pools: before Python 3.13 a task that is cancelled when its turn comes takes
-        # the turn with it, and the next one waits.
-        self._turns = asyncio.Semaphore(CONNECTIONS)
 
     async def connect(self) -> Opened:
         """Open a connection, whether one was open before or not.
@@ -83,14 +73,13 @@ class AsyncTransport:
     async def close(self) -> None:
         """Close what is ours; a user's own client stays open. Calls under way end; more are refused."""
         # --- asyncio only: begin
-        if not isinstance(self._source, ClientSource):
+        if not self._shared:
             self._come_home()  # refused where another loop uses it
         # --- asyncio only: end
         self._closed = True
-        pool, self._pool = self._pool, None
-        if pool is not None and not isinstance(self._source, ClientSource):
-            # Not those in use: redis-py fails in odd ways where a connection is taken from under a call.
-            await pool.disconnect(inuse_connections=False)
+        lines, self._lines = self._lines, None
+        if lines is not None and not self._shared:
+            await lines.close()
 
     async def call(self, op: Op[T]) -> T:
         """The reply of one operation.
@@ -101,57 +90,68 @@ class AsyncTransport:
             ServerRefused: the server answered with an error.
             RegistryClosed: this client is closed.
         """
-        # --- asyncio only: begin
-        if _LOSES_CANCELLATIONS:
-            return await _in_a_task(self._call(op))
-        # --- asyncio only: end
-        return await self._call(op)
+        asked = Asked(op)
+        await _in_a_task(self._carry_out([asked]))
+        if isinstance(asked.outcome, Exception):
+            raise asked.outcome
+        return cast("T", asked.outcome)
 
-    async def _call(self, op: Op[T]) -> T:
-        maybe_ran = False
-        trouble: Exception | None = None
-        for attempt in range(self._attempts):
-            if attempt:
-                await asyncio.sleep(backoff(attempt))
-            if maybe_ran and self._closed:
-                break
-            # Any: redis-py's connections are typed in part only.
-            pool: Any = await self._get_pool()
-            async with self._turns:
+    async def call_many(self, ops: Sequence[Op[T]]) -> list[T | Exception]:
+        """The replies of some operations, in order, or the errors that `call` would raise.
+
+        All are sent before the first reply is read: not too many at a time.
+        """
+        asked = [Asked(op) for op in ops]
+        await _in_a_task(self._carry_out(asked))
+        return [cast("T | Exception", each.outcome) for each in asked]
+
+    async def _carry_out(self, asked: list[Asked[Any]]) -> None:
+        """Send these, again and again if need be, until each has an outcome."""
+        shown = self._source.shown
+        try:
+            for attempt in range(self._attempts):
+                if attempt:
+                    await asyncio.sleep(backoff(attempt))
+                asked = await self._try(asked)
+                if not asked:
+                    return
+        except RegistryError as error:
+            for each in asked:
+                each.give_up(shown, error)
+        else:
+            for each in asked:
+                each.give_up(shown)
+
+    async def _try(self, asked: list[Asked[Any]]) -> list[Asked[Any]]:
+        """Send these once; returns those that are to be sent again."""
+        # --- asyncio only: begin
+        self._check_open()
+        self._come_home()
+        # --- asyncio only: end
+        lines = self._lines or await self._make_lines()
+        try:
+            line = await lines.take()
+        except (redis_errors.RedisError, OSError) as error:
+            for each in asked:
+                each.failed(error, self._source.shown, sent=False)
+                if self._shared and not isinstance(error, NOT_RUN):
+                    each.give_up(self._source.shown)  # it has tried as often as its user wants
+            return [each for each in asked if each.outcome is PENDING]
+        try:
+            if self._closed:
                 self._check_open()
-                try:
-                    connection = await pool.get_connection()
-                except NOT_RUN as error:
-                    trouble = error
-                    continue
-                except DENIED as error:
-                    raise refusal(error) from None
-                except NO_ANSWER as error:
-                    trouble = error
-                    if isinstance(self._source, ClientSource):
-                        break  # it has tried as often as its user wants
-                    continue
-                except redis_errors.RedisError as error:
-                    raise refusal(error) from error
-                try:
-                    return op.read(await self._exchange(connection, op))
-                except NOT_RUN as error:
-                    trouble = error
-                    # After READONLY the next connection may lead to the new primary.
-                    await connection.disconnect(nowait=True)
-                except DENIED as error:
-                    raise refusal(error) from None
-                except NO_ANSWER as error:
-                    trouble, maybe_ran = error, True
-                    if not op.resend:
-                        break
-                except redis_errors.RedisError as error:
-                    raise refusal(error) from error
-                finally:
-                    await pool.release(connection)
-                    if self._closed and not isinstance(self._source, ClientSource):
-                        await pool.disconnect(inuse_connections=False)
-        raise failure(op, maybe_ran, trouble, self._source.shown) from trouble
+            await self._exchange(line, asked)
+            again = [each for each in asked if each.outcome is PENDING]
+            if again:
+                await self._reload(line, again)
+                again = [each for each in again if each.outcome is PENDING]
+                # After READONLY the next connection may lead to the new primary.
+                line.spoilt |= bool(again)
+            return again
+        finally:
+            await lines.give_back(line)
+            if self._closed and not self._shared:
+                await lines.close()
 
     async def ear(self) -> Any:
         """What the listener hears events on: a connection beside the pool's, to be closed by its user.
@@ -159,29 +159,30 @@ class AsyncTransport:
         Raises:
             RegistryClosed: this client is closed; and all that redis-py raises.
         """
-        pool: Any = await self._get_pool()
+        self._check_open()
+        # --- asyncio only: begin
+        self._come_home()
+        # --- asyncio only: end
+        if self._pool is None:
+            await self._make_lines()
+        pool: Any = self._pool  # redis-py's are typed in part only
         connection = pool.connection_class(**pool.connection_kwargs)
         await connection.connect()
         unlogged(connection)
         return connection
 
-    async def _get_pool(self) -> redis.asyncio.ConnectionPool:
-        self._check_open()
-        # --- asyncio only: begin
-        self._come_home()
-        # --- asyncio only: end
-        pool = self._pool
-        if pool is None:
-            async with self._lock:
-                pool = self._pool
-                if pool is None:
-                    if isinstance(self._source, ClientSource):
-                        pool = self._source.pool
-                    else:
-                        url = await asyncio.to_thread(self._source.resolve)
-                        pool = self._source.async_pool(url, self._on_connect)
-                    self._pool = pool
-        return pool
+    async def _make_lines(self) -> Lines:
+        async with self._lock:
+            self._check_open()
+            lines = self._lines
+            if lines is None:
+                if isinstance(self._source, ClientSource):
+                    self._pool = self._source.pool
+                else:
+                    url = await asyncio.to_thread(self._source.resolve)
+                    self._pool = self._source.async_pool(url, self._on_connect)
+                lines = self._lines = lines_of(self._pool, shared=self._shared)
+        return lines
 
     def _check_open(self) -> None:
         if self._closed:
@@ -192,8 +193,8 @@ class AsyncTransport:
         # --- asyncio only: begin
         # To close the parent's connections, even at the end of the interpreter, would take them out of the
         # selector that the two processes share: the parent would wait for answers that it never sees.
-        ctypes.pythonapi.Py_IncRef(ctypes.py_object((self._pool, self._loop)))
-        self._loop, self._parents = None, isinstance(self._source, ClientSource)
+        ctypes.pythonapi.Py_IncRef(ctypes.py_object((self._pool, self._lines, self._loop)))
+        self._loop, self._parents = None, self._shared
         # --- asyncio only: end
         self._begin_anew()
 
@@ -203,7 +204,7 @@ class AsyncTransport:
         here, home = asyncio.get_running_loop(), self._loop
         if here is home:
             return
-        if self._parents or (home is not None and isinstance(self._source, ClientSource)):
+        if self._parents or (home is not None and self._shared):
             raise RegistryClosed(
                 f"the {self._source.shown} belongs to another process or event loop: make a new client here"
             )
@@ -216,7 +217,7 @@ class AsyncTransport:
     async def _on_connect(self, connection: Any) -> None:
         try:
             await connection.on_connect()
-            self.server = await self._open(connection)
+            self.server = await self._open(line_of(connection))
             # Closed meanwhile? Then nobody else would close this connection.
             self._check_open()
         except BaseException:
@@ -224,52 +225,66 @@ class AsyncTransport:
             await connection.disconnect(nowait=True)
             raise
 
-    async def _exchange(self, connection: Any, op: Op[Any]) -> Any:
+    async def _exchange(self, line: Line, asked: Sequence[Asked[Any]]) -> None:
+        shown = self._source.shown
         try:
-            return await _ask(connection, *op.command)
-        except redis_errors.NoScriptError:
-            await self._load(connection)
-            return await _ask(connection, *op.command)
+            await line.send([each.op.command for each in asked])
+            for each in asked:
+                each.answered(await line.reply(), shown)
+        except (redis_errors.RedisError, OSError) as error:
+            for each in asked[len(asked) - line.owed :]:
+                each.failed(error, shown)
 
-    async def _open(self, connection: Any) -> Opened:
+    async def _reload(self, line: Line, asked: Sequence[Asked[Any]]) -> None:
+        """Load the scripts, if that is what these want, and ask them once more."""
+        asked = [each for each in asked if isinstance(each.trouble, redis_errors.NoScriptError)]
+        if not asked or line.owed:
+            return
+        try:
+            await self._load(line)
+        except (redis_errors.RedisError, OSError) as error:
+            for each in asked:
+                each.failed(error, self._source.shown, sent=False)
+        else:
+            await self._exchange(line, asked)
+
+    async def _open(self, line: Speaks) -> Opened:
         op = self._ops.open()
         try:
-            reply = await _ask(connection, *op.command)
+            reply = await ask(line, *op.command)
         except redis_errors.NoScriptError:
-            reply = await self._load(connection)
+            reply = await self._load(line)
         return op.read(reply)
 
-    async def _load(self, connection: Any) -> Any:
+    async def _load(self, line: Speaks) -> Any:
         """Load `open`, run it, load the others: NOSCRIPT always means that `open` is due."""
         op = self._ops.open()
         try:
-            await _ask(connection, "SCRIPT", "LOAD", OPEN.text)
+            await ask(line, "SCRIPT", "LOAD", OPEN.text)
         except redis_errors.ResponseError as error:
             version = None
             if not isinstance(error, DENIED):
-                version = too_old((await _ask(connection, "INFO", "server")).decode())
+                version = too_old((await ask(line, "INFO", "server")).decode())
             if version is None:
                 raise
             raise ServerTooOld(version) from None
-        reply = await _ask(connection, *op.command)
-        try:
-            await connection.send_packed_command(connection.pack_commands(LOADS))
-            for _ in LOADS:
-                await connection.read_response(disable_decoding=True)
-        except BaseException:
-            # The replies after this one must not be taken for the next call's.
-            await connection.disconnect(nowait=True)
-            raise
+        reply = await ask(line, *op.command)
+        await line.send(LOADS)
+        for _ in LOADS:
+            await _answer(line)
         return reply
 
 
 # --- asyncio only: begin
-async def _in_a_task(call: Coroutine[Any, Any, T]) -> T:
-    """Await a call in a task of its own, so that a cancellation of the caller is never lost.
+async def _in_a_task(call: Coroutine[Any, Any, None]) -> None:
+    """Await a call so that a cancellation of the caller is never lost: where it could be, in a task of its own.
 
     redis-py sends under ``asyncio.wait_for``, which before Python 3.12 swallows one that comes when the sending is
     just done.
     """
+    if not _LOSES_CANCELLATIONS:
+        await call
+        return
     task = asyncio.get_running_loop().create_task(call)
     try:
         await asyncio.wait({task})
@@ -277,23 +292,21 @@ async def _in_a_task(call: Coroutine[Any, Any, T]) -> T:
         task.cancel()
         await settle(task)
         raise
-    return task.result()
+    task.result()
 
 
 # --- asyncio only: end
-async def _ask(connection: Any, *command: str | int) -> Any:
-    try:
-        await connection.send_command(*command)
-        return await connection.read_response(disable_decoding=True)
-    except redis_errors.ResponseError:
-        raise  # this is the reply
-    except BaseException as error:
-        # Interrupted in between, say by a signal: the reply must not be taken for the next call's.
-        await connection.disconnect(nowait=True)
-        if isinstance(error.__context__, redis_errors.ReadOnlyError):
-            # Under Sentinel redis-py makes a lost connection of it; but this too is the reply.
-            raise error.__context__ from None
-        raise
+async def ask(line: Speaks, *command: str | int) -> Any:
+    """The reply to one command."""
+    await line.send([command])
+    return await _answer(line)
+
+
+async def _answer(line: Speaks) -> Any:
+    reply = await line.reply()
+    if isinstance(reply, Exception):
+        raise reply
+    return reply
 
 
 _everyone: weakref.WeakSet[AsyncTransport] = weakref.WeakSet()

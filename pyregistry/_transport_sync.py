@@ -1,7 +1,7 @@
 # Made from _transport_async.py by tools/unasync.py: change that one.
 """Sends operations over redis-py's connections, and repeats what may be repeated.
 
-A connection is taken from the pool by hand, never `execute_command`, which re-sends on its own.
+A connection is taken by hand, never `execute_command`, which re-sends on its own.
 """
 
 from __future__ import annotations
@@ -10,28 +10,20 @@ import os
 import threading
 import time
 import weakref
-from typing import Any, TypeVar
+from collections.abc import Sequence
+from typing import Any, TypeVar, cast
 
 import redis
 from redis import exceptions as redis_errors
 
+from pyregistry._lines_sync import Line, Lines, Speaks, line_of, lines_of
 from pyregistry._op import Op
 from pyregistry._ops import OPEN, Ops
-from pyregistry._replies import (
-    ATTEMPTS,
-    DENIED,
-    LOADS,
-    NO_ANSWER,
-    NOT_RUN,
-    backoff,
-    failure,
-    refusal,
-    too_old,
-)
-from pyregistry._source import CONNECTIONS, ClientSource, OwnSource
+from pyregistry._replies import ATTEMPTS, DENIED, LOADS, NOT_RUN, PENDING, Asked, backoff, too_old
+from pyregistry._source import ClientSource, OwnSource
 from pyregistry._wait_sync import unlogged
 from pyregistry._wire import Opened
-from pyregistry.errors import RegistryClosed, ServerTooOld
+from pyregistry.errors import RegistryClosed, RegistryError, ServerTooOld
 
 T = TypeVar("T")
 
@@ -45,6 +37,7 @@ class Transport:
 
     def __init__(self, source: ClientSource | OwnSource, ops: Ops, attempts: int = ATTEMPTS) -> None:
         self._source = source
+        self._shared = isinstance(source, ClientSource)
         self._ops = ops
         self._attempts = attempts
         self._begin_anew()
@@ -54,10 +47,8 @@ class Transport:
 
     def _begin_anew(self) -> None:
         self._pool: redis.ConnectionPool | None = None
+        self._lines: Lines | None = None
         self._lock = threading.Lock()
-        # Not redis-py's blocking pools: before Python 3.13 a task that is cancelled when its turn comes takes
-        # the turn with it, and the next one waits.
-        self._turns = threading.Semaphore(CONNECTIONS)
 
     def connect(self) -> Opened:
         """Open a connection, whether one was open before or not.
@@ -73,10 +64,9 @@ class Transport:
     def close(self) -> None:
         """Close what is ours; a user's own client stays open. Calls under way end; more are refused."""
         self._closed = True
-        pool, self._pool = self._pool, None
-        if pool is not None and not isinstance(self._source, ClientSource):
-            # Not those in use: redis-py fails in odd ways where a connection is taken from under a call.
-            pool.disconnect(inuse_connections=False)
+        lines, self._lines = self._lines, None
+        if lines is not None and not self._shared:
+            lines.close()
 
     def call(self, op: Op[T]) -> T:
         """The reply of one operation.
@@ -87,53 +77,64 @@ class Transport:
             ServerRefused: the server answered with an error.
             RegistryClosed: this client is closed.
         """
-        return self._call(op)
+        asked = Asked(op)
+        self._carry_out([asked])
+        if isinstance(asked.outcome, Exception):
+            raise asked.outcome
+        return cast("T", asked.outcome)
 
-    def _call(self, op: Op[T]) -> T:
-        maybe_ran = False
-        trouble: Exception | None = None
-        for attempt in range(self._attempts):
-            if attempt:
-                time.sleep(backoff(attempt))
-            if maybe_ran and self._closed:
-                break
-            # Any: redis-py's connections are typed in part only.
-            pool: Any = self._get_pool()
-            with self._turns:
+    def call_many(self, ops: Sequence[Op[T]]) -> list[T | Exception]:
+        """The replies of some operations, in order, or the errors that `call` would raise.
+
+        All are sent before the first reply is read: not too many at a time.
+        """
+        asked = [Asked(op) for op in ops]
+        self._carry_out(asked)
+        return [cast("T | Exception", each.outcome) for each in asked]
+
+    def _carry_out(self, asked: list[Asked[Any]]) -> None:
+        """Send these, again and again if need be, until each has an outcome."""
+        shown = self._source.shown
+        try:
+            for attempt in range(self._attempts):
+                if attempt:
+                    time.sleep(backoff(attempt))
+                asked = self._try(asked)
+                if not asked:
+                    return
+        except RegistryError as error:
+            for each in asked:
+                each.give_up(shown, error)
+        else:
+            for each in asked:
+                each.give_up(shown)
+
+    def _try(self, asked: list[Asked[Any]]) -> list[Asked[Any]]:
+        """Send these once; returns those that are to be sent again."""
+        lines = self._lines or self._make_lines()
+        try:
+            line = lines.take()
+        except (redis_errors.RedisError, OSError) as error:
+            for each in asked:
+                each.failed(error, self._source.shown, sent=False)
+                if self._shared and not isinstance(error, NOT_RUN):
+                    each.give_up(self._source.shown)  # it has tried as often as its user wants
+            return [each for each in asked if each.outcome is PENDING]
+        try:
+            if self._closed:
                 self._check_open()
-                try:
-                    connection = pool.get_connection()
-                except NOT_RUN as error:
-                    trouble = error
-                    continue
-                except DENIED as error:
-                    raise refusal(error) from None
-                except NO_ANSWER as error:
-                    trouble = error
-                    if isinstance(self._source, ClientSource):
-                        break  # it has tried as often as its user wants
-                    continue
-                except redis_errors.RedisError as error:
-                    raise refusal(error) from error
-                try:
-                    return op.read(self._exchange(connection, op))
-                except NOT_RUN as error:
-                    trouble = error
-                    # After READONLY the next connection may lead to the new primary.
-                    connection.disconnect(nowait=True)
-                except DENIED as error:
-                    raise refusal(error) from None
-                except NO_ANSWER as error:
-                    trouble, maybe_ran = error, True
-                    if not op.resend:
-                        break
-                except redis_errors.RedisError as error:
-                    raise refusal(error) from error
-                finally:
-                    pool.release(connection)
-                    if self._closed and not isinstance(self._source, ClientSource):
-                        pool.disconnect(inuse_connections=False)
-        raise failure(op, maybe_ran, trouble, self._source.shown) from trouble
+            self._exchange(line, asked)
+            again = [each for each in asked if each.outcome is PENDING]
+            if again:
+                self._reload(line, again)
+                again = [each for each in again if each.outcome is PENDING]
+                # After READONLY the next connection may lead to the new primary.
+                line.spoilt |= bool(again)
+            return again
+        finally:
+            lines.give_back(line)
+            if self._closed and not self._shared:
+                lines.close()
 
     def ear(self) -> Any:
         """What the listener hears events on: a connection beside the pool's, to be closed by its user.
@@ -141,26 +142,27 @@ class Transport:
         Raises:
             RegistryClosed: this client is closed; and all that redis-py raises.
         """
-        pool: Any = self._get_pool()
+        self._check_open()
+        if self._pool is None:
+            self._make_lines()
+        pool: Any = self._pool  # redis-py's are typed in part only
         connection = pool.connection_class(**pool.connection_kwargs)
         connection.connect()
         unlogged(connection)
         return connection
 
-    def _get_pool(self) -> redis.ConnectionPool:
-        self._check_open()
-        pool = self._pool
-        if pool is None:
-            with self._lock:
-                pool = self._pool
-                if pool is None:
-                    if isinstance(self._source, ClientSource):
-                        pool = self._source.pool
-                    else:
-                        url = self._source.resolve()
-                        pool = self._source.sync_pool(url, self._on_connect)
-                    self._pool = pool
-        return pool
+    def _make_lines(self) -> Lines:
+        with self._lock:
+            self._check_open()
+            lines = self._lines
+            if lines is None:
+                if isinstance(self._source, ClientSource):
+                    self._pool = self._source.pool
+                else:
+                    url = self._source.resolve()
+                    self._pool = self._source.sync_pool(url, self._on_connect)
+                lines = self._lines = lines_of(self._pool, shared=self._shared)
+        return lines
 
     def _check_open(self) -> None:
         if self._closed:
@@ -173,7 +175,7 @@ class Transport:
     def _on_connect(self, connection: Any) -> None:
         try:
             connection.on_connect()
-            self.server = self._open(connection)
+            self.server = self._open(line_of(connection))
             # Closed meanwhile? Then nobody else would close this connection.
             self._check_open()
         except BaseException:
@@ -181,58 +183,67 @@ class Transport:
             connection.disconnect(nowait=True)
             raise
 
-    def _exchange(self, connection: Any, op: Op[Any]) -> Any:
+    def _exchange(self, line: Line, asked: Sequence[Asked[Any]]) -> None:
+        shown = self._source.shown
         try:
-            return _ask(connection, *op.command)
-        except redis_errors.NoScriptError:
-            self._load(connection)
-            return _ask(connection, *op.command)
+            line.send([each.op.command for each in asked])
+            for each in asked:
+                each.answered(line.reply(), shown)
+        except (redis_errors.RedisError, OSError) as error:
+            for each in asked[len(asked) - line.owed :]:
+                each.failed(error, shown)
 
-    def _open(self, connection: Any) -> Opened:
+    def _reload(self, line: Line, asked: Sequence[Asked[Any]]) -> None:
+        """Load the scripts, if that is what these want, and ask them once more."""
+        asked = [each for each in asked if isinstance(each.trouble, redis_errors.NoScriptError)]
+        if not asked or line.owed:
+            return
+        try:
+            self._load(line)
+        except (redis_errors.RedisError, OSError) as error:
+            for each in asked:
+                each.failed(error, self._source.shown, sent=False)
+        else:
+            self._exchange(line, asked)
+
+    def _open(self, line: Speaks) -> Opened:
         op = self._ops.open()
         try:
-            reply = _ask(connection, *op.command)
+            reply = ask(line, *op.command)
         except redis_errors.NoScriptError:
-            reply = self._load(connection)
+            reply = self._load(line)
         return op.read(reply)
 
-    def _load(self, connection: Any) -> Any:
+    def _load(self, line: Speaks) -> Any:
         """Load `open`, run it, load the others: NOSCRIPT always means that `open` is due."""
         op = self._ops.open()
         try:
-            _ask(connection, "SCRIPT", "LOAD", OPEN.text)
+            ask(line, "SCRIPT", "LOAD", OPEN.text)
         except redis_errors.ResponseError as error:
             version = None
             if not isinstance(error, DENIED):
-                version = too_old((_ask(connection, "INFO", "server")).decode())
+                version = too_old((ask(line, "INFO", "server")).decode())
             if version is None:
                 raise
             raise ServerTooOld(version) from None
-        reply = _ask(connection, *op.command)
-        try:
-            connection.send_packed_command(connection.pack_commands(LOADS))
-            for _ in LOADS:
-                connection.read_response(disable_decoding=True)
-        except BaseException:
-            # The replies after this one must not be taken for the next call's.
-            connection.disconnect(nowait=True)
-            raise
+        reply = ask(line, *op.command)
+        line.send(LOADS)
+        for _ in LOADS:
+            _answer(line)
         return reply
 
 
-def _ask(connection: Any, *command: str | int) -> Any:
-    try:
-        connection.send_command(*command)
-        return connection.read_response(disable_decoding=True)
-    except redis_errors.ResponseError:
-        raise  # this is the reply
-    except BaseException as error:
-        # Interrupted in between, say by a signal: the reply must not be taken for the next call's.
-        connection.disconnect(nowait=True)
-        if isinstance(error.__context__, redis_errors.ReadOnlyError):
-            # Under Sentinel redis-py makes a lost connection of it; but this too is the reply.
-            raise error.__context__ from None
-        raise
+def ask(line: Speaks, *command: str | int) -> Any:
+    """The reply to one command."""
+    line.send([command])
+    return _answer(line)
+
+
+def _answer(line: Speaks) -> Any:
+    reply = line.reply()
+    if isinstance(reply, Exception):
+        raise reply
+    return reply
 
 
 _everyone: weakref.WeakSet[Transport] = weakref.WeakSet()

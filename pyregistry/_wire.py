@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from datetime import datetime, timedelta, timezone
 from functools import lru_cache
-from typing import Literal
 
 import msgspec
 
@@ -240,7 +239,7 @@ decode_events = msgspec.msgpack.Decoder(list[StoredEvent]).decode
 
 
 class _StatusOnly(msgspec.Struct, array_like=True, frozen=True):
-    status: Literal["DOWNLOADING", "DOWNLOADED", "ERROR", "EVICTING"]
+    status: ModelStatus
 
 
 decode_status = msgspec.msgpack.Decoder(_StatusOnly).decode

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import redis.asyncio
 
@@ -16,14 +16,15 @@ from pyregistry._near import Near
 from pyregistry._ops import (
     KEPT_LEASE,
     Default,
+    Refusal,
     Said,
     chunks,
+    known_of,
     preferred_record,
     read_record,
     read_stored,
     settled,
     status_of,
-    with_results,
 )
 from pyregistry._owned import now
 from pyregistry._source import DEFAULT_TIMEOUT, ClientSource, UrlSource, source_of
@@ -32,7 +33,7 @@ from pyregistry._transport_async import AsyncTransport
 from pyregistry._wire import Found
 from pyregistry._wish import VISIBILITY_TIMEOUT, OnUnavailable, OnUnproven
 from pyregistry.config import BackendConfig
-from pyregistry.errors import DamagedRecord, InvalidArgument, RegistryError
+from pyregistry.errors import DamagedRecord, InvalidArgument
 from pyregistry.models import (
     Claim,
     Claimed,
@@ -50,9 +51,15 @@ if TYPE_CHECKING:
 
     from typing_extensions import Self
 
+    from pyregistry._op import Op
     from pyregistry._ops import ClaimResult, Lease, Model
 
 __all__ = ["AsyncRegistry", "create_async_registry_backend"]
+
+T = TypeVar("T")
+
+AT_ONCE = 16
+"""How many script calls of one call for many models are under way at a time."""
 
 
 class AsyncRegistry(Core):
@@ -274,30 +281,56 @@ class AsyncRegistry(Core):
             RegistryError: one failed; its ``results`` are what the others got.
         """
         self._check_lease(lease)
-        targets = self._ops.claimable(models)
-        results: list[ClaimResult | DamagedRecord] = []
+        ops = [
+            self._ops.claim(
+                chunk,
+                lease=lease,
+                claim_id=None,
+                owner=owner,
+                max_attempts=max_attempts,
+                expected_bytes=None,
+            )
+            for chunk in chunks(self._ops.claimable(models))
+        ]
+        told: list[ClaimResult | DamagedRecord] = []
+
+        def tell(results: Sequence[ClaimResult | DamagedRecord]) -> None:
+            self._told_claims(results, lease)
+            told.extend(results)
+
         try:
-            for chunk in chunks(targets):
-                op = self._ops.claim(
-                    chunk,
-                    lease=lease,
-                    claim_id=None,
-                    owner=owner,
-                    max_attempts=max_attempts,
-                    expected_bytes=None,
-                )
-                won = await self._transport.call(op)
-                self._told_claims(won, lease)
-                results += won
-        except RegistryError as error:
-            raise with_results(error, results, len(targets)) from error.__cause__
+            results = await self._call_many(ops, tell)
         except BaseException:
             # Nobody learns of what was won: it ends with its lease.
-            for result in results:
+            for result in told:
                 if isinstance(result, Claimed):
                     self._kept.drop(result.claim)
             raise
         return settled(results)
+
+    async def _call_many(
+        self,
+        ops: Sequence[Op[list[T]]],
+        tell: Callable[[Sequence[T]], None] = lambda _results: None,
+    ) -> list[T | Exception]:
+        """What all items of some operations get, in order; an error stands for each that got nothing.
+
+        Args:
+            ops: what is asked, as many at once as is good. After one that failed, no more are begun.
+            tell: is called with what each gets, as soon as it is known.
+        """
+        results: list[T | Exception] = []
+        error: Exception | None = None
+        for some in chunks(ops, AT_ONCE):
+            answers = [error] * len(some) if error else await self._transport.call_many(some)
+            for op, got in zip(some, answers, strict=True):
+                if isinstance(got, Exception):
+                    error = got
+                    results += [got] * op.items
+                else:
+                    tell(got)
+                    results += got
+        return results
 
     async def refresh_download_claim(
         self,
@@ -340,16 +373,15 @@ class AsyncRegistry(Core):
             RegistryError: one failed; its ``results`` are what the others got.
         """
         asked = list(claims)
-        results: list[Claim | DamagedRecord | None] = []
-        try:
-            for chunk in chunks(asked):
-                renewed = await self._transport.call(self._ops.renew(chunk, lease=lease))
-                results += [
-                    self._told_renewal(claim, result) for claim, result in zip(chunk, renewed, strict=True)
-                ]
-        except RegistryError as error:
-            raise with_results(error, results, len(asked)) from error.__cause__
-        return settled(results)
+        renewed = await self._call_many([self._ops.renew(chunk, lease=lease) for chunk in chunks(asked)])
+        return settled(
+            [
+                self._told_renewal(claim, result)
+                if isinstance(result, (Claim, Refusal, DamagedRecord))
+                else result
+                for claim, result in zip(asked, renewed, strict=True)
+            ]
+        )
 
     async def finish_download_claim(
         self,
@@ -647,7 +679,7 @@ class AsyncRegistry(Core):
                 pass  # no name can be that: it is told what is wrong with it below
             toucher.touch(question, self._ops.targets(name, provider, revision, subset))
             return True
-        return any(settled(await self._touch(self._ops.targets(name, provider, revision, subset))))
+        return settled([known_of(await self._touch(self._ops.targets(name, provider, revision, subset)))])[0]
 
     async def touch_models(self, models: Iterable[Model]) -> list[bool]:
         """Say that many models are in use, in batches.
@@ -659,24 +691,19 @@ class AsyncRegistry(Core):
             Whether each is known, in order.
 
         Raises:
-            DamagedRecord: one can't be read; its ``results`` are what the others got.
+            RegistryError: one failed; its ``results`` are what the others got.
         """
         groups = [self._ops.targets(*self._ops.ref_of(model)) for model in models]
         known = await self._touch([target for group in groups for target in group])
-        answers: list[bool | DamagedRecord] = []
+        answers: list[bool | Exception] = []
         for group in groups:
             of_group, known = known[: len(group)], known[len(group) :]
-            failed = [each for each in of_group if isinstance(each, DamagedRecord)]
-            answers.append(failed[0] if failed else any(of_group))
+            answers.append(known_of(of_group))
         return settled(answers)
 
-    async def _touch(self, targets: Sequence[checks.Target]) -> list[bool | DamagedRecord]:
-        known: list[bool | DamagedRecord] = []
-        for chunk in chunks(targets):
-            answers = await self._transport.call(self._ops.touch(chunk))
-            known += answers
-        self._told_touches(targets)
-        return known
+    async def _touch(self, targets: Sequence[checks.Target]) -> list[bool | Exception]:
+        ops = [self._ops.touch(chunk) for chunk in chunks(targets)]
+        return await self._call_many(ops, self._told_touches)
 
     async def delete_model(
         self,
@@ -838,25 +865,21 @@ class AsyncRegistry(Core):
             The record of each, or ``None``, in order.
 
         Raises:
-            DamagedRecord: one can't be read; its ``results`` are the others.
+            RegistryError: one failed; its ``results`` are the others.
         """
         groups = [self._ops.targets(*self._ops.ref_of(model)) for model in models]
         found = await self._read([target for group in groups for target in group])
-        answers: list[ModelRecord | DamagedRecord | None] = []
+        answers: list[ModelRecord | Exception | None] = []
         for group in groups:
             of_group, found = found[: len(group)], found[len(group) :]
             try:
                 answers.append(preferred_record(of_group))
-            except DamagedRecord as error:
+            except Exception as error:
                 answers.append(error)
         return settled(answers)
 
-    async def _read(self, targets: Sequence[checks.Target]) -> list[ModelRecord | DamagedRecord | None]:
-        found: list[ModelRecord | DamagedRecord | None] = []
-        for chunk in chunks(targets):
-            answers = await self._transport.call(self._ops.read(chunk))
-            found += answers
-        return found
+    async def _read(self, targets: Sequence[checks.Target]) -> list[ModelRecord | Exception | None]:
+        return await self._call_many([self._ops.read(chunk) for chunk in chunks(targets)])
 
     async def get_models_by_last_used(
         self, limit: int | None = None, status: ModelStatus | str | None = None

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import redis
 
@@ -14,19 +14,20 @@ from pyregistry._listen_sync import EventStream, Listener
 from pyregistry._ops import (
     KEPT_LEASE,
     Default,
+    Refusal,
     Said,
     chunks,
+    known_of,
     preferred_record,
     settled,
     status_of,
-    with_results,
 )
 from pyregistry._source import DEFAULT_TIMEOUT, ClientSource, UrlSource, source_of
 from pyregistry._touch_sync import Toucher
 from pyregistry._transport_sync import Transport
 from pyregistry._wish import VISIBILITY_TIMEOUT, OnUnavailable, OnUnproven
 from pyregistry.config import BackendConfig
-from pyregistry.errors import DamagedRecord, InvalidArgument, RegistryError
+from pyregistry.errors import DamagedRecord, InvalidArgument
 from pyregistry.models import (
     Claim,
     Claimed,
@@ -44,9 +45,15 @@ if TYPE_CHECKING:
 
     from typing_extensions import Self
 
+    from pyregistry._op import Op
     from pyregistry._ops import ClaimResult, Lease, Model
 
 __all__ = ["Registry", "create_registry_backend"]
+
+T = TypeVar("T")
+
+AT_ONCE = 16
+"""How many script calls of one call for many models are under way at a time."""
 
 
 class Registry(Core):
@@ -243,30 +250,56 @@ class Registry(Core):
             RegistryError: one failed; its ``results`` are what the others got.
         """
         self._check_lease(lease)
-        targets = self._ops.claimable(models)
-        results: list[ClaimResult | DamagedRecord] = []
+        ops = [
+            self._ops.claim(
+                chunk,
+                lease=lease,
+                claim_id=None,
+                owner=owner,
+                max_attempts=max_attempts,
+                expected_bytes=None,
+            )
+            for chunk in chunks(self._ops.claimable(models))
+        ]
+        told: list[ClaimResult | DamagedRecord] = []
+
+        def tell(results: Sequence[ClaimResult | DamagedRecord]) -> None:
+            self._told_claims(results, lease)
+            told.extend(results)
+
         try:
-            for chunk in chunks(targets):
-                op = self._ops.claim(
-                    chunk,
-                    lease=lease,
-                    claim_id=None,
-                    owner=owner,
-                    max_attempts=max_attempts,
-                    expected_bytes=None,
-                )
-                won = self._transport.call(op)
-                self._told_claims(won, lease)
-                results += won
-        except RegistryError as error:
-            raise with_results(error, results, len(targets)) from error.__cause__
+            results = self._call_many(ops, tell)
         except BaseException:
             # Nobody learns of what was won: it ends with its lease.
-            for result in results:
+            for result in told:
                 if isinstance(result, Claimed):
                     self._kept.drop(result.claim)
             raise
         return settled(results)
+
+    def _call_many(
+        self,
+        ops: Sequence[Op[list[T]]],
+        tell: Callable[[Sequence[T]], None] = lambda _results: None,
+    ) -> list[T | Exception]:
+        """What all items of some operations get, in order; an error stands for each that got nothing.
+
+        Args:
+            ops: what is asked, as many at once as is good. After one that failed, no more are begun.
+            tell: is called with what each gets, as soon as it is known.
+        """
+        results: list[T | Exception] = []
+        error: Exception | None = None
+        for some in chunks(ops, AT_ONCE):
+            answers = [error] * len(some) if error else self._transport.call_many(some)
+            for op, got in zip(some, answers, strict=True):
+                if isinstance(got, Exception):
+                    error = got
+                    results += [got] * op.items
+                else:
+                    tell(got)
+                    results += got
+        return results
 
     def refresh_download_claim(
         self,
@@ -307,16 +340,15 @@ class Registry(Core):
             RegistryError: one failed; its ``results`` are what the others got.
         """
         asked = list(claims)
-        results: list[Claim | DamagedRecord | None] = []
-        try:
-            for chunk in chunks(asked):
-                renewed = self._transport.call(self._ops.renew(chunk, lease=lease))
-                results += [
-                    self._told_renewal(claim, result) for claim, result in zip(chunk, renewed, strict=True)
-                ]
-        except RegistryError as error:
-            raise with_results(error, results, len(asked)) from error.__cause__
-        return settled(results)
+        renewed = self._call_many([self._ops.renew(chunk, lease=lease) for chunk in chunks(asked)])
+        return settled(
+            [
+                self._told_renewal(claim, result)
+                if isinstance(result, (Claim, Refusal, DamagedRecord))
+                else result
+                for claim, result in zip(asked, renewed, strict=True)
+            ]
+        )
 
     def finish_download_claim(
         self,
@@ -614,7 +646,7 @@ class Registry(Core):
                 pass  # no name can be that: it is told what is wrong with it below
             toucher.touch(question, self._ops.targets(name, provider, revision, subset))
             return True
-        return any(settled(self._touch(self._ops.targets(name, provider, revision, subset))))
+        return settled([known_of(self._touch(self._ops.targets(name, provider, revision, subset)))])[0]
 
     def touch_models(self, models: Iterable[Model]) -> list[bool]:
         """Say that many models are in use, in batches.
@@ -626,24 +658,19 @@ class Registry(Core):
             Whether each is known, in order.
 
         Raises:
-            DamagedRecord: one can't be read; its ``results`` are what the others got.
+            RegistryError: one failed; its ``results`` are what the others got.
         """
         groups = [self._ops.targets(*self._ops.ref_of(model)) for model in models]
         known = self._touch([target for group in groups for target in group])
-        answers: list[bool | DamagedRecord] = []
+        answers: list[bool | Exception] = []
         for group in groups:
             of_group, known = known[: len(group)], known[len(group) :]
-            failed = [each for each in of_group if isinstance(each, DamagedRecord)]
-            answers.append(failed[0] if failed else any(of_group))
+            answers.append(known_of(of_group))
         return settled(answers)
 
-    def _touch(self, targets: Sequence[checks.Target]) -> list[bool | DamagedRecord]:
-        known: list[bool | DamagedRecord] = []
-        for chunk in chunks(targets):
-            answers = self._transport.call(self._ops.touch(chunk))
-            known += answers
-        self._told_touches(targets)
-        return known
+    def _touch(self, targets: Sequence[checks.Target]) -> list[bool | Exception]:
+        ops = [self._ops.touch(chunk) for chunk in chunks(targets)]
+        return self._call_many(ops, self._told_touches)
 
     def delete_model(
         self,
@@ -759,25 +786,21 @@ class Registry(Core):
             The record of each, or ``None``, in order.
 
         Raises:
-            DamagedRecord: one can't be read; its ``results`` are the others.
+            RegistryError: one failed; its ``results`` are the others.
         """
         groups = [self._ops.targets(*self._ops.ref_of(model)) for model in models]
         found = self._read([target for group in groups for target in group])
-        answers: list[ModelRecord | DamagedRecord | None] = []
+        answers: list[ModelRecord | Exception | None] = []
         for group in groups:
             of_group, found = found[: len(group)], found[len(group) :]
             try:
                 answers.append(preferred_record(of_group))
-            except DamagedRecord as error:
+            except Exception as error:
                 answers.append(error)
         return settled(answers)
 
-    def _read(self, targets: Sequence[checks.Target]) -> list[ModelRecord | DamagedRecord | None]:
-        found: list[ModelRecord | DamagedRecord | None] = []
-        for chunk in chunks(targets):
-            answers = self._transport.call(self._ops.read(chunk))
-            found += answers
-        return found
+    def _read(self, targets: Sequence[checks.Target]) -> list[ModelRecord | Exception | None]:
+        return self._call_many([self._ops.read(chunk) for chunk in chunks(targets)])
 
     def get_models_by_last_used(
         self, limit: int | None = None, status: ModelStatus | str | None = None

@@ -31,6 +31,7 @@ from pyregistry import (
     _flight_async,
     _flight_sync,
 )
+from pyregistry._op import Head, Op
 from pyregistry.store import CacheMark
 from tests.proxy import SECONDS, Proxy, until
 
@@ -222,9 +223,8 @@ def test_who_waits_goes_on_at_once_when_it_is_given_back(
 
 def listens(other: Registry) -> bool:
     """Whether anybody hears what happens in the namespace."""
-    with redis.Redis(connection_pool=other._transport._pool) as raw:
-        listeners: int = raw.execute_command("PUBSUB", "SHARDNUMSUB", other._ops.keys.channel)[1]
-    return listeners > 0
+    ask = Head("listeners", None, verb="PUBSUB SHARDNUMSUB")
+    return other._transport.call(Op(ask, lambda replies: bool(replies[0][1]), argv=[other._ops.keys.channel]))
 
 
 # Errors
@@ -695,11 +695,11 @@ def test_a_second_root_is_not_the_cache(
 
 
 def test_after_the_loss_of_all_data_the_root_is_still_the_cache(
-    any_registry: Registry, other: Registry, downloads: Downloads, store: FolderStore
+    any_registry: Registry, other: Registry, downloads: Downloads, store: FolderStore, server_url: str
 ) -> None:
     any_registry.ensure(*MODEL, downloads, store=store)
     mark = store.read_mark()
-    with redis.Redis(connection_pool=other._transport._pool) as raw:
+    with redis.Redis.from_url(server_url) as raw:
         raw.delete(other._ops.keys.meta, *raw.keys(f"pyregistry:{{{other.namespace}}}:*"))
     other.ensure(*MODEL, downloads, store=store)
     assert store.read_mark() == mark

@@ -366,7 +366,7 @@ def test_a_message_that_is_lost(
 ) -> None:
     # The download ends, and nobody is told: the record is put there by hand, as another namespace has it.
     monkeypatch.setattr(_hub, "RECHECK", 0.3)
-    raw = redis.Redis(connection_pool=other._transport._pool)
+    raw = redis.Redis.from_url(server_url)
     with (
         ThreadPoolExecutor(1) as pool,
         Registry.from_url(server_url, namespace) as registry,
@@ -395,7 +395,7 @@ def test_a_model_that_was_deleted_without_a_word_is_downloaded(
         claimed(other, lease=600.0)
         wanted = pool.submit(registry.ensure, *MODEL, lambda _: None)
         until(lambda: waits(registry), "it waits")
-        raw = redis.Redis(connection_pool=other._transport._pool)
+        raw = redis.Redis.from_url(server_url)
         raw.delete(*raw.keys(f"pyregistry:{{{namespace}}}:*"))
         assert wanted.result(SECONDS).owner == "this"
         raw.close()

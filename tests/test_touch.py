@@ -203,9 +203,9 @@ def test_bad_arguments_are_told(connect_any: Connect) -> None:
 
 
 def test_a_damaged_record_is_told_in_the_log(
-    connect_any: Connect, other: Registry, caplog: pytest.LogCaptureFixture
+    connect_any: Connect, server_url: str, other: Registry, caplog: pytest.LogCaptureFixture
 ) -> None:
-    with redis.Redis(connection_pool=other._transport._pool) as raw:
+    with redis.Redis.from_url(server_url) as raw:
         raw.set(other._ops.keys.record("S3:m4"), b"x")
     registry = connect_any(touch_interval=LONG)
     with caplog.at_level(logging.WARNING, "pyregistry.touches"):

@@ -1,0 +1,236 @@
+"""Connections of redis-py's, each for one caller at a time, with threads. `_lines_async` is the same for asyncio.
+
+redis-py makes the connection (TLS, AUTH, SELECT and all). What it does around each command after that takes longer
+than all else that a client does; so commands are packed and replies parsed by hiredis here, on the connection's own
+socket and with its own reader. The names that this touches are private: redis-py's major version is pinned, and a
+test looks after them. A connection that does anything of its own for a command is used by redis-py's methods.
+"""
+
+from __future__ import annotations
+
+import select
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from queue import SimpleQueue
+from typing import Any, Protocol
+
+import hiredis
+import redis
+from redis import exceptions as redis_errors
+from redis._parsers.hiredis import NOT_ENOUGH_DATA, _HiredisParser
+
+from pyregistry._op import Command, pack
+from pyregistry._replies import DENIED, NOT_RUN
+from pyregistry._source import CONNECTIONS
+
+_READ = 65536  # bytes at a time, as redis-py does
+_COMMON = redis.connection.AbstractConnection
+
+
+class Speaks(Protocol):
+    """What takes commands, and gives their replies in order."""
+
+    def send(self, commands: Sequence[Command]) -> None:
+        """Write commands."""
+
+    def reply(self) -> Any:
+        """The next reply; an exception, if the server says an error. Raises redis-py's errors: none comes."""
+
+
+class Line:
+    """A connection that was taken, by redis-py's methods.
+
+    Attributes:
+        connection: redis-py's.
+        owed: how many replies are to come. If it is given back with some, whatever the reason, it is closed:
+            they must not be taken for the next caller's.
+        spoilt: it is to be closed in any case.
+    """
+
+    def __init__(self, connection: Any) -> None:
+        self.connection = connection
+        self.owed = 0
+        self.spoilt = False
+
+    def send(self, commands: Sequence[Command]) -> None:
+        """Write commands."""
+        self.owed += len(commands)
+        self.connection.send_packed_command(self.connection.pack_commands(commands))
+
+    def reply(self) -> Any:
+        """The next reply; an exception, if the server says an error. Raises redis-py's errors: none comes."""
+        try:
+            reply = self.connection.read_response(disable_decoding=True)
+        except (redis_errors.ResponseError, *NOT_RUN, *DENIED) as error:
+            reply = error
+        except redis_errors.ConnectionError as error:
+            # Under Sentinel redis-py makes a lost connection of it; but this too is the reply.
+            if not isinstance(error.__context__, redis_errors.ReadOnlyError):
+                raise
+            reply = error.__context__
+        self.owed -= 1
+        return reply
+
+
+class FastLine(Line):
+    """A connection that was taken, past redis-py's methods."""
+
+    def __init__(self, connection: Any) -> None:
+        super().__init__(connection)
+        self._socket = connection._sock
+        # The parser's own: it knows redis-py's errors, and may hold the beginning of a push already.
+        self._reader: hiredis.Reader = connection._parser._reader
+        poll = select.poll()
+        poll.register(self._socket, select.POLLIN)
+        self._poll: Callable[[int], object] = poll.poll
+        # Of TLS: what has been decrypted is not in the socket any more.
+        self._decrypted: Callable[[], int] | None = getattr(self._socket, "pending", None)
+
+    def send(self, commands: Sequence[Command]) -> None:
+        """Write commands."""
+        self.owed += len(commands)
+        packed = (
+            pack(commands[0]) if len(commands) == 1 else b"".join([pack(command) for command in commands])
+        )
+        try:
+            self._socket.sendall(packed)
+        except TimeoutError:
+            raise redis_errors.TimeoutError(f"Timeout writing to {self._host()}") from None
+        except OSError as error:
+            raise redis_errors.ConnectionError(f"Error while writing to {self._host()}: {error}") from error
+
+    def reply(self) -> Any:
+        """The next reply; an exception, if the server says an error. Raises redis-py's errors: none comes."""
+        reader = self._reader
+        try:
+            while True:
+                reply = reader.gets(False)
+                if reply is NOT_ENOUGH_DATA:
+                    data = self._socket.recv(_READ)
+                    if not data:
+                        raise redis_errors.ConnectionError("Connection closed by server.")
+                    reader.feed(data)
+                elif isinstance(reply, hiredis.PushNotification):
+                    self.connection._parser.handle_push_response(reply)
+                else:
+                    break
+        except TimeoutError:
+            raise redis_errors.TimeoutError(f"Timeout reading from {self._host()}") from None
+        except OSError as error:
+            raise redis_errors.ConnectionError(f"Error while reading from {self._host()}: {error}") from error
+        self.owed -= 1
+        if isinstance(reply, redis_errors.ConnectionError):
+            self.spoilt = True
+        return reply
+
+    def is_silent(self) -> bool:
+        """Whether nothing has come that nobody asked for: the end of the connection is what mostly comes."""
+        return not (
+            self._poll(0) or self._reader.has_data() or (self._decrypted is not None and self._decrypted())
+        )
+
+    def _host(self) -> str:
+        return str(self.connection._host_error())
+
+
+class Lines:
+    """The connections of a pool of redis-py's: it lends them, and gets them back."""
+
+    def __init__(self, pool: Any) -> None:
+        self._pool = pool
+        # A semaphore: the one of `threading` takes longer than all else that is done here.
+        self._turns: SimpleQueue[None] = SimpleQueue()
+        for _ in range(CONNECTIONS):
+            self._turns.put(None)
+
+    def take(self) -> Line:
+        """A connection that is open; waits for a turn where too many are taken. Raises redis-py's errors."""
+        # Interrupted, this may give back a turn that it never had: rather one too many than one too few.
+        try:
+            self._turns.get()
+            return line_of(self._pool.get_connection())
+        except BaseException:
+            self._turns.put(None)
+            raise
+
+    def give_back(self, line: Line) -> None:
+        """It is used no more."""
+        try:
+            if line.owed or line.spoilt:
+                line.connection.disconnect()
+            self._pool.release(line.connection)
+        finally:
+            self._turns.put(None)
+
+    def close(self) -> None:
+        """Close those that are not taken: redis-py fails in odd ways where one is closed under a call."""
+        self._pool.disconnect(inuse_connections=False)
+
+
+class OwnLines(Lines):
+    """Connections that nobody else uses: they are as the pool would make them, and wait here."""
+
+    def __init__(self, pool: Any) -> None:
+        super().__init__(pool)
+        self._idle: list[FastLine] = []  # the one that was used last is taken next
+
+    def take(self) -> Line:
+        """A connection that is open; waits for a turn where too many are taken. Raises redis-py's errors."""
+        try:
+            self._turns.get()
+            while self._idle:
+                try:
+                    line = self._idle.pop()
+                except IndexError:
+                    break  # another thread was faster
+                if line.is_silent():
+                    return line
+                line.connection.disconnect()
+            connection = self._pool.connection_class(**self._pool.connection_kwargs)
+            connection.connect()
+            return FastLine(connection)
+        except BaseException:
+            self._turns.put(None)
+            raise
+
+    def give_back(self, line: Line) -> None:
+        """It is used no more."""
+        try:
+            if line.owed or line.spoilt:
+                line.connection.disconnect()
+            elif isinstance(line, FastLine):
+                self._idle.append(line)
+        finally:
+            self._turns.put(None)
+
+    def close(self) -> None:
+        """Close those that are not taken."""
+        with suppress(IndexError):
+            while True:
+                self._idle.pop().connection.disconnect()
+
+
+def lines_of(pool: Any, *, shared: bool) -> Lines:
+    """The connections of a pool; ``shared``: others use it too."""
+    kind: type = type(pool)
+    # What redis-py does for any of these when it lends a connection, or gets it back, is not to be missed.
+    wants_more = (
+        kind is not redis.ConnectionPool
+        or pool.cache is not None
+        or pool.maint_notifications_enabled()
+        or pool.connection_kwargs.get("credential_provider")
+        or pool.connection_kwargs.get("health_check_interval")
+    )
+    return Lines(pool) if shared or wants_more else OwnLines(pool)
+
+
+def line_of(connection: Any) -> Line:
+    """A connection that has just been opened."""
+    kind = type(connection)
+    known = (
+        getattr(kind, "send_packed_command", None) is _COMMON.send_packed_command
+        and kind.read_response is _COMMON.read_response
+        and type(connection._parser) is _HiredisParser
+        and not connection.health_check_interval
+    )
+    return FastLine(connection) if known else Line(connection)
