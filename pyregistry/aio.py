@@ -66,7 +66,7 @@ class AsyncRegistry(Core):
         client: a redis-py client of yours, which stays yours: it is shared, and not closed.
         namespace: which registry; one cache has one namespace.
         owner: who this is, for people; left out: host and process. Cut at 64 bytes.
-        providers: words for providers beyond the four, which calls without a provider look at too.
+        providers: words for providers beyond the four, at most 60, which calls without a provider look at too.
     """
 
     _transport_class: type[AsyncTransport] = AsyncTransport
@@ -103,7 +103,7 @@ class AsyncRegistry(Core):
             url: ``redis://``, ``rediss://``, ``unix://``, or ``embedded://`` for this user's own server.
             namespace: which registry; one cache has one namespace.
             owner: who this is, for people; left out: host and process. Cut at 64 bytes.
-            providers: words for providers beyond the four, which calls without a provider look at too.
+            providers: words for providers beyond the four, at most 60, which calls without a provider look at too.
             timeout: seconds that a connection attempt or an answer may take.
             transport: ``"multiplexed"``: one connection, which gathers what the tasks ask; ``"redis-py"``: a
                 pool of redis-py's connections, one call on each at a time.
@@ -628,7 +628,10 @@ class AsyncRegistry(Core):
         Returns:
             Whether it is known.
         """
-        return settled([known_of(await self._touch(self._ops.targets(name, provider, revision, subset)))])[0]
+        op = self._ops.touch(self._ops.targets(name, provider, revision, subset))
+        known = await self._transport.call(op)
+        self._told_touches(known)
+        return any(settled(known))
 
     async def touch_models(self, models: Iterable[Model]) -> list[bool]:
         """Say that many models are in use, in batches.
@@ -643,16 +646,14 @@ class AsyncRegistry(Core):
             RegistryError: one failed; its ``results`` are what the others got.
         """
         groups = [self._ops.targets(*self._ops.ref_of(model)) for model in models]
-        known = await self._touch([target for group in groups for target in group])
+        targets = [target for group in groups for target in group]
+        ops = [self._ops.touch(chunk) for chunk in chunks(targets)]
+        known = await self._call_many(ops, self._told_touches)
         answers: list[bool | Exception] = []
         for group in groups:
             of_group, known = known[: len(group)], known[len(group) :]
             answers.append(known_of(of_group))
         return settled(answers)
-
-    async def _touch(self, targets: Sequence[checks.Target]) -> list[bool | Exception]:
-        ops = [self._ops.touch(chunk) for chunk in chunks(targets)]
-        return await self._call_many(ops, self._told_touches)
 
     async def delete_model(
         self,
@@ -739,7 +740,9 @@ class AsyncRegistry(Core):
         Returns:
             Its record, or ``None`` if it is unknown.
         """
-        return preferred_record(await self._read(self._ops.targets(name, provider, revision, subset)))
+        op = self._ops.read(self._ops.targets(name, provider, revision, subset))
+        found = await self._transport.call(op)
+        return preferred_record(found)
 
     async def get_model_records(self, models: Iterable[Model]) -> list[ModelRecord | None]:
         """All that is known of many models, in batches.
@@ -754,7 +757,8 @@ class AsyncRegistry(Core):
             RegistryError: one failed; its ``results`` are the others.
         """
         groups = [self._ops.targets(*self._ops.ref_of(model)) for model in models]
-        found = await self._read([target for group in groups for target in group])
+        targets = [target for group in groups for target in group]
+        found = await self._call_many([self._ops.read(chunk) for chunk in chunks(targets)])
         answers: list[ModelRecord | Exception | None] = []
         for group in groups:
             of_group, found = found[: len(group)], found[len(group) :]
@@ -763,9 +767,6 @@ class AsyncRegistry(Core):
             except Exception as error:
                 answers.append(error)
         return settled(answers)
-
-    async def _read(self, targets: Sequence[checks.Target]) -> list[ModelRecord | Exception | None]:
-        return await self._call_many([self._ops.read(chunk) for chunk in chunks(targets)])
 
     async def get_models_by_last_used(
         self, limit: int | None = None, status: ModelStatus | str | None = None

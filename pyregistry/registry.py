@@ -66,7 +66,7 @@ class Registry(Core):
         client: a redis-py client of yours, which stays yours: it is shared, and not closed.
         namespace: which registry; one cache has one namespace.
         owner: who this is, for people; left out: host and process. Cut at 64 bytes.
-        providers: words for providers beyond the four, which calls without a provider look at too.
+        providers: words for providers beyond the four, at most 60, which calls without a provider look at too.
     """
 
     _transport_class: type[Transport] = Transport
@@ -100,7 +100,7 @@ class Registry(Core):
             url: ``redis://``, ``rediss://``, ``unix://``, or ``embedded://`` for this user's own server.
             namespace: which registry; one cache has one namespace.
             owner: who this is, for people; left out: host and process. Cut at 64 bytes.
-            providers: words for providers beyond the four, which calls without a provider look at too.
+            providers: words for providers beyond the four, at most 60, which calls without a provider look at too.
             timeout: seconds that a connection attempt or an answer may take.
             **options: more settings of redis-py's connections (``password``, ``ssl_ca_certs``, ...).
 
@@ -615,7 +615,10 @@ class Registry(Core):
         Returns:
             Whether it is known.
         """
-        return settled([known_of(self._touch(self._ops.targets(name, provider, revision, subset)))])[0]
+        op = self._ops.touch(self._ops.targets(name, provider, revision, subset))
+        known = self._transport.call(op)
+        self._told_touches(known)
+        return any(settled(known))
 
     def touch_models(self, models: Iterable[Model]) -> list[bool]:
         """Say that many models are in use, in batches.
@@ -630,16 +633,14 @@ class Registry(Core):
             RegistryError: one failed; its ``results`` are what the others got.
         """
         groups = [self._ops.targets(*self._ops.ref_of(model)) for model in models]
-        known = self._touch([target for group in groups for target in group])
+        targets = [target for group in groups for target in group]
+        ops = [self._ops.touch(chunk) for chunk in chunks(targets)]
+        known = self._call_many(ops, self._told_touches)
         answers: list[bool | Exception] = []
         for group in groups:
             of_group, known = known[: len(group)], known[len(group) :]
             answers.append(known_of(of_group))
         return settled(answers)
-
-    def _touch(self, targets: Sequence[checks.Target]) -> list[bool | Exception]:
-        ops = [self._ops.touch(chunk) for chunk in chunks(targets)]
-        return self._call_many(ops, self._told_touches)
 
     def delete_model(
         self,
@@ -724,7 +725,9 @@ class Registry(Core):
         Returns:
             Its record, or ``None`` if it is unknown.
         """
-        return preferred_record(self._read(self._ops.targets(name, provider, revision, subset)))
+        op = self._ops.read(self._ops.targets(name, provider, revision, subset))
+        found = self._transport.call(op)
+        return preferred_record(found)
 
     def get_model_records(self, models: Iterable[Model]) -> list[ModelRecord | None]:
         """All that is known of many models, in batches.
@@ -739,7 +742,8 @@ class Registry(Core):
             RegistryError: one failed; its ``results`` are the others.
         """
         groups = [self._ops.targets(*self._ops.ref_of(model)) for model in models]
-        found = self._read([target for group in groups for target in group])
+        targets = [target for group in groups for target in group]
+        found = self._call_many([self._ops.read(chunk) for chunk in chunks(targets)])
         answers: list[ModelRecord | Exception | None] = []
         for group in groups:
             of_group, found = found[: len(group)], found[len(group) :]
@@ -748,9 +752,6 @@ class Registry(Core):
             except Exception as error:
                 answers.append(error)
         return settled(answers)
-
-    def _read(self, targets: Sequence[checks.Target]) -> list[ModelRecord | Exception | None]:
-        return self._call_many([self._ops.read(chunk) for chunk in chunks(targets)])
 
     def get_models_by_last_used(
         self, limit: int | None = None, status: ModelStatus | str | None = None
