@@ -159,12 +159,6 @@ class MuxTransport(AsyncTransport):
 
     async def call_many(self, ops: Sequence[Op[T]]) -> list[T | Exception]:
         """The replies of some operations, in order, or the errors that `call` would raise."""
-        if len(ops) == 1:  # the commonest by far
-            try:
-                answer = await self.call(ops[0])
-            except Exception as error:
-                return [error]
-            return [answer]
         try:
             self._check_open()
             self._come_home()

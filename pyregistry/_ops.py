@@ -227,6 +227,8 @@ class Ops:
             raise InvalidArgument("providers", "must be a collection of words, not one word")
         told = [checks.provider(provider) for provider in providers]
         self.providers = tuple(dict.fromkeys([*ModelProvider, *told]))
+        if len(self.providers) > BATCH:  # a call without a provider is one call of a script
+            raise InvalidArgument("providers", f"must be at most {BATCH - len(ModelProvider)} words")
         self.ids = ClaimIds()
         self._heads: dict[tuple[Any, ...], Head] = {}
         # Looked up by no key at all: these are the calls of which there are many.

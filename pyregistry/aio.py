@@ -73,7 +73,7 @@ class AsyncRegistry(Core):
         client: a redis-py client of yours, which stays yours: it is shared, and not closed.
         namespace: which registry; one cache has one namespace.
         owner: who this is, for people; left out: host and process. Cut at 64 bytes.
-        providers: words for providers beyond the four, which calls without a provider look at too.
+        providers: words for providers beyond the four, at most 60, which calls without a provider look at too.
         touch_interval: as in `from_url`.
     """
 
@@ -119,7 +119,7 @@ class AsyncRegistry(Core):
                 primary of a service that Redis Sentinel watches.
             namespace: which registry; one cache has one namespace.
             owner: who this is, for people; left out: host and process. Cut at 64 bytes.
-            providers: words for providers beyond the four, which calls without a provider look at too.
+            providers: words for providers beyond the four, at most 60, which calls without a provider look at too.
             timeout: seconds that a connection attempt or an answer may take.
             touch_interval: seconds within which `touch_model` tells the server of a model's use at most once: the
                 first use at once, later ones together with those of other models; ``None``: of each.
@@ -679,7 +679,10 @@ class AsyncRegistry(Core):
                 pass  # no name can be that: it is told what is wrong with it below
             toucher.touch(question, self._ops.targets(name, provider, revision, subset))
             return True
-        return settled([known_of(await self._touch(self._ops.targets(name, provider, revision, subset)))])[0]
+        op = self._ops.touch(self._ops.targets(name, provider, revision, subset))
+        known = await self._transport.call(op)
+        self._told_touches(known)
+        return any(settled(known))
 
     async def touch_models(self, models: Iterable[Model]) -> list[bool]:
         """Say that many models are in use, in batches.
@@ -694,16 +697,14 @@ class AsyncRegistry(Core):
             RegistryError: one failed; its ``results`` are what the others got.
         """
         groups = [self._ops.targets(*self._ops.ref_of(model)) for model in models]
-        known = await self._touch([target for group in groups for target in group])
+        targets = [target for group in groups for target in group]
+        ops = [self._ops.touch(chunk) for chunk in chunks(targets)]
+        known = await self._call_many(ops, self._told_touches)
         answers: list[bool | Exception] = []
         for group in groups:
             of_group, known = known[: len(group)], known[len(group) :]
             answers.append(known_of(of_group))
         return settled(answers)
-
-    async def _touch(self, targets: Sequence[checks.Target]) -> list[bool | Exception]:
-        ops = [self._ops.touch(chunk) for chunk in chunks(targets)]
-        return await self._call_many(ops, self._told_touches)
 
     async def delete_model(
         self,
@@ -832,7 +833,8 @@ class AsyncRegistry(Core):
         if self._near is not None and isinstance(self._transport, MuxTransport):
             return preferred_record(await self._recall(self._near, self._transport, targets))
         # --- asyncio only: end
-        return preferred_record(await self._read(targets))
+        found = await self._transport.call(self._ops.read(targets))
+        return preferred_record(found)
 
     # --- asyncio only: begin
     async def _recall(
@@ -868,7 +870,8 @@ class AsyncRegistry(Core):
             RegistryError: one failed; its ``results`` are the others.
         """
         groups = [self._ops.targets(*self._ops.ref_of(model)) for model in models]
-        found = await self._read([target for group in groups for target in group])
+        targets = [target for group in groups for target in group]
+        found = await self._call_many([self._ops.read(chunk) for chunk in chunks(targets)])
         answers: list[ModelRecord | Exception | None] = []
         for group in groups:
             of_group, found = found[: len(group)], found[len(group) :]
@@ -877,9 +880,6 @@ class AsyncRegistry(Core):
             except Exception as error:
                 answers.append(error)
         return settled(answers)
-
-    async def _read(self, targets: Sequence[checks.Target]) -> list[ModelRecord | Exception | None]:
-        return await self._call_many([self._ops.read(chunk) for chunk in chunks(targets)])
 
     async def get_models_by_last_used(
         self, limit: int | None = None, status: ModelStatus | str | None = None

@@ -67,7 +67,7 @@ class Registry(Core):
         client: a redis-py client of yours, which stays yours: it is shared, and not closed.
         namespace: which registry; one cache has one namespace.
         owner: who this is, for people; left out: host and process. Cut at 64 bytes.
-        providers: words for providers beyond the four, which calls without a provider look at too.
+        providers: words for providers beyond the four, at most 60, which calls without a provider look at too.
         touch_interval: as in `from_url`.
     """
 
@@ -104,7 +104,7 @@ class Registry(Core):
                 primary of a service that Redis Sentinel watches.
             namespace: which registry; one cache has one namespace.
             owner: who this is, for people; left out: host and process. Cut at 64 bytes.
-            providers: words for providers beyond the four, which calls without a provider look at too.
+            providers: words for providers beyond the four, at most 60, which calls without a provider look at too.
             timeout: seconds that a connection attempt or an answer may take.
             touch_interval: seconds within which `touch_model` tells the server of a model's use at most once: the
                 first use at once, later ones together with those of other models; ``None``: of each.
@@ -646,7 +646,10 @@ class Registry(Core):
                 pass  # no name can be that: it is told what is wrong with it below
             toucher.touch(question, self._ops.targets(name, provider, revision, subset))
             return True
-        return settled([known_of(self._touch(self._ops.targets(name, provider, revision, subset)))])[0]
+        op = self._ops.touch(self._ops.targets(name, provider, revision, subset))
+        known = self._transport.call(op)
+        self._told_touches(known)
+        return any(settled(known))
 
     def touch_models(self, models: Iterable[Model]) -> list[bool]:
         """Say that many models are in use, in batches.
@@ -661,16 +664,14 @@ class Registry(Core):
             RegistryError: one failed; its ``results`` are what the others got.
         """
         groups = [self._ops.targets(*self._ops.ref_of(model)) for model in models]
-        known = self._touch([target for group in groups for target in group])
+        targets = [target for group in groups for target in group]
+        ops = [self._ops.touch(chunk) for chunk in chunks(targets)]
+        known = self._call_many(ops, self._told_touches)
         answers: list[bool | Exception] = []
         for group in groups:
             of_group, known = known[: len(group)], known[len(group) :]
             answers.append(known_of(of_group))
         return settled(answers)
-
-    def _touch(self, targets: Sequence[checks.Target]) -> list[bool | Exception]:
-        ops = [self._ops.touch(chunk) for chunk in chunks(targets)]
-        return self._call_many(ops, self._told_touches)
 
     def delete_model(
         self,
@@ -774,7 +775,8 @@ class Registry(Core):
             Its record, or ``None`` if it is unknown. From memory (``near_cache``) with the last use as of then.
         """
         targets = self._ops.targets(name, provider, revision, subset)
-        return preferred_record(self._read(targets))
+        found = self._transport.call(self._ops.read(targets))
+        return preferred_record(found)
 
     def get_model_records(self, models: Iterable[Model]) -> list[ModelRecord | None]:
         """All that is known of many models, in batches.
@@ -789,7 +791,8 @@ class Registry(Core):
             RegistryError: one failed; its ``results`` are the others.
         """
         groups = [self._ops.targets(*self._ops.ref_of(model)) for model in models]
-        found = self._read([target for group in groups for target in group])
+        targets = [target for group in groups for target in group]
+        found = self._call_many([self._ops.read(chunk) for chunk in chunks(targets)])
         answers: list[ModelRecord | Exception | None] = []
         for group in groups:
             of_group, found = found[: len(group)], found[len(group) :]
@@ -798,9 +801,6 @@ class Registry(Core):
             except Exception as error:
                 answers.append(error)
         return settled(answers)
-
-    def _read(self, targets: Sequence[checks.Target]) -> list[ModelRecord | Exception | None]:
-        return self._call_many([self._ops.read(chunk) for chunk in chunks(targets)])
 
     def get_models_by_last_used(
         self, limit: int | None = None, status: ModelStatus | str | None = None

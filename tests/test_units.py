@@ -238,6 +238,9 @@ def test_options_are_checked_before_anything_is_sent() -> None:
         Registry.from_url("redis://h", timeout=0)
     with pytest.raises(InvalidArgument):
         Registry.from_url("redis://h", providers="S3")
+    Registry.from_url("redis://h", providers=[f"Hub{at}" for at in range(60)])
+    with pytest.raises(InvalidArgument, match="at most 60"):
+        Registry.from_url("redis://h", providers=[f"Hub{at}" for at in range(61)])
 
 
 @pytest.mark.parametrize(
