@@ -19,6 +19,7 @@ from benchmarks.options import Options
 from benchmarks.servers import Server, binaries, serve
 
 OUT = Path("docs/benchmarks")
+MAIN = {"claims", "rust", "hotpath"}  # what the README shows
 SUBJECTS: dict[str, Callable[[Server, Options], list[Figure]]] = {
     "claims": claims.run,
     "operations": operations.run,
@@ -37,7 +38,7 @@ def main(arguments: list[str]) -> None:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("subject", nargs="?", default="all", choices=[*SUBJECTS, "all"])
+    parser.add_argument("subject", nargs="*", help=f"{', '.join(SUBJECTS)} (all)")
     parser.add_argument("--quick", action="store_true", help="a small part, to see that it works")
     parser.add_argument("--rounds", type=int, help="turns of each contender (7; with --quick 3)")
     parser.add_argument("--binary", help="the only server to measure: a program, or 'embedded'")
@@ -45,7 +46,9 @@ def main(arguments: list[str]) -> None:
         "--out", type=Path, default=OUT, help="the folder (docs/benchmarks; then the README shows it too)"
     )
     options = parser.parse_args(arguments)
-    chosen = list(SUBJECTS) if options.subject == "all" else [options.subject]
+    chosen = [each for each in SUBJECTS if not options.subject or each in options.subject]
+    if unknown := set(options.subject) - SUBJECTS.keys():
+        parser.error(f"unknown subject: {', '.join(sorted(unknown))}")
     how = Options(options.rounds or (3 if options.quick else 7), options.quick)
     about = report.facts(shlex.join(["python", "-m", "benchmarks", *arguments]), how)
     figures: list[Figure] = []
@@ -55,7 +58,7 @@ def main(arguments: list[str]) -> None:
                 figures += SUBJECTS[subject](server, how)
                 report.write(options.out, about, figures)  # what is measured is kept, whatever comes
     plots.draw(options.out, figures)
-    if options.out == OUT and options.subject == "all" and not options.quick:
+    if options.out == OUT and set(chosen) >= MAIN and not options.quick:
         report.show(Path("README.md"), report.summary(about, figures, OUT.as_posix()))
     print(f"{options.out / 'tables.md'}: {len(figures)} rows")
 

@@ -22,7 +22,7 @@ from pyregistry._ops import SCRIPTS, Ops
 from pyregistry._scripts import BATCH
 
 MODELEXPRESS = Path(__file__).parent / "peers" / "modelexpress"
-SLOW = 4
+SLOW, SLOWEST = 8, 40  # into how many parts the calls of slow clients are cut
 
 
 class Process:
@@ -273,8 +273,8 @@ def peers() -> list[Client]:
 def locks() -> list[Client]:
     """Locks, which keep far less than a claim does."""
     return [
-        Client("redis-py Lock", "redis-py-lock", share=SLOW),
-        Client("python-redis-lock", "python-redis-lock", "python-redis-lock", most=50, share=SLOW),
+        Client("redis-py Lock", "redis-py-lock", share=SLOWEST),
+        Client("python-redis-lock", "python-redis-lock", "python-redis-lock", most=50, share=SLOWEST),
     ]
 
 

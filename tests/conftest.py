@@ -36,6 +36,13 @@ pytest_plugins = ["pyregistry.testing"]
 
 # These are about what is built on the clients; which server is below makes no difference to them.
 ABOVE_THE_SERVER = {"test_benchmarks", "test_demo", "test_examples", "test_huggingface", "test_store"}
+# Nor to these, which run on Debian's server all the same: with the other Python.
+ONCE_FOR_EACH_PYTHON = {
+    "test_cli", "test_cli_run", "test_cli_watch", "test_embedded", "test_fork", "test_headers", "test_keeper",
+    "test_logging", "test_readme", "test_testing_fixture", "test_units",
+}  # fmt: skip
+# Mostly on servers of their own, which in a container can't be had: there these would be the embedded one again.
+ON_THEIR_OWN_SERVER = {"test_lines", "test_mux", "test_near", "test_touch", "test_unavailable"}
 
 SERVER = pytest.StashKey[str]()
 
@@ -107,8 +114,11 @@ def _belongs_to(kind: str, item: pytest.Item) -> bool:
         return kind in marked.args
     if kind == "embedded":
         return True
+    left_out = ABOVE_THE_SERVER | (set() if kind == "debian" else ONCE_FOR_EACH_PYTHON)
+    if kind == "container":
+        left_out |= ON_THEIR_OWN_SERVER
     parameters = item.callspec.params if hasattr(item, "callspec") else {}
-    return item.path.stem not in ABOVE_THE_SERVER and parameters.get("connect_any") != "redis-py"
+    return item.path.stem not in left_out and parameters.get("connect_any") != "redis-py"
 
 
 def pytest_report_header(config: pytest.Config) -> str:
