@@ -59,10 +59,14 @@ class Line:
 
 
 class Lines:
-    """The connections of a pool of redis-py's."""
+    """The connections of a pool of redis-py's.
+
+    Attributes:
+        pool: redis-py's, which is typed in part only.
+    """
 
     def __init__(self, pool: Any) -> None:
-        self._pool = pool
+        self.pool = pool
         # Not redis-py's blocking pools: before Python 3.13 a task that is cancelled when its turn comes takes
         # the turn with it, and the next one waits.
         self._turns = asyncio.Semaphore(CONNECTIONS)
@@ -71,7 +75,7 @@ class Lines:
         """A connection that is open; waits for a turn where too many are taken. Raises redis-py's errors."""
         await self._turns.acquire()
         try:
-            return Line(await self._pool.get_connection())
+            return Line(await self.pool.get_connection())
         except BaseException:
             self._turns.release()
             raise
@@ -81,13 +85,13 @@ class Lines:
         try:
             if line.owed or line.spoilt:
                 await line.connection.disconnect(nowait=True)
-            await self._pool.release(line.connection)
+            await self.pool.release(line.connection)
         finally:
             self._turns.release()
 
     async def close(self) -> None:
         """Close those that are not taken: redis-py fails in odd ways where one is closed under a call."""
-        await self._pool.disconnect(inuse_connections=False)
+        await self.pool.disconnect(inuse_connections=False)
 
 
 def lines_of(pool: Any, *, shared: bool) -> Lines:

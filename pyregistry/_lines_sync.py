@@ -134,10 +134,14 @@ class FastLine(Line):
 
 
 class Lines:
-    """The connections of a pool of redis-py's: it lends them, and gets them back."""
+    """The connections of a pool of redis-py's: it lends them, and gets them back.
+
+    Attributes:
+        pool: redis-py's, which is typed in part only.
+    """
 
     def __init__(self, pool: Any) -> None:
-        self._pool = pool
+        self.pool = pool
         # A semaphore: the one of `threading` takes longer than all else that is done here.
         self._turns: SimpleQueue[None] = SimpleQueue()
         for _ in range(CONNECTIONS):
@@ -148,7 +152,7 @@ class Lines:
         # Interrupted, this may give back a turn that it never had: rather one too many than one too few.
         try:
             self._turns.get()
-            return line_of(self._pool.get_connection())
+            return self._lend()
         except BaseException:
             self._turns.put(None)
             raise
@@ -156,15 +160,22 @@ class Lines:
     def give_back(self, line: Line) -> None:
         """It is used no more."""
         try:
-            if line.owed or line.spoilt:
+            lost = bool(line.owed or line.spoilt)
+            if lost:
                 line.connection.disconnect()
-            self._pool.release(line.connection)
+            self._take_back(line, lost)
         finally:
             self._turns.put(None)
 
+    def _lend(self) -> Line:
+        return line_of(self.pool.get_connection())
+
+    def _take_back(self, line: Line, _lost: bool) -> None:
+        self.pool.release(line.connection)
+
     def close(self) -> None:
         """Close those that are not taken: redis-py fails in odd ways where one is closed under a call."""
-        self._pool.disconnect(inuse_connections=False)
+        self.pool.disconnect(inuse_connections=False)
 
 
 class OwnLines(Lines):
@@ -174,34 +185,22 @@ class OwnLines(Lines):
         super().__init__(pool)
         self._idle: list[FastLine] = []  # the one that was used last is taken next
 
-    def take(self) -> Line:
-        """A connection that is open; waits for a turn where too many are taken. Raises redis-py's errors."""
-        try:
-            self._turns.get()
-            while self._idle:
-                try:
-                    line = self._idle.pop()
-                except IndexError:
-                    break  # another thread was faster
-                if line.is_silent():
-                    return line
-                line.connection.disconnect()
-            connection = self._pool.connection_class(**self._pool.connection_kwargs)
-            connection.connect()
-            return FastLine(connection)
-        except BaseException:
-            self._turns.put(None)
-            raise
+    def _lend(self) -> Line:
+        while self._idle:
+            try:
+                line = self._idle.pop()
+            except IndexError:
+                break  # another thread was faster
+            if line.is_silent():
+                return line
+            line.connection.disconnect()
+        connection = self.pool.connection_class(**self.pool.connection_kwargs)
+        connection.connect()
+        return FastLine(connection)
 
-    def give_back(self, line: Line) -> None:
-        """It is used no more."""
-        try:
-            if line.owed or line.spoilt:
-                line.connection.disconnect()
-            elif isinstance(line, FastLine):
-                self._idle.append(line)
-        finally:
-            self._turns.put(None)
+    def _take_back(self, line: Line, lost: bool) -> None:
+        if not lost and isinstance(line, FastLine):
+            self._idle.append(line)
 
     def close(self) -> None:
         """Close those that are not taken."""

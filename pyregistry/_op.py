@@ -35,7 +35,7 @@ class Head:
         changes: whether it may change records. (A touch changes the index alone.)
     """
 
-    __slots__ = ("argv", "changes", "keys", "name", "near", "resend", "script", "words", "writes")
+    __slots__ = ("_words", "argv", "changes", "keys", "name", "near", "resend", "script", "writes")
 
     def __init__(
         self,
@@ -56,7 +56,7 @@ class Head:
         self.near = near
         self.writes = script is not None and script.writes and script.name != "open"
         self.changes = self.writes and script is not None and script.name != "touch"
-        self.words = verb.split() if script is None else ["EVALSHA", script.sha]
+        self._words = verb.split() if script is None else ["EVALSHA", script.sha]
 
     def command(self, ops: Iterable[Op[Any]]) -> Command:
         """What is sent for these operations, whose head this is."""
@@ -65,9 +65,13 @@ class Head:
         for op in ops:
             keys += op.keys
             argv += op.argv
+        return self.laid_out(keys, argv)
+
+    def laid_out(self, keys: Sequence[str], argv: Sequence[str | int]) -> Command:
+        """What is sent with these keys and arguments."""
         if self.script is None:
-            return (*self.words, *keys, *argv)
-        return (*self.words, len(keys), *keys, *argv)
+            return (*self._words, *keys, *argv)
+        return (*self._words, len(keys), *keys, *argv)
 
     def split(self, reply: Any) -> Sequence[Any]:
         """The reply to each item of a call.
@@ -121,10 +125,7 @@ class Op(msgspec.Struct, Generic[T], frozen=True, eq=False):
     def command(self) -> Command:
         """What is sent if it goes out alone."""
         head = self.head
-        if head.script is None:
-            return (*head.words, *head.keys, *self.keys, *head.argv, *self.argv)
-        keys = len(head.keys) + len(self.keys)
-        return (*head.words, keys, *head.keys, *self.keys, *head.argv, *self.argv)
+        return head.laid_out((*head.keys, *self.keys), (*head.argv, *self.argv))
 
     def read(self, reply: Any) -> T:
         """What the reply means if it went out alone."""

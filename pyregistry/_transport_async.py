@@ -13,7 +13,6 @@ import weakref
 from collections.abc import Coroutine, Sequence
 from typing import Any, TypeVar, cast
 
-import redis.asyncio
 from redis import exceptions as redis_errors
 
 from pyregistry._lines_async import Line, Lines, Speaks, line_of, lines_of
@@ -55,7 +54,6 @@ class AsyncTransport:
         _everyone.add(self)
 
     def _begin_anew(self) -> None:
-        self._pool: redis.asyncio.ConnectionPool | None = None
         self._lines: Lines | None = None
         self._lock = asyncio.Lock()
 
@@ -163,9 +161,7 @@ class AsyncTransport:
         # --- asyncio only: begin
         self._come_home()
         # --- asyncio only: end
-        if self._pool is None:
-            await self._make_lines()
-        pool: Any = self._pool  # redis-py's are typed in part only
+        pool = (self._lines or await self._make_lines()).pool
         connection = pool.connection_class(**pool.connection_kwargs)
         await connection.connect()
         unlogged(connection)
@@ -177,11 +173,11 @@ class AsyncTransport:
             lines = self._lines
             if lines is None:
                 if isinstance(self._source, ClientSource):
-                    self._pool = self._source.pool
+                    pool = self._source.pool
                 else:
                     url = await asyncio.to_thread(self._source.resolve)
-                    self._pool = self._source.async_pool(url, self._on_connect)
-                lines = self._lines = lines_of(self._pool, shared=self._shared)
+                    pool = self._source.async_pool(url, self._on_connect)
+                lines = self._lines = lines_of(pool, shared=self._shared)
         return lines
 
     def _check_open(self) -> None:
@@ -193,7 +189,7 @@ class AsyncTransport:
         # --- asyncio only: begin
         # To close the parent's connections, even at the end of the interpreter, would take them out of the
         # selector that the two processes share: the parent would wait for answers that it never sees.
-        ctypes.pythonapi.Py_IncRef(ctypes.py_object((self._pool, self._lines, self._loop)))
+        ctypes.pythonapi.Py_IncRef(ctypes.py_object((self._lines, self._loop)))
         self._loop, self._parents = None, self._shared
         # --- asyncio only: end
         self._begin_anew()

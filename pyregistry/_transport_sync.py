@@ -13,7 +13,6 @@ import weakref
 from collections.abc import Sequence
 from typing import Any, TypeVar, cast
 
-import redis
 from redis import exceptions as redis_errors
 
 from pyregistry._lines_sync import Line, Lines, Speaks, line_of, lines_of
@@ -46,7 +45,6 @@ class Transport:
         _everyone.add(self)
 
     def _begin_anew(self) -> None:
-        self._pool: redis.ConnectionPool | None = None
         self._lines: Lines | None = None
         self._lock = threading.Lock()
 
@@ -143,9 +141,7 @@ class Transport:
             RegistryClosed: this client is closed; and all that redis-py raises.
         """
         self._check_open()
-        if self._pool is None:
-            self._make_lines()
-        pool: Any = self._pool  # redis-py's are typed in part only
+        pool = (self._lines or self._make_lines()).pool
         connection = pool.connection_class(**pool.connection_kwargs)
         connection.connect()
         unlogged(connection)
@@ -157,11 +153,11 @@ class Transport:
             lines = self._lines
             if lines is None:
                 if isinstance(self._source, ClientSource):
-                    self._pool = self._source.pool
+                    pool = self._source.pool
                 else:
                     url = self._source.resolve()
-                    self._pool = self._source.sync_pool(url, self._on_connect)
-                lines = self._lines = lines_of(self._pool, shared=self._shared)
+                    pool = self._source.sync_pool(url, self._on_connect)
+                lines = self._lines = lines_of(pool, shared=self._shared)
         return lines
 
     def _check_open(self) -> None:
