@@ -23,22 +23,15 @@ import msgspec
 from redis import exceptions as redis_errors
 
 from pyregistry._ear import Ear
-from pyregistry._lines_async import Speaks
-from pyregistry._near import PING_EVERY, Near
 from pyregistry._op import Head, Op, pack
-from pyregistry._ops import Ops
-from pyregistry._owned import now
-from pyregistry._pipe import Aside, Expected, Pipe, Reply
+from pyregistry._pipe import Aside, Expected, Pipe
 from pyregistry._replies import ATTEMPTS, DENIED, NO_ANSWER, NOT_RUN, backoff, failure, refusal
 from pyregistry._scripts import BATCH
 from pyregistry._source import UrlSource
-from pyregistry._transport_async import AsyncTransport, ask
-from pyregistry._wire import Opened
+from pyregistry._transport_async import AsyncTransport
 from pyregistry.errors import RegistryClosed, RegistryError, RegistryUnavailable
 
 T = TypeVar("T")
-
-_REMEMBER = pack(("CLIENT", "CACHING", "YES"))  # of the next command: the server is to say what changes
 
 
 class _Call(msgspec.Struct, eq=False):
@@ -62,10 +55,15 @@ class _Call(msgspec.Struct, eq=False):
         return self.owed or bool(self.late) or (self.maybe_ran and self.op.undo is not None)
 
 
-class _Batch:
-    """The calls that one command carries."""
+class Batch:
+    """The calls that one command carries.
 
-    __slots__ = ("calls", "head", "items", "mux", "pipe", "tracked")
+    Attributes:
+        head: what they share.
+        pipe: what it goes out on.
+    """
+
+    __slots__ = ("calls", "head", "items", "mux", "pipe")
 
     def __init__(self, mux: MuxTransport, pipe: Pipe, head: Head) -> None:
         self.mux = mux
@@ -73,48 +71,37 @@ class _Batch:
         self.head = head
         self.calls: list[_Call] = []
         self.items = 0
-        self.tracked = False  # whether the server will say when what was read has changed
 
     def waited_for(self) -> bool:
+        """Whether anybody waits for its reply."""
         return any(not future.done() for call in self.calls for future in call.waiting)
 
     def packed(self) -> bytes:
+        """The command, as it travels."""
         return pack(self.head.command([call.op for call in self.calls]))
 
     def keys(self) -> list[str]:
+        """The keys of its items."""
         return [key for call in self.calls for key in call.op.keys]
 
-    def tracks(self, reply: Any) -> None:
-        self.tracked = reply == b"OK"
-
     def answered(self, reply: Any) -> None:
+        """The server's reply."""
         self.mux.answered(self, reply)
 
     def lost(self, error: Exception) -> None:
+        """There will be none."""
         self.mux.lost(self, error)
 
 
 class MuxTransport(AsyncTransport):
-    """The one connection of a client.
-
-    Args:
-        near: what remembers the records that were read; ``None``: nothing does.
-    """
+    """The one connection of a client."""
 
     _source: UrlSource
     _pipe: Pipe | None = None
 
-    def __init__(
-        self, source: UrlSource, ops: Ops, attempts: int = ATTEMPTS, *, near: Near | None = None
-    ) -> None:
-        self._near = near
-        super().__init__(source, ops, attempts)
-
     def _begin_anew(self) -> None:
         super()._begin_anew()
         self._pipe = None
-        if self._near is not None:
-            self._near.begin_anew()
         self._url: str | None = None
         self._queue: deque[_Call] = deque()  # what is to be written
         self._same: dict[Hashable, _Call] = {}  # what can be joined
@@ -142,11 +129,6 @@ class MuxTransport(AsyncTransport):
         loop = asyncio.get_running_loop()
         if loop is not self._loop:
             self._come_home()
-        near = self._near
-        if near is not None and op.head.near and near.values(op.keys) is not None and await self.vouched():
-            values = near.values(op.keys)
-            if values is not None:
-                return op.decode(values)
         future: asyncio.Future[T] = loop.create_future()
         self._join(op, future)
         try:
@@ -177,23 +159,10 @@ class MuxTransport(AsyncTransport):
             raise
         return [cast("Exception | None", future.exception()) or future.result() for future in futures]
 
-    async def vouched(self) -> bool:
-        """Whether memory may answer. The news is let in now and then, however often this is asked."""
-        near = cast("Near", self._near)
-        if now() < near.until:
-            return True
-        # The loop looks for news in its next turn, after that of this task; then come those that it finds.
-        await asyncio.sleep(0)
-        await asyncio.sleep(0)
-        pipe = self._pipe
-        return pipe is not None and near.vouch(pipe.proved, asyncio.get_running_loop().call_soon)
-
     async def close(self) -> None:
         """Close the connection. Calls under way get their answers, be it later; more are refused."""
         self._come_home()  # refused where another loop uses it
         self._closed = True
-        if self._near is not None:
-            self._near.clear()
         connecting = self._connecting
         if connecting is not None:
             connecting.cancel()
@@ -204,7 +173,7 @@ class MuxTransport(AsyncTransport):
         if pipe is not None:
             self._changed(pipe)
             # What is given back for those who are gone, this waits for; whoever waits himself will be told.
-            if self._loading is None and not any(batch.waited_for() for batch in pipe.awaited(_Batch)):
+            if self._loading is None and not any(batch.waited_for() for batch in pipe.awaited(Batch)):
                 await pipe.closed
 
     async def ear(self) -> Ear:
@@ -268,28 +237,16 @@ class MuxTransport(AsyncTransport):
             for batch in self._gather(pipe, room):
                 command = self._packed(batch)
                 if command:
-                    if self._near is not None:
-                        self._foresee(self._near, batch, packed, expected)
+                    self._prepare(batch, packed, expected)
                     packed.append(command)
                     expected.append(batch)
             if packed:
                 pipe.send(b"".join(packed), expected)
 
-    def _foresee(self, near: Near, batch: _Batch, packed: list[bytes], expected: list[Expected]) -> None:
-        """What is read will be remembered; what is written, not."""
-        if batch.head.near:
-            packed.append(_REMEMBER)
-            expected.append(Reply(batch.tracks))
-        elif batch.head.changes:
-            near.writes(batch.keys())
+    def _prepare(self, batch: Batch, packed: list[bytes], expected: list[Expected]) -> None:
+        """It goes out next; what has to go before it is put there."""
 
-    def _remember(self, near: Near, batch: _Batch, reply: Any) -> None:
-        if batch.head.changes:
-            near.wrote(batch.keys())
-        elif batch.tracked and batch.pipe is self._pipe and isinstance(reply, list):
-            near.learn(batch.keys(), reply)
-
-    def _packed(self, batch: _Batch) -> bytes:
+    def _packed(self, batch: Batch) -> bytes:
         """What travels; nothing, if that can't be: its callers are told, and the others' calls go on."""
         try:
             return batch.packed()
@@ -299,9 +256,9 @@ class MuxTransport(AsyncTransport):
             self._fail(call, lambda _call: wrong)
         return b""
 
-    def _gather(self, pipe: Pipe, room: int) -> list[_Batch]:
-        batches: list[_Batch] = []
-        by_head: dict[Head, _Batch] = {}
+    def _gather(self, pipe: Pipe, room: int) -> list[Batch]:
+        batches: list[Batch] = []
+        by_head: dict[Head, Batch] = {}
         queue = self._queue
         while queue:
             call = queue[0]
@@ -314,7 +271,7 @@ class MuxTransport(AsyncTransport):
             if batch is None or batch.items + op.items > BATCH or not op.items:
                 if len(batches) == room:
                     break
-                batch = by_head[op.head] = _Batch(self, pipe, op.head)
+                batch = by_head[op.head] = Batch(self, pipe, op.head)
                 batches.append(batch)
             queue.popleft()
             batch.calls.append(call)
@@ -341,10 +298,8 @@ class MuxTransport(AsyncTransport):
         elif self._closed and pipe.idle and self._rests():
             pipe.retire()
 
-    def answered(self, batch: _Batch, reply: Any) -> None:
+    def answered(self, batch: Batch, reply: Any) -> None:
         """The server has answered a batch."""
-        if self._near is not None:
-            self._remember(self._near, batch, reply)
         if isinstance(reply, Exception):
             self._refused(batch, reply)
             return
@@ -370,10 +325,8 @@ class MuxTransport(AsyncTransport):
             self._settle(call, replies[at:upto])
             at = upto
 
-    def lost(self, batch: _Batch, error: Exception) -> None:
+    def lost(self, batch: Batch, error: Exception) -> None:
         """There will be no answer to a batch: it may have run."""
-        if self._near is not None:
-            self._remember(self._near, batch, error)
         if self._pipe is batch.pipe:
             self._unplug()
             self._failures += 1
@@ -383,7 +336,7 @@ class MuxTransport(AsyncTransport):
                 self._not_connected(error)
         self._again(batch.calls, error, ran=True)
 
-    def _refused(self, batch: _Batch, error: Exception) -> None:
+    def _refused(self, batch: Batch, error: Exception) -> None:
         if isinstance(error, redis_errors.NoScriptError) and batch.pipe is self._pipe:
             # What was sent before this is known meets the same; it comes back before the scripts are there.
             self._unloaded += batch.calls
@@ -409,8 +362,6 @@ class MuxTransport(AsyncTransport):
 
     def _unplug(self) -> None:
         self._pipe = None
-        if self._near is not None:
-            self._near.clear()
 
     async def _load_again(self, pipe: Pipe) -> None:
         """The scripts are gone, and `open` is due; nothing else is written meanwhile."""
@@ -454,20 +405,10 @@ class MuxTransport(AsyncTransport):
         # Any: redis-py's connections are typed in part only.
         connection: Any = self._source.async_connection(self._url, self._on_connect)
         await connection.connect()
-        near = self._near
-        pipe = Pipe(connection, self._source.timeout, self._changed, None if near is None else PING_EVERY)
+        pipe = Pipe(connection, self._source.timeout, self._changed)
         if pipe.error is not None:
             raise pipe.error
-        if near is not None:
-            near.clear()
-            pipe.on_push[b"invalidate"] = near.invalidate
         return pipe
-
-    async def _open(self, line: Speaks) -> Opened:
-        opened = await super()._open(line)
-        if self._near is not None:
-            await ask(line, "CLIENT", "TRACKING", "ON", "OPTIN")
-        return opened
 
     def _not_connected(self, error: Exception) -> None:
         calls = list(self._queue)

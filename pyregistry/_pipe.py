@@ -47,7 +47,6 @@ class Pipe(asyncio.Protocol):
         timeout: seconds that a reply may take.
         changed: a method that is called when replies came in, when writing may go on, and at the end. It is
             held weakly: a pipe keeps nobody alive.
-        ping_every: seconds without an answer after which the server is asked for one; ``None``: never.
 
     Attributes:
         error: why it has ended; ``None``: it lives.
@@ -63,7 +62,6 @@ class Pipe(asyncio.Protocol):
         connection: Any,
         timeout: float,
         changed: Callable[[Pipe], None],
-        ping_every: float | None = None,
     ) -> None:
         self.error: Exception | None = None
         self.on_push: dict[bytes, Callable[[list[Any]], None]] = {}
@@ -73,7 +71,6 @@ class Pipe(asyncio.Protocol):
         self._loop = asyncio.get_running_loop()
         self._timeout = timeout
         self._changed = WeakMethod(changed)
-        self._ping_every = ping_every
         self._pending: deque[tuple[Expected, float]] = deque()
         self._paused = False
         self._retired = False
@@ -93,8 +90,6 @@ class Pipe(asyncio.Protocol):
             self.data_received(early)
         if reader.at_eof() or self._transport.is_closing():
             self.drop(redis_errors.ConnectionError("Connection closed by server."))
-        if ping_every is not None:
-            self._ping()
 
     @property
     def ended(self) -> bool:
@@ -153,6 +148,12 @@ class Pipe(asyncio.Protocol):
             self.on_end(error)
         self._tell()
 
+    def ping(self, every: float) -> None:
+        """From now on the server is asked for an answer after so many seconds without one."""
+        self._ping_timer = self._loop.call_later(every, self.ping, every)
+        if not self._pending and now() - self.proved > every / 2:
+            self.send(_PING, [Reply(lambda _reply: None)])
+
     def leave(self) -> None:
         """Close it, from whatever thread; its loop may have ended."""
         with suppress(RuntimeError):
@@ -173,14 +174,6 @@ class Pipe(asyncio.Protocol):
             self._timer = self._loop.call_later(left, self._watch)
         else:
             self.drop(redis_errors.TimeoutError(f"Timeout reading from {self._host}"))
-
-    def _ping(self) -> None:
-        every = self._ping_every
-        if self.error is not None or every is None:
-            return
-        self._ping_timer = self._loop.call_later(every, self._ping)
-        if not self._pending and now() - self.proved > every / 2:
-            self.send(_PING, [Reply(lambda _reply: None)])
 
     # asyncio's side
 

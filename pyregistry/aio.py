@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import redis.asyncio
@@ -11,8 +10,8 @@ from pyregistry import _checks as checks
 from pyregistry._core import Core
 from pyregistry._flight_async import AsyncDownload, AsyncFlight
 from pyregistry._listen_async import AsyncEventStream, AsyncListener
+from pyregistry._memory import RememberingTransport
 from pyregistry._mux import MuxTransport
-from pyregistry._near import Near
 from pyregistry._ops import (
     KEPT_LEASE,
     Default,
@@ -21,8 +20,6 @@ from pyregistry._ops import (
     chunks,
     known_of,
     preferred_record,
-    read_record,
-    read_stored,
     settled,
     status_of,
 )
@@ -30,7 +27,6 @@ from pyregistry._owned import now
 from pyregistry._source import DEFAULT_TIMEOUT, ClientSource, UrlSource, source_of
 from pyregistry._touch_async import AsyncToucher
 from pyregistry._transport_async import AsyncTransport
-from pyregistry._wire import Found
 from pyregistry._wish import VISIBILITY_TIMEOUT, OnUnavailable, OnUnproven
 from pyregistry.config import BackendConfig
 from pyregistry.errors import DamagedRecord, InvalidArgument
@@ -77,11 +73,8 @@ class AsyncRegistry(Core):
         touch_interval: as in `from_url`.
     """
 
-    # --- asyncio only: begin
-    _near: Near | None = None
-    _multiplexed = False
+    _transport_class: type[AsyncTransport] = AsyncTransport
 
-    # --- asyncio only: end
     def __init__(
         self,
         client: redis.asyncio.Redis,
@@ -140,8 +133,8 @@ class AsyncRegistry(Core):
             raise InvalidArgument("transport", f'must be "multiplexed" or "redis-py", not {transport!r}')
         if near_cache and transport != "multiplexed":
             raise InvalidArgument("near_cache", 'needs transport="multiplexed"')
-        client._multiplexed = transport == "multiplexed"
-        client._near = Near() if near_cache else None
+        if transport == "multiplexed":
+            client._transport_class = RememberingTransport if near_cache else MuxTransport
         # --- asyncio only: end
         client._begin(source, namespace, owner, providers, touch_interval)
         return client
@@ -155,18 +148,11 @@ class AsyncRegistry(Core):
         touch_interval: float | None,
     ) -> None:
         self._set_up(source, namespace, owner, providers)
-        self._transport = self._new_transport(source)
+        self._transport = self._transport_class(source, self._ops)
         self._toucher = (
             None if touch_interval is None else AsyncToucher(self._transport, self._ops, touch_interval)
         )
         self._listener = AsyncListener(self._transport, self._ops.keys.channel, source.patience)
-
-    def _new_transport(self, source: ClientSource | UrlSource) -> AsyncTransport:
-        # --- asyncio only: begin
-        if self._multiplexed and isinstance(source, UrlSource):
-            return MuxTransport(source, self._ops, near=self._near)
-        # --- asyncio only: end
-        return AsyncTransport(source, self._ops)
 
     async def __aenter__(self) -> Self:
         await self.connect()
@@ -766,8 +752,9 @@ class AsyncRegistry(Core):
             subset: which part of the files.
         """
         # --- asyncio only: begin
-        near, transport = self._near, self._transport
-        if near is not None and isinstance(transport, MuxTransport):
+        transport = self._transport
+        if isinstance(transport, RememberingTransport):
+            near = transport.near
             question = (name, provider, revision, subset)
             try:
                 known = near.answers.get(question)
@@ -830,32 +817,11 @@ class AsyncRegistry(Core):
         """
         targets = self._ops.targets(name, provider, revision, subset)
         # --- asyncio only: begin
-        if self._near is not None and isinstance(self._transport, MuxTransport):
-            return preferred_record(await self._recall(self._near, self._transport, targets))
+        if isinstance(self._transport, RememberingTransport):
+            return preferred_record(await self._transport.records(targets))
         # --- asyncio only: end
         found = await self._transport.call(self._ops.read(targets))
         return preferred_record(found)
-
-    # --- asyncio only: begin
-    async def _recall(
-        self, near: Near, transport: MuxTransport, targets: Sequence[checks.Target]
-    ) -> list[ModelRecord | DamagedRecord | None]:
-        stored, look_up = self._ops.stored(targets), self._ops.look_up(targets)
-        if near.last_uses(stored.keys) is not None and await transport.vouched():
-            values, uses = near.values(stored.keys), near.last_uses(stored.keys)
-            if values is not None and uses is not None:
-                return [
-                    None if value is None else read_stored(target.ref, value, used)
-                    for target, value, used in zip(targets, values, uses, strict=True)
-                ]
-        # In one write: what is remembered is told of when it changes; the last use, which changes often, is not.
-        _, found = await asyncio.gather(transport.call(stored), transport.call(look_up))
-        for key, answer in zip(stored.keys, found, strict=True):
-            if isinstance(answer, Found):
-                near.used(key, bytes(answer.record), answer.last_used)
-        return [read_record(target.ref, answer) for target, answer in zip(targets, found, strict=True)]
-
-    # --- asyncio only: end
 
     async def get_model_records(self, models: Iterable[Model]) -> list[ModelRecord | None]:
         """All that is known of many models, in batches.

@@ -71,6 +71,8 @@ class Registry(Core):
         touch_interval: as in `from_url`.
     """
 
+    _transport_class: type[Transport] = Transport
+
     def __init__(
         self,
         client: redis.Redis,
@@ -128,14 +130,11 @@ class Registry(Core):
         touch_interval: float | None,
     ) -> None:
         self._set_up(source, namespace, owner, providers)
-        self._transport = self._new_transport(source)
+        self._transport = self._transport_class(source, self._ops)
         self._toucher = (
             None if touch_interval is None else Toucher(self._transport, self._ops, touch_interval)
         )
         self._listener = Listener(self._transport, self._ops.keys.channel, source.patience)
-
-    def _new_transport(self, source: ClientSource | UrlSource) -> Transport:
-        return Transport(source, self._ops)
 
     def __enter__(self) -> Self:
         self.connect()

@@ -20,17 +20,15 @@ from typing import TYPE_CHECKING, Any, Protocol, cast
 import pytest
 import redis
 
-from pyregistry import _keeper
+from pyregistry import Registry, _keeper
 from pyregistry._keys import Keyspace
 from pyregistry.embedded import EmbeddedServer
 from tests import servers
 from tests.clients import AsyncFacade, Connect, loop_in_thread
-from tests.proxy import SECONDS, until
+from tests.proxy import SECONDS, Proxy, until
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Iterator
-
-    from pyregistry import Registry
 
 pytest_plugins = ["pyregistry.testing"]
 
@@ -184,6 +182,20 @@ def namespace(pyregistry_namespace: str, server_url: str) -> Iterator[str]:
         ]
     prefixes = (keys.record(""), keys.holds(""))
     assert not [key for key in found if key not in known and not key.startswith(prefixes)]
+
+
+@pytest.fixture
+def other(server_url: str, namespace: str) -> Iterator[Registry]:
+    """Somebody else, with connections of his own to the test's server."""
+    with Registry.from_url(server_url, namespace, owner="other") as other:
+        yield other
+
+
+@pytest.fixture
+def proxy(server_url: str) -> Iterator[Proxy]:
+    """Stands between clients and the test's server."""
+    with Proxy(server_url) as proxy:
+        yield proxy
 
 
 @pytest.fixture

@@ -5,11 +5,46 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
 
+from benchmarks import report
+from benchmarks.measure import Figure
+
 ROOT = Path(__file__).parent.parent
+
+
+def test_the_readme_shows_what_was_measured() -> None:
+    written = json.loads((ROOT / "docs" / "benchmarks" / "results.json").read_text("utf-8"))
+    names = {field.name for field in fields(Figure)}
+    figures = [
+        Figure(**{name: value for name, value in row.items() if name in names}) for row in written["figures"]
+    ]
+    shown = (ROOT / "README.md").read_text("utf-8").partition(report.BEGIN)[2].partition(report.END)[0]
+    assert shown.strip() == report.summary(written, figures, "docs/benchmarks")
+    assert (ROOT / "docs" / "benchmarks" / "tables.md").read_text("utf-8") == report.markdown(
+        written, figures
+    )
+
+
+def test_a_readme_without_the_marks_is_left_alone(tmp_path: Path) -> None:
+    readme = tmp_path / "README.md"
+    readme.write_text("nothing", "utf-8")
+    with pytest.raises(ValueError, match="marks"):
+        report.show(readme, "figures")
+    assert readme.read_text("utf-8") == "nothing"
+    readme.write_text(f"before {report.BEGIN} old {report.END} after", "utf-8")
+    report.show(readme, "figures")
+    assert readme.read_text("utf-8") == f"before {report.BEGIN}\nfigures\n{report.END} after"
+
+
+def test_an_unknown_subject_is_told() -> None:
+    command = [sys.executable, "-m", "benchmarks", "claims", "nothing"]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert result.returncode == 2
+    assert "unknown subject: nothing" in result.stderr
 
 
 @pytest.mark.slow

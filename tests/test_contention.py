@@ -16,17 +16,9 @@ from pyregistry import AlreadyExists, AsyncRegistry, Claim, Claimed, ModelStatus
 from tests.proxy import SECONDS, Held, Proxy, until
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from tests.clients import Connect
 
 CONNECTIONS = 32  # of one client
-
-
-@pytest.fixture
-def proxy(server_url: str) -> Iterator[Proxy]:
-    with Proxy(server_url) as proxy:
-        yield proxy
 
 
 # Processes

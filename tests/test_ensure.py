@@ -78,13 +78,6 @@ def pool(monkeypatch: pytest.MonkeyPatch) -> Iterator[ThreadPoolExecutor]:
 
 
 @pytest.fixture
-def other(server_url: str, namespace: str) -> Iterator[Registry]:
-    """Somebody else."""
-    with Registry.from_url(server_url, namespace, owner="other") as other:
-        yield other
-
-
-@pytest.fixture
 def store(tmp_path: Path) -> FolderStore:
     root = tmp_path / "cache"
     root.mkdir()

@@ -51,12 +51,6 @@ def store(tmp_path: Path) -> FolderStore:
 
 
 @pytest.fixture
-def other(server_url: str, namespace: str) -> Iterator[Registry]:
-    with Registry.from_url(server_url, namespace, owner="other") as other:
-        yield other
-
-
-@pytest.fixture
 def start(server_url: str, namespace: str, store: FolderStore) -> Iterator[Callable[..., Replica]]:
     """Starts replicas; they are ended after the test."""
     with ExitStack() as stack:

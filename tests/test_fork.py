@@ -73,12 +73,6 @@ def in_child(function: Callable[[], Any]) -> Any:
 
 
 @pytest.fixture
-def proxy(server_url: str) -> Iterator[Proxy]:
-    with Proxy(server_url) as proxy:
-        yield proxy
-
-
-@pytest.fixture
 def watcher(server_url: str, namespace: str) -> Iterator[Registry]:
     with Registry.from_url(server_url, namespace) as watcher:
         yield watcher

@@ -56,19 +56,6 @@ def lease(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> It
     until(lambda: not threads(), "the keeper ends")
 
 
-@pytest.fixture
-def other(server_url: str, namespace: str) -> Iterator[Registry]:
-    """Somebody who watches, or wants the same."""
-    with Registry.from_url(server_url, namespace, owner="other") as other:
-        yield other
-
-
-@pytest.fixture
-def proxy(server_url: str) -> Iterator[Proxy]:
-    with Proxy(server_url) as proxy:
-        yield proxy
-
-
 def kept(registry: Registry, name: str = "model", **options: Any) -> Claim:
     result = registry.try_claim_for_download(name, "S3", **options)
     assert isinstance(result, Claimed)

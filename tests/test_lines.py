@@ -47,23 +47,10 @@ LEASE = 30.0
 
 
 @pytest.fixture
-def proxy(server_url: str) -> Iterator[Proxy]:
-    with Proxy(server_url) as proxy:
-        yield proxy
-
-
-@pytest.fixture
 def registry(proxy: Proxy, namespace: str) -> Iterator[Registry]:
     """The client under test, behind the proxy."""
     with Registry.from_url(proxy.url, namespace, timeout=2 * SECONDS) as registry:
         yield registry
-
-
-@pytest.fixture
-def other(server_url: str, namespace: str) -> Iterator[Registry]:
-    """Somebody else, with connections of his own."""
-    with Registry.from_url(server_url, namespace, owner="other") as other:
-        yield other
 
 
 def claimed(registry: Registry, name: str = "model", **options: Any) -> int:

@@ -36,7 +36,7 @@ from tests.servers import free_port, self_signed
 from tests.valve import Valve
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
+    from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
     from pathlib import Path
 
     from pyregistry.models import ModelRecord
@@ -48,23 +48,10 @@ LEASE = 30.0
 
 
 @pytest.fixture
-def proxy(server_url: str) -> Iterator[Proxy]:
-    with Proxy(server_url) as proxy:
-        yield proxy
-
-
-@pytest.fixture
 async def registry(proxy: Proxy, namespace: str) -> AsyncIterator[AsyncRegistry]:
     """The client under test, behind the proxy."""
     async with AsyncRegistry.from_url(proxy.url, namespace, timeout=2 * SECONDS) as registry:
         yield registry
-
-
-@pytest.fixture
-def other(server_url: str, namespace: str) -> Iterator[Registry]:
-    """Somebody else, with a connection of his own."""
-    with Registry.from_url(server_url, namespace, owner="other") as other:
-        yield other
 
 
 def claim(registry: AsyncRegistry, name: str = "model", **options: Any) -> Coroutine[Any, Any, Result]:

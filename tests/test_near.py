@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import signal
 from typing import TYPE_CHECKING, Any
@@ -22,13 +23,15 @@ from pyregistry import (
     Registry,
     RegistryClosed,
     RegistryUnavailable,
-    _mux,
+    _memory,
     _near,
 )
+from pyregistry._memory import RememberingTransport
 from pyregistry._near import Near
 from pyregistry._owned import now
 from tests.cutter import Cutter
 from tests.proxy import until
+from tests.test_fork import left_open
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator
@@ -71,8 +74,9 @@ def asked(raw: redis.Redis, *commands: str) -> int:
 
 
 def near_of(registry: AsyncRegistry) -> Near:
-    assert registry._near is not None
-    return registry._near
+    transport = registry._transport
+    assert isinstance(transport, RememberingTransport)
+    return transport.near
 
 
 async def comes(condition: Callable[[], object], what: str) -> None:
@@ -367,7 +371,7 @@ async def test_silence_ends_it(
 ) -> None:
     # The server stops, and its end of the connection stays open: nobody will say what changes.
     monkeypatch.setattr(_near, "SILENCE", 0.3)
-    monkeypatch.setattr(_mux, "PING_EVERY", 1000.0)
+    monkeypatch.setattr(_memory, "PING_EVERY", 1000.0)
     assert server.pid is not None
     async with AsyncRegistry.from_url(server.url, namespace, near_cache=True, timeout=0.2) as registry:
         assert not await registry.is_downloaded("model", "S3")
@@ -390,7 +394,7 @@ async def test_the_answer_to_a_ping_keeps_it(
     server: EmbeddedServer, namespace: str, raw: redis.Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(_near, "SILENCE", 0.4)
-    monkeypatch.setattr(_mux, "PING_EVERY", 0.1)
+    monkeypatch.setattr(_memory, "PING_EVERY", 0.1)
     async with AsyncRegistry.from_url(server.url, namespace, near_cache=True) as registry:
         assert not await registry.is_downloaded("model", "S3")
         await comes(lambda: asked(raw, "ping") >= 10, "a second without anything else")
@@ -461,6 +465,25 @@ async def test_a_damaged_record_is_told_from_memory_too(
         for question in (registry.is_downloaded, registry.get_status, registry.get_model_record):
             with pytest.raises(DamagedRecord):
                 await question("model", "S3")
+
+
+@left_open
+def test_another_event_loop_has_a_memory_of_its_own(server: EmbeddedServer, other: Registry) -> None:
+    registry = AsyncRegistry.from_url(server.url, other.namespace, near_cache=True)
+    for at in range(6):
+        # Nobody has read what the server has said to the loop that has ended.
+        wanted = ModelStatus.DOWNLOADED if at % 2 else ModelStatus.ERROR
+        other.set_status("model", "S3", wanted)
+
+        async def ask() -> tuple[bool, ModelStatus | None]:
+            near_of(registry).until = 0.0  # longer than a turn ago
+            there = await registry.is_downloaded("model", "S3")
+            assert await registry.is_downloaded("model", "S3") == there
+            return there, await registry.get_status("model", "S3")
+
+        assert asyncio.run(ask()) == (wanted is ModelStatus.DOWNLOADED, wanted)
+    asyncio.run(registry.close())
+    gc.collect()  # here, where it is no news that they were left open
 
 
 async def test_a_forked_child_has_a_memory_of_its_own(

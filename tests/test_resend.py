@@ -34,22 +34,9 @@ NAME, PROVIDER = "acme/model", "S3"
 
 
 @pytest.fixture
-def proxy(server_url: str) -> Iterator[Proxy]:
-    with Proxy(server_url) as proxy:
-        yield proxy
-
-
-@pytest.fixture
 def registry(connect_any: Connect, proxy: Proxy) -> Registry:
     """The client under test, behind the proxy."""
     return connect_any(url=proxy.url)
-
-
-@pytest.fixture
-def other(server_url: str, namespace: str) -> Iterator[Registry]:
-    """Somebody else, with a network that works."""
-    with Registry.from_url(server_url, namespace, owner="other") as other:
-        yield other
 
 
 @pytest.fixture

@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import threading
-import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any, cast
@@ -207,7 +206,7 @@ class Caller:
         self.errors: list[Exception] = []
 
     def run(self) -> None:
-        while not self._stopped.is_set():
+        while not self._stopped.wait(0.01):
             self.begun += 1
             # Each time another model: whether the one before is free again may not be known.
             try:
@@ -218,7 +217,6 @@ class Caller:
                 self.errors.append(error)
             else:
                 self.tokens.append(result.claim.token)
-            time.sleep(0.01)
 
     def stop(self) -> None:
         self._stopped.set()

@@ -21,13 +21,7 @@ from pyregistry import (
 from tests.proxy import SECONDS, until
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-
-@pytest.fixture
-def other(server_url: str, namespace: str) -> Iterator[Registry]:
-    with Registry.from_url(server_url, namespace, owner="other") as other:
-        yield other
+    pass
 
 
 def life_of_a_model(other: Registry) -> None:

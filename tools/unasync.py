@@ -24,8 +24,7 @@ HEADER = "# Made from {source} by tools/unasync.py: change that one.\n"
 RULES = [
     (r"(?ms)^ *# --- asyncio only: begin$.*?^ *# --- asyncio only: end\n", ""),
     (r"(?m)^ {12}(?:transport|near_cache): .*\n(?: {16}.*\n)*", ""),  # options of the asyncio client alone
-    (r"from pyregistry\._mux import MuxTransport\n", ""),
-    (r"(?m)^import asyncio\nfrom typing", "from typing"),
+    (r"from pyregistry\._(?:memory|mux) import \w+\n", ""),
     (r"await _in_a_task\((.*)\)", r"\1"),
     (r"await asyncio\.to_thread\(([\w.]+)\)", r"\1()"),
     (r"\bawait ", ""),
