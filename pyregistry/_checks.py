@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import inspect
 import math
 import re
 import unicodedata
@@ -147,3 +149,18 @@ def microseconds(argument: str, seconds: float, *, zero: bool = False) -> int:
     if rounded == 0 and not (zero and seconds == 0):
         raise InvalidArgument(argument, f"must be at least a microsecond, not {seconds} seconds")
     return rounded
+
+
+def function(argument: str, value: object) -> None:
+    """Something that can be called."""
+    if not callable(value):
+        raise InvalidArgument(argument, f"must be a function, not {type(value).__name__}")
+
+
+def is_async(function: object) -> bool:
+    """Whether a call of it is to be awaited."""
+    while isinstance(function, functools.partial):
+        function = function.func
+    return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(
+        getattr(function, "__call__", None)  # noqa: B004 - not whether it can be called: how
+    )

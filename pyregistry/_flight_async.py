@@ -19,7 +19,7 @@ from pyregistry._hub import Seat, View
 from pyregistry._op import Op
 from pyregistry._ops import Refusal
 from pyregistry._owned import Held, OwnedClaim, Stall, now
-from pyregistry._wait_async import Guard, Poke, Turn, ask, see_through, work
+from pyregistry._wait_async import Guard, Poke, Turn, ask, check_function, see_through, work
 from pyregistry._wish import Wish
 from pyregistry.errors import (
     CacheMismatch,
@@ -58,6 +58,8 @@ class AsyncFlight:
     """One caller's way to one model."""
 
     def __init__(self, client: AsyncRegistry, wish: Wish) -> None:
+        if wish.verify is not None:
+            check_function("verify", wish.verify)
         self._client = client
         self._wish = wish
         self._ends = math.inf if wish.timeout is None else now() + wish.timeout
@@ -67,6 +69,7 @@ class AsyncFlight:
 
     async def ensure(self, download: Callable[..., Any]) -> ModelRecord:
         """The record, once the model is there."""
+        check_function("download", download)
         while True:
             got = await self.take()
             if isinstance(got, ModelRecord):

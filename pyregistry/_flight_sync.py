@@ -20,7 +20,7 @@ from pyregistry._hub import Seat, View
 from pyregistry._op import Op
 from pyregistry._ops import Refusal
 from pyregistry._owned import Held, OwnedClaim, Stall, now
-from pyregistry._wait_sync import Guard, Poke, Turn, ask, see_through, work
+from pyregistry._wait_sync import Guard, Poke, Turn, ask, check_function, see_through, work
 from pyregistry._wish import Wish
 from pyregistry.errors import (
     CacheMismatch,
@@ -59,6 +59,8 @@ class Flight:
     """One caller's way to one model."""
 
     def __init__(self, client: Registry, wish: Wish) -> None:
+        if wish.verify is not None:
+            check_function("verify", wish.verify)
         self._client = client
         self._wish = wish
         self._ends = math.inf if wish.timeout is None else now() + wish.timeout
@@ -68,6 +70,7 @@ class Flight:
 
     def ensure(self, download: Callable[..., Any]) -> ModelRecord:
         """The record, once the model is there."""
+        check_function("download", download)
         while True:
             got = self.take()
             if isinstance(got, ModelRecord):

@@ -15,6 +15,7 @@ from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import suppress
 from typing import Any, TypeVar
 
+from pyregistry import _checks as checks
 from pyregistry._owned import Held, now
 
 T = TypeVar("T")
@@ -140,20 +141,21 @@ def _in_thread(function: Callable[..., T], *args: Any) -> asyncio.Future[T]:
     return future
 
 
+def check_function(argument: str, function: object) -> None:
+    """A function of the user's: plain or async.
+
+    Raises:
+        InvalidArgument: it can't be called.
+    """
+    checks.function(argument, function)
+
+
 async def ask(function: Callable[..., Any], *args: Any) -> Any:
     """Call a function of the user's, plain (in a thread) or async."""
-    if _is_async(function):
+    if checks.is_async(function):
         return await function(*args)
     result = await _in_thread(function, *args)
     return await result if inspect.isawaitable(result) else result
-
-
-def _is_async(function: Callable[..., Any]) -> bool:
-    while isinstance(function, functools.partial):
-        function = function.func
-    return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(
-        getattr(function, "__call__", None)  # noqa: B004 - not whether it can be called: how
-    )
 
 
 async def work(held: Held, download: Callable[..., Any], *args: Any) -> None:

@@ -9,7 +9,9 @@ from typing import Any, TypeVar
 
 from redis import exceptions as redis_errors
 
+from pyregistry import _checks as checks
 from pyregistry._owned import Held
+from pyregistry.errors import InvalidArgument
 
 T = TypeVar("T")
 
@@ -76,6 +78,17 @@ def _as_it_is(message: Any) -> Any:
 def unlogged(connection: Any) -> None:
     """Keep redis-py from logging each message: an event holds a claim id, and that is a secret."""
     connection._parser.set_pubsub_push_handler(_as_it_is)
+
+
+def check_function(argument: str, function: object) -> None:
+    """A function of the user's: plain, since nobody awaits here.
+
+    Raises:
+        InvalidArgument: it can't be called, or is async.
+    """
+    checks.function(argument, function)
+    if checks.is_async(function):
+        raise InvalidArgument(argument, "must be a plain function: async ones are for an AsyncRegistry")
 
 
 def ask(function: Callable[..., Any], *args: Any) -> Any:

@@ -466,12 +466,12 @@ class Registry(Core):
         Args:
             name: the model.
             provider: where it comes from.
-            download: plain or async; a plain one runs in a thread of its own. It is cancelled when the claim is
-                lost; in a thread it has to look at ``claim.lost``. What it returns is not looked at.
+            download: a plain function; it runs in the caller's thread. When the claim is
+                lost it has to stop: see ``claim.lost``. What it returns is not looked at.
             revision: which revision.
             subset: which part of the files.
             store: puts each model into a folder of its own, published by one rename.
-            verify: plain or async, ``verify(record)`` says whether the files of a DOWNLOADED model are there;
+            verify: a plain function, ``verify(record)`` says whether the files of a DOWNLOADED model are there;
                 if not, its record is deleted by its token, and it is downloaded again.
             retry: how often the fleet tries it, lost owners included; ``None``: one error is the end of it.
             lease: seconds that the claim holds without renewal; it is renewed at a third of that.

@@ -35,6 +35,11 @@ RULES = [
     (r"\baclose\b", "close"),
     (r"\b_(transport|lines|listen|flight|touch|wait)_async\b", r"_\1_sync"),
     (r"\b([Aa])n async context manager\b", r"\1 context manager"),
+    (
+        r"download: plain or async; .*\n( +)lost; in a thread it has to look at",
+        r"download: a plain function; it runs in the caller's thread. When the claim is\n\1lost it has to stop: see",
+    ),
+    (r"verify: plain or async, ", "verify: a plain function, "),
     (r"\basync iterator\b", "iterator"),
     (r"(?m)^import asyncio\nimport logging\n", "import logging\nimport time\n"),
     (r"\bredis\.asyncio\b", "redis"),
