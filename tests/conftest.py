@@ -172,13 +172,13 @@ def pyregistry_url(server_url: str) -> str:
 
 @pytest.fixture
 def namespace(pyregistry_namespace: str, server_url: str) -> Iterator[str]:
-    """A namespace that no other test uses; no stray key is left in it."""
+    """A namespace that no other test uses; no stray key is left in it, and no key of one named after it."""
     yield pyregistry_namespace
     keys = Keyspace(pyregistry_namespace)
     known = {*keys.shared}
     with redis.Redis.from_url(server_url) as client:
         found = [
-            key.decode() for key in client.scan_iter(f"pyregistry:{{{pyregistry_namespace}}}:*", count=1000)
+            key.decode() for key in client.scan_iter(f"pyregistry:{{{pyregistry_namespace}*", count=1000)
         ]
     prefixes = (keys.record(""), keys.holds(""))
     assert not [key for key in found if key not in known and not key.startswith(prefixes)]

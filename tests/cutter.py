@@ -23,6 +23,7 @@ class Cutter:
         url: what clients connect to.
         cut_after: how many bytes may follow the next SSUBSCRIBE before that connection is cut; ``None``: never.
         cuts: how many connections were cut.
+        refuses: whether who connects is hung up on.
     """
 
     def __init__(self, url: str) -> None:
@@ -33,6 +34,7 @@ class Cutter:
         self.url = urlunsplit(parts._replace(netloc=f"127.0.0.1:{port}"))
         self.cut_after: int | None = None
         self.cuts = 0
+        self.refuses = False
         self._sockets: list[socket.socket] = []
         self._threads: list[threading.Thread] = []
 
@@ -68,6 +70,9 @@ class Cutter:
         with suppress(OSError):
             while True:
                 client, _ = self._listener.accept()
+                if self.refuses:
+                    client.close()
+                    continue
                 try:
                     server = socket.create_connection(self._upstream, SECONDS)
                 except OSError:

@@ -187,6 +187,15 @@ class Proxy:
         """The reply comes byte by byte."""
         self._order(name, lambda pass_on, raw: _Trickle(pass_on(raw)), times)
 
+    def forget_orders(self, name: str) -> None:
+        """From now on they just pass."""
+        with self._lock:
+            self._orders[name].clear()
+
+    def log_of(self, name: str) -> int:
+        """How often clients have sent this, whether the server has heard of it or not."""
+        return sum(brought == name for _, brought in self.log)
+
     def deliver(self, held: Held) -> Any:
         """Send a held request to the server now; returns the server's answer."""
         held.wait()
@@ -273,7 +282,13 @@ class Proxy:
             with self._lock:
                 self.sent[name] += 1
             server.sendall(raw)
-            return _read(replies)
+            # What the server says of its own accord before the reply goes with it.
+            answer = b""
+            while True:
+                value = _read(replies)
+                answer += value
+                if not value.startswith(b">") or _parsed(value)[0].decode().upper() == name:
+                    return answer
 
         reply = act(pass_on, raw) if act else pass_on(raw)
         if reply is None:

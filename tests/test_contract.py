@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import threading
 import time
@@ -13,7 +14,9 @@ import pytest
 import redis
 
 from pyregistry import (
+    AccessDenied,
     AlreadyExists,
+    BackendConfig,
     Claim,
     Claimed,
     DamagedRecord,
@@ -25,12 +28,17 @@ from pyregistry import (
     ModelRecord,
     ModelRef,
     ModelStatus,
+    OutOfMemory,
     Registry,
     RegistryClosed,
+    RegistryUnavailable,
     StatusCounts,
+    create_async_registry_backend,
+    create_registry_backend,
 )
 from pyregistry._keys import Keyspace, entry_of
 from tests.clients import Connect
+from tests.conftest import MakeServer
 
 HF = ModelProvider.HUGGING_FACE
 SHORT = 0.15  # seconds: a lease that a test waits for
@@ -485,13 +493,80 @@ def test_a_call_without_a_provider_looks_at_all(connect_any: Connect) -> None:
     assert registry.delete_model("m") == 2
 
 
-def test_namespaces_are_apart(connect_any: Connect, namespace: str) -> None:
+def test_namespaces_are_apart(connect_any: Connect, server_url: str, namespace: str) -> None:
     here, there = connect_any(), connect_any(namespace=f"{namespace}.2")
     claimed(here.try_claim_for_download("m", HF, lease=60))
     assert there.get_status("m") is None
     claimed(there.try_claim_for_download("m", HF, lease=60))
     assert there.delete_model("m") == 1
     assert here.get_status("m") is ModelStatus.DOWNLOADING
+    with redis.Redis.from_url(server_url) as raw:
+        raw.delete(Keyspace(f"{namespace}.2").meta)
+
+
+# The backend, as servers make it
+
+
+def test_a_backend_is_connected(server_url: str, namespace: str) -> None:
+    config = BackendConfig.redis(server_url, namespace, owner="this server", timeout=3.0)
+    with create_registry_backend(config) as registry:
+        assert registry.server_version is not None
+        assert (registry.namespace, registry.owner) == (namespace, "this server")
+        assert registry.get_status_counts() == (0, 0, 0)
+
+
+async def test_a_backend_is_connected_on_a_loop(server_url: str, namespace: str) -> None:
+    config = BackendConfig.from_env(
+        {"PYREGISTRY_URL": server_url, "PYREGISTRY_NAMESPACE": namespace},
+        owner="this server",
+        near_cache=True,
+    )
+    async with await create_async_registry_backend(config) as registry:
+        assert registry.server_version is not None
+        assert (registry.namespace, registry.owner) == (namespace, "this server")
+        assert not await registry.is_downloaded("m")
+
+
+async def test_a_backend_that_is_not_there_leaves_nothing_open(server_url: str) -> None:
+    for url in ("redis://127.0.0.1:1", server_url.replace("://", "://nobody:secret@")):
+        config = BackendConfig.redis(url, timeout=0.5)
+        for make in (
+            create_registry_backend,
+            lambda config: asyncio.run(create_async_registry_backend(config)),
+        ):
+            with pytest.raises((RegistryUnavailable, AccessDenied)) as caught:
+                await asyncio.to_thread(make, config)
+            assert "secret" not in str(caught.value)
+
+
+def test_a_server_that_is_full(connect_any: Connect, make_server: MakeServer) -> None:
+    server = make_server()
+    registry = connect_any(url=server.url)
+    mine = {name: claimed(registry.try_claim_for_download(name, HF, lease=60)) for name in ("a", "b", "c")}
+    failed = claimed(registry.try_claim_for_download("failed", HF, lease=60))
+    assert registry.finish_download_claim(failed, ModelStatus.ERROR)
+    with redis.Redis.from_url(server.url) as raw:
+        raw.config_set("maxmemory", "1")
+        before = registry.get_model_record("failed")
+        refused: list[Callable[[], object]] = [
+            lambda: registry.try_claim_for_download("new", HF, lease=60),
+            lambda: registry.try_claim_many([("new", HF)], lease=60),
+            lambda: registry.try_reset_error_for_retry("failed", HF, lease=60),
+            lambda: registry.set_status("failed", HF, ModelStatus.DOWNLOADED),
+        ]
+        for call in refused:
+            with pytest.raises(OutOfMemory):
+                call()
+        assert registry.get_status("new") is None
+        assert registry.get_model_record("failed") == before
+        # What puts things right is not refused.
+        assert registry.refresh_download_claim(mine["a"], bytes_done=5) is not None
+        assert registry.finish_download_claim(mine["a"], ModelStatus.DOWNLOADED)
+        assert registry.release_download_claim(mine["b"])
+        assert registry.touch_model("a")
+        assert registry.delete_model("c") == 1
+        raw.config_set("maxmemory", "0")
+        claimed(registry.try_claim_for_download("new", HF, lease=60))
 
 
 # Evictions and holds, as they will be: made by hand here

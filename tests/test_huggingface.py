@@ -223,11 +223,13 @@ def test_a_hub_that_falls_silent_is_left_for_another(
         assert healthy.push(REPO, files) == commit
         hub.sends_only = 1_000_000
         first = replicas(hub, kind, stall_timeout=8, retry=None)
-        until(
-            lambda: (((record := record_of(registry, commit)) and record.bytes_done) or 0) > 900_000,
-            "the first megabyte is there",
-            SECONDS,
-        )
+
+        def first_megabyte() -> bool:
+            record = record_of(registry, commit)
+            assert record is None or record.status is ModelStatus.DOWNLOADING, first.log
+            return record is not None and (record.bytes_done or 0) > 900_000
+
+        until(first_megabyte, "the first megabyte is there", SECONDS)
         second = replicas(healthy, kind)
         gave_up = first.answer()  # if it does not see the error, it sees that the other one tries again
         assert gave_up.get("error", "DownloadFailed") == "DownloadFailed"

@@ -534,6 +534,26 @@ def test_scripts_that_are_gone_under_a_call_for_many(connect_any: Connect, make_
         assert len({number for number, _ in proxy.log[start:]}) == 1
 
 
+def test_scripts_that_go_in_mid_pipeline(connect_any: Connect, make_server: MakeServer) -> None:
+    server = make_server()
+    with ThreadPoolExecutor(1) as pool, Proxy(server.url) as proxy, redis.Redis.from_url(server.url) as raw:
+        registry = connect_any(url=proxy.url)
+        registry.get_status_counts()
+        first, second = proxy.pause("claim", times=2)
+        wanted = pool.submit(registry.try_claim_many, many(200), lease=LEASE)
+        second.wait_behind()  # it is written, as the others are
+        first.wait()
+        first.let_go()
+        second.wait()
+        raw.script_flush()
+        second.let_go()
+        results = wanted.result(SECONDS)
+        tokens = [result.claim.token for result in results if isinstance(result, Claimed)]
+        assert len(set(tokens)) == 200
+        assert registry.get_status_counts() == (200, 0, 0)
+        assert proxy.sent["claim"] > 4
+
+
 def test_one_that_is_damaged_among_many(connect_any: Connect, server_url: str, namespace: str) -> None:
     registry = connect_any()
     registry.try_claim_many(many(200), lease=LEASE)

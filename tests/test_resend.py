@@ -10,9 +10,14 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import pytest
 import redis
+import redis.asyncio
+from redis.asyncio.retry import Retry as AsyncRetry
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 
 from pyregistry import (
     AlreadyExists,
+    AsyncRegistry,
     Claim,
     Claimed,
     EventKind,
@@ -487,3 +492,44 @@ def test_a_late_delete_by_token_after_somebody_claimed_again(late: Late) -> None
     assert late.registry.delete_model(NAME, PROVIDER, expected_token=token) == 1
     claimed(late.other)
     late.changes_nothing(held, "other")
+
+
+# A user's own client, which would send again by itself
+
+
+@pytest.mark.parametrize("lease", [None, 60.0])
+def test_what_must_not_run_twice_does_not_in_a_users_client(
+    proxy: Proxy, namespace: str, server: redis.Redis, lease: float | None
+) -> None:
+    with redis.Redis.from_url(proxy.url, retry=Retry(NoBackoff(), 5)) as client:
+        registry = Registry(client, namespace)
+        proxy.lose_replies("claim")
+        if lease is None:
+            with pytest.raises(OutcomeUnknown):
+                registry.try_claim_for_download(NAME, PROVIDER, lease=None)
+        else:
+            assert isinstance(registry.try_claim_for_download(NAME, PROVIDER, lease=lease), Claimed)
+        assert proxy.sent["claim"] == (1 if lease is None else 2)
+        proxy.lose_replies("set_status")
+        with pytest.raises(OutcomeUnknown):
+            registry.set_status(NAME, PROVIDER, ModelStatus.DOWNLOADED)
+        assert proxy.sent["set_status"] == 1
+        assert registry.get_status(NAME) is ModelStatus.DOWNLOADED
+        registry.close()
+
+
+async def test_what_must_not_run_twice_does_not_in_a_users_client_on_a_loop(
+    proxy: Proxy, namespace: str, server: redis.Redis
+) -> None:
+    retry = AsyncRetry(NoBackoff(), 5)
+    async with redis.asyncio.Redis.from_url(proxy.url, retry=retry) as client:
+        registry = AsyncRegistry(client, namespace)
+        proxy.lose_replies("claim")
+        with pytest.raises(OutcomeUnknown):
+            await registry.try_claim_for_download(NAME, PROVIDER, lease=None)
+        proxy.lose_replies("set_status")
+        with pytest.raises(OutcomeUnknown):
+            await registry.set_status(NAME, PROVIDER, ModelStatus.DOWNLOADED)
+        assert (proxy.sent["claim"], proxy.sent["set_status"]) == (1, 1)
+        assert await registry.get_status(NAME) is ModelStatus.DOWNLOADED
+        await registry.close()

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import socket
+import threading
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -11,17 +14,23 @@ import pytest
 from pyregistry import (
     AsyncRegistry,
     Claimed,
+    DownloadFailed,
     EventGap,
     EventKind,
     ModelStatus,
     Registry,
+    RegistryClosed,
     RegistryEvent,
+    RetryPolicy,
+    _listen_async,
     _listen_sync,
 )
+from pyregistry._owned import now
+from tests.cutter import Cutter
 from tests.proxy import SECONDS, until
 
 if TYPE_CHECKING:
-    pass
+    from tests.clients import Connect
 
 
 def life_of_a_model(other: Registry) -> None:
@@ -111,6 +120,123 @@ def test_who_does_not_keep_up_is_told(
         first = next(events)
         assert isinstance(first, EventGap)
         assert of_event(next(events)).kind is EventKind.SET
+
+
+async def test_on_a_loop_only_what_is_wanted_is_told(
+    server_url: str, namespace: str, other: Registry
+) -> None:
+    async with (
+        AsyncRegistry.from_url(server_url, namespace) as registry,
+        registry.watch("a", "Ngc") as events,
+        registry.watch("the end") as end,
+    ):
+        for name in ("a", "b", "the end"):
+            for provider in ("S3", "Ngc"):
+                await asyncio.to_thread(other.set_status, name, provider, ModelStatus.DOWNLOADED)
+        of_event(await anext(end))
+        record = of_event(await anext(events)).record
+        assert (record.model_name, record.provider) == ("a", "Ngc")
+        assert events._watcher.take() is None
+
+
+@pytest.mark.parametrize("transport", ["multiplexed", "redis-py"])
+async def test_on_a_loop_a_break_is_a_gap(
+    server_url: str, namespace: str, other: Registry, transport: str
+) -> None:
+    with Cutter(server_url) as cutter:
+        async with (
+            AsyncRegistry.from_url(cutter.url, namespace, transport=transport) as registry,
+            registry.watch() as events,
+        ):
+            await asyncio.to_thread(other.set_status, "before", "S3", ModelStatus.DOWNLOADED)
+            assert of_event(await anext(events)).record.model_name == "before"
+            cutter.cut()
+            assert isinstance(await anext(events), EventGap)
+            await asyncio.to_thread(other.set_status, "after", "S3", ModelStatus.DOWNLOADED)
+            assert of_event(await anext(events)).record.model_name == "after"
+
+
+async def test_on_a_loop_who_does_not_keep_up_is_told(
+    server_url: str, namespace: str, other: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_listen_async, "MOST", 3)
+    async with (
+        AsyncRegistry.from_url(server_url, namespace) as registry,
+        registry.watch() as events,
+        registry.watch("m9") as last,
+    ):
+        for at in range(10):
+            await asyncio.to_thread(other.set_status, f"m{at}", "S3", ModelStatus.DOWNLOADED)
+        of_event(await anext(last))
+        assert isinstance(await anext(events), EventGap)
+        assert of_event(await anext(events)).kind is EventKind.SET
+
+
+def test_a_model_that_is_given_up_is_told(connect_any: Connect, other: Registry) -> None:
+    # Its owners are lost, as often as somebody allows: an event of its own, for who watches and who waits.
+    other.try_claim_for_download("a", "S3", lease=0.05)
+    with ThreadPoolExecutor(1) as pool, other.watch("a") as events:
+        wanted = pool.submit(connect_any().ensure, "a", "S3", print, retry=RetryPolicy(attempts=1))
+        with pytest.raises(DownloadFailed, match="Owner lost"):
+            wanted.result(SECONDS)
+        event = of_event(next(events))
+        assert (event.kind, event.record.status) == (EventKind.ABANDONED, ModelStatus.ERROR)
+        assert event.record.permanent
+
+
+class Dead:
+    """Takes connections, and hangs up at once; a context manager.
+
+    Attributes:
+        at: when each came (`now`).
+    """
+
+    def __init__(self) -> None:
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.url = f"redis://127.0.0.1:{self._listener.getsockname()[1]}"
+        self.at: list[float] = []
+        self._thread = threading.Thread(target=self._accept)
+
+    def __enter__(self) -> Dead:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._listener.shutdown(socket.SHUT_RDWR)
+        self._thread.join(SECONDS)
+        self._listener.close()
+
+    def _accept(self) -> None:
+        with suppress(OSError):
+            while True:
+                client, _ = self._listener.accept()
+                self.at.append(now())
+                client.close()
+
+
+@pytest.mark.parametrize("kind", ["blocking", "multiplexed", "redis-py"])
+def test_a_subscription_is_tried_again_with_back_off(kind: str) -> None:
+    # No sooner than that; how much later is not our business.
+    least = 0.5 * (0.02 + 0.08 + 0.32)
+    with Dead() as dead, ThreadPoolExecutor(1) as pool:
+        if kind == "blocking":
+            registry = Registry.from_url(dead.url, timeout=30.0)
+            listening = pool.submit(lambda: list(registry.watch()))
+            until(lambda: len(dead.at) >= 6, "it tries again and again")
+            registry.close()
+            assert isinstance(listening.exception(SECONDS), RegistryClosed)
+        else:
+
+            async def listen() -> None:
+                registry = AsyncRegistry.from_url(dead.url, timeout=30.0, transport=kind)
+                task = asyncio.create_task(anext(registry.watch(), None))
+                await asyncio.to_thread(until, lambda: len(dead.at) >= 6, "it tries again and again")
+                await registry.close()
+                await asyncio.wait({task}, timeout=SECONDS)
+                assert task.done()
+
+            asyncio.run(listen())
+    assert dead.at[5] - dead.at[0] >= least
 
 
 def test_it_ends_with_its_client(server_url: str, namespace: str) -> None:

@@ -113,6 +113,21 @@ def user(own_lab: Lab) -> Iterator[Callable[..., None]]:
         client.close()
 
 
+@pytest.mark.parametrize("name", [*ALL, "now", "cache"])
+def test_a_script_touches_no_key_but_those_it_is_given(
+    own_lab: Lab, user: Callable[..., None], name: str
+) -> None:
+    lab = own_lab
+    of_no_model = name in ("open", "counts", "now", "cache")
+    items = [] if of_no_model else lab.busy(name, 1 if name == "page" else 2)
+    script = load(name, 1)
+    keys, args = lab.command(script, tuple(items), {})
+    user("resetkeys", *(f"~{key}" for key in keys), "allchannels", "+@all")
+    lab.send(script, keys, args)
+    lab.caller = lab.redis
+    lab.check(lab.state())
+
+
 def refused(error: type[redis.ResponseError], lab: Lab, name: str, *items: Item) -> None:
     with pytest.raises(error):
         lab.call(name, *items)
