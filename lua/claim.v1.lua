@@ -3,9 +3,9 @@
 --
 -- Prelude: 1
 -- Keys: meta, index_downloading, index_downloaded, index_error, index_evicting
--- Args: channel:str
+-- Args: channel:str, owner:word, lease:int, max_attempts:int
 -- Item keys: record_key
--- Item args: claim_id:word, owner:word, lease:int, max_attempts:int, expected_bytes:int
+-- Item args: claim_id:word, expected_bytes:int
 -- (lease in microseconds, 0: it never ends; max_attempts and expected_bytes 0: not given)
 -- Reply: ["claimed" or "again", token, lease end, lease left, attempts, previous owner, how far it got]
 --        or ["exists", status, lease end, lease left] (left -1: a claim that never ends)
@@ -26,7 +26,7 @@
 local function exists()
   local status = record[STATUS]
   local leased = status == 'DOWNLOADING' or status == 'EVICTING'
-  return pack({'exists', status, leased and record[LEASE_END] or 0, leased and lease_left() or 0})
+  return packed('exists', status, leased and record[LEASE_END] or 0, leased and lease_left() or 0)
 end
 
 local function give(kind, attempts)
@@ -39,8 +39,9 @@ local function take_over(attempts)
   return give('taken_over', attempts)
 end
 
-return batch(function()
+function judge()
   if not record then
+    if expected_bytes == 0 then return give_first_claim(claim_id, owner, lease) end
     record = blank()
     record[CREATED_AT] = now
     return give('claimed', 1)
@@ -61,4 +62,4 @@ return batch(function()
   end
   if status == 'EVICTING' and not is_live() then return take_over(1) end
   return exists()
-end)
+end

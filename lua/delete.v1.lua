@@ -19,21 +19,24 @@
 
 local function deleted()
   remove('deleted', by, holds_key)
-  return pack({'deleted'})
+  return packed('deleted')
 end
 
-return batch(function()
-  if not record then return pack({'absent'}) end
-  if token and record[TOKEN] ~= token then return pack({'other', record[TOKEN]}) end
+function judge()
+  if not record then return packed('absent') end
+  if token and record[TOKEN] ~= token then return packed('other', record[TOKEN]) end
   if not force then
-    if record[STATUS] == 'EVICTING' and is_live() then return pack({'evicting', lease_left()}) end
+    if record[STATUS] == 'EVICTING' and is_live() then return packed('evicting', lease_left()) end
     local holders = redis.pcall('ZCOUNT', holds_key, '(' .. text_of(now), '+inf')
-    if type(holders) == 'table' then return pack({'damaged', 'its holders are not a sorted set'}) end
-    if holders > 0 then return pack({'held', holders}) end
+    if type(holders) == 'table' then return packed('damaged', 'its holders are not a sorted set') end
+    if holders > 0 then return packed('held', holders) end
   end
   return deleted()
-end, function()
+end
+
+function judge_damaged()
   -- A record that can't be read goes by force alone; it shows no token to compare.
   if force and not token and not slot.removed then return deleted() end
-  return pack(slot.removed and {'absent'} or {'damaged', slot.damaged})
-end)
+  if slot.removed then return packed('absent') end
+  return packed('damaged', slot.damaged)
+end

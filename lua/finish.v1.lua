@@ -16,7 +16,7 @@
 -- Row: that claim ended last, with this status, even if a later claim runs | unchanged | done again
 -- Row: anything else | unchanged | lost
 
-return batch(function()
+function judge()
   local how = status == 'DOWNLOADED' and 1 or status == 'ERROR' and 2 or refuse('status is neither DOWNLOADED nor ERROR')
   if is_mine('DOWNLOADING', claim_id, token) then
     no_claim()
@@ -30,8 +30,8 @@ return batch(function()
       record[PERMANENT] = permanent and 1 or 0
     end
     save(how == 1 and 'downloaded' or 'failed', tick())
-    return pack({'done'})
+    return packed('done')
   end
-  if record and record[ENDED_ID] == claim_id and record[ENDED_HOW] == how then return pack({'again'}) end
-  return pack({'lost', record and record[STATUS] or ''})
-end)
+  if record and record[ENDED_ID] == claim_id and record[ENDED_HOW] == how then return packed('again') end
+  return packed('lost', record and record[STATUS] or '')
+end

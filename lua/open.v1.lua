@@ -71,5 +71,5 @@ if known[2] ~= server then
   end
   call('HSET', meta, unpack(fields))
 end
-write()
+if stepped_back then call('HSET', meta, 'time', text_of(now), 'skew', text_of(skew)) end
 return pack({server, version, found})

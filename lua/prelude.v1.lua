@@ -1,13 +1,15 @@
 -- prelude 1: arguments, lease time, records, and the bookkeeping of a batch.
 --
--- The loader puts this text in front of a script's own, and replaces the line `--@bindings` by what it
--- reads in that script's header: a local for each shared key and argument, `bind(item)`, which sets one
--- local for each key and argument of an item, the positions of a record's elements (STATUS, TOKEN, ...),
--- and BLANK, a record in which nothing is said yet.
+-- The loader puts a script's own text in the place of the line `--@script`, and leaves out the functions that it
+-- does not need, and what follows if it judges no items: what a closure holds costs the server more than to
+-- call it. For the line `--@bindings` it puts what it reads in the script's header: how many items there are,
+-- a local for each shared key and argument, and `blank()`, a record in which nothing is said yet; for the line
+-- `--@item` what sets a local for each key and argument of the item in hand. A script that judges no items
+-- itself gets that as `bind(item)`. The names of a record's elements become their positions (`record[TOKEN]`).
 --
--- A script says how to judge an item (`batch`) and what becomes of its record (`save`, `use`, `remove`).
--- Every item is judged before anything is written; nothing can fail after the first write, but for what
--- the `open` script has checked.
+-- A script says how to judge an item (`judge`) and what becomes of its record (`save`, `use`, `remove`). Every
+-- item is judged before anything is written; nothing can fail after the first write, but for what the `open`
+-- script has checked.
 
 local function refuse(why)
   error({err = 'ERR pyregistry: ' .. why}, 0)
@@ -34,28 +36,18 @@ local function flag(text, name)
   return text == '1'
 end
 
-local function word(text, name)
-  if text == '' then refuse(name .. ' is empty') end
-  return text
-end
-
--- How many items this call brings. A wrong call is refused before anything is read.
-local function count_items(script, shared_keys, shared_args, item_keys, item_args)
-  local items = item_keys > 0 and (#KEYS - shared_keys) / item_keys or 0
-  if items % 1 ~= 0 or items < (item_keys > 0 and 1 or 0) or items > 64
-      or #KEYS ~= shared_keys + items * item_keys or #ARGV ~= shared_args + items * item_args then
-    refuse(script .. ' takes 1 to 64 items, not ' .. #KEYS .. ' keys and ' .. #ARGV .. ' arguments')
-  end
-  return items
-end
-
 --@bindings
 
 local call, pack = redis.call, cmsgpack.pack
-local byte, char, sub, concat = string.byte, string.char, string.sub, table.concat
+local char, sub, concat = string.char, string.sub, table.concat
 
+-- A whole number of 0 to 2^53 - 1 in decimal. In two parts, since %d may take no more than 32 bits, and %.0f
+-- takes several times as long.
 local function text_of(number)
-  return string.format('%.0f', number)
+  local format = string.format
+  if number < 10000000 then return format('%d', number) end
+  local low = number % 10000000
+  return format('%d%07d', (number - low) / 10000000, low)
 end
 
 -- A score as the whole number that a tick is, whatever somebody may have set by hand.
@@ -63,10 +55,14 @@ local function whole_score(text)
   return math.floor(math.max(0, math.min(tonumber(text) or 0, MAX_INT)))
 end
 
--- A MessagePack array of up to 64 values that are packed already.
-local function array(packed)
-  local n = #packed
-  return (n < 16 and char(0x90 + n) or '\220\0' .. char(n)) .. concat(packed)
+-- What a MessagePack array of up to 255 elements begins with.
+local function header(length)
+  return length < 16 and char(0x90 + length) or '\220\0' .. char(length)
+end
+
+-- A MessagePack array of up to 15 elements.
+local function packed(...)
+  return char(0x90 + select('#', ...)) .. pack(...)
 end
 
 -- Lease time (microseconds): the server's clock, but it never goes back. `clock` is the last tick.
@@ -87,38 +83,38 @@ end
 
 -- A number that only grows: the token of whoever gets one, and the score of a use.
 local function tick()
-  clock = math.max(now, clock + 1)
+  clock = clock < now and now or clock + 1
   ticked = true
   return clock
 end
 
 -- Records
 
-local function blank()
-  return {unpack(BLANK)}
-end
+local BLANK
 
 -- The record in `text`, or nil and why it can't be read.
 local function record_of(text)
-  local first = byte(text) or 0
+  local first = string.byte(text) or 0
   if not (first >= 0x90 and first <= 0x9f or first == 0xdc) then
     return nil, 'not a MessagePack array'
   end
   local whole, rest, record = pcall(cmsgpack.unpack_one, text)
   if not whole or rest ~= -1 then return nil, 'not one whole MessagePack value' end
   -- Not `#record`: that stops anywhere if an element is nil.
-  local length = first == 0xdc and byte(text, 2) * 256 + byte(text, 3) or first - 0x90
+  local length = first == 0xdc and string.byte(text, 2) * 256 + string.byte(text, 3) or first - 0x90
   if length > 255 then return nil, 'too many elements' end
-  for i = length + 1, #BLANK do record[i] = BLANK[i] end
-  for i = 1, math.min(length, #BLANK) do
+  BLANK = BLANK or blank()
+  local known = #BLANK
+  for i = 1, length < known and length or known do
     local element = record[i]
     if type(element) ~= type(BLANK[i])
         or (type(element) == 'number' and (element < 0 or element >= 2 ^ 63 or element % 1 ~= 0)) then
       return nil, 'element ' .. i .. ' is of a wrong type'
     end
   end
+  for i = length + 1, known do record[i] = BLANK[i] end
   -- With a hole among the elements of a newer layout the record would be packed as a map.
-  for i = #BLANK + 1, length do
+  for i = known + 1, length do
     if record[i] == nil then return nil, 'element ' .. i .. ' is nil' end
   end
   local status = record[STATUS]
@@ -134,15 +130,22 @@ local function bytes_of(record)
 end
 
 -- The item in hand: its record as the items before it left it (nil: there is none), and its slot, in
--- which the batch remembers what was there and what shall be.
-local slots, changed, events = {}, {}, {}
-local slot, record
+-- which the batch remembers what was there (`was`, `was_bytes`) and what shall be (`is`, `bytes`).
+local slots, order = {}, {}
+local events, told = {}, 0
+local slot, record, entry_at
 
 local function fetch(key)
   slot = slots[key]
-  if not slot then
-    slot = {key = key, entry = sub(key, string.find(key, '}:model:', 1, true) + 8)}
+  if slot then
+    -- What was not there before `save_new` has not been a table yet.
+    if not slot.record and slot.text then slot.record = record_of(slot.text) end
+  else
+    entry_at = entry_at or string.find(key, '}:model:', 1, true) + 8
+    -- With room for what is known of most (a table that grows costs more).
+    slot = {key = key, entry = sub(key, entry_at), text = nil, is = nil, bytes = nil, stored = nil, used = nil}
     slots[key] = slot
+    order[#order + 1] = slot
     local text = redis.pcall('GET', key)
     if type(text) == 'table' then
       slot.damaged = 'not a string'
@@ -150,48 +153,44 @@ local function fetch(key)
       slot.record, slot.damaged = record_of(text)
       if slot.record then
         slot.text, slot.was, slot.was_bytes = text, slot.record[STATUS], bytes_of(slot.record)
+        slot.is, slot.bytes = slot.was, slot.was_bytes
       end
     end
   end
   record = slot.record
 end
 
-local function change()
-  if not slot.changed then
-    slot.changed = true
-    changed[#changed + 1] = slot
-  end
-end
-
 -- Tells what happened. The record's last use goes with it: whoever waits needs no other read.
 local function announce(kind, by)
-  local said = pack(kind, slot.entry, now, by or '', slot.used or 0)
-  events[#events + 1] = '\150' .. said .. (slot.text or pack(BLANK))
+  local n = #events
+  events[n + 1] = '\150' .. pack(kind, slot.entry, now, by or '', slot.used or 0)
+  events[n + 2] = slot.text or pack(blank())
+  told = told + 1
 end
 
 -- Store `record` for this item. `kind` names the event (nil: none goes out), `used` is the tick of a new
 -- last use (nil: that stays), `by` the caller where the record does not name him.
 local function save(kind, used, by)
-  change()
   -- What says nothing at the end is left out, as an older layout would.
+  BLANK = BLANK or blank()
   local length = #record
   while record[length] == BLANK[length] do length = length - 1 end
-  slot.record, slot.text = record, pack({unpack(record, 1, length)})
+  slot.record, slot.text = record, header(length) .. pack(unpack(record, 1, length))
+  slot.is, slot.bytes = record[STATUS], bytes_of(record)
   slot.stored, slot.used = true, used or slot.used
   if kind then announce(kind, by) end
 end
 
 -- A new last use, nothing else.
 local function use()
-  change()
   slot.used = tick()
 end
 
 -- The record goes, and with it the key beside it.
 local function remove(kind, by, beside)
-  change()
   announce(kind, by)
-  slot.record, slot.text, slot.removed, slot.beside, slot.heal = nil, nil, true, beside, true
+  slot.record, slot.text, slot.is, slot.bytes = nil, nil, nil, 0
+  slot.removed, slot.beside, slot.heal = true, beside, true
 end
 
 -- Claims
@@ -223,10 +222,10 @@ local function no_claim()
 end
 
 local function claim_reply(kind)
-  return pack({
+  return packed(
     kind, record[TOKEN], record[LEASE_END], lease_left(), record[ATTEMPTS],
-    record[PREVIOUS_OWNER], record[PREVIOUS_BYTES_DONE],
-  })
+    record[PREVIOUS_OWNER], record[PREVIOUS_BYTES_DONE]
+  )
 end
 
 -- A new claim of this record; `began` says how: 1 by a claim, 2 by a retry.
@@ -242,6 +241,32 @@ local function give_claim(kind, began, claim_id, owner, lease, attempts)
   return claim_reply('claimed')
 end
 
+-- The same for a record that is not there yet, by far the commonest: nothing but strings, since a table, and
+-- packing a number or a word again, would cost as much as all the rest. They are few and short, or end with the
+-- token: Lua keeps all strings in one hash table, and of a long one hashes the last byte and some before it.
+-- `first` is what items share: the owner and the lease are those of the call.
+local first
+
+local function give_first_claim(claim_id, owner, lease)
+  local token = pack(tick())
+  if not first then
+    local at, ends = pack(now), pack(lease == 0 and 0 or now + lease)
+    first = {
+      at = at .. '\160', ends = ends .. '\1',
+      begin = '\152\171DOWNLOADING' .. at .. '\1' .. pack(owner),
+      reply = ends .. pack(lease == 0 and -1 or lease, 1, '', 0),
+    }
+  end
+  -- STATUS, CREATED_AT, ATTEMPTS, OWNER, CLAIM_ID, LEASE_END, BEGAN, TOKEN
+  local text = first.begin .. pack(claim_id) .. first.ends .. token
+  slot.text, slot.is, slot.bytes, slot.stored, slot.used = text, 'DOWNLOADING', 0, true, clock
+  local n = #events
+  events[n + 1], events[n + 2], events[n + 3] = '\150\167claimed', pack(slot.entry), first.at
+  events[n + 4], events[n + 5] = token, text
+  told = told + 1
+  return '\151\167claimed', token, first.reply
+end
+
 -- A request that was sent again meets its own claim.
 local function same_claim(lease)
   extend(lease)
@@ -249,85 +274,92 @@ local function same_claim(lease)
   return claim_reply('again')
 end
 
--- Batches
+-- How a script judges the item in hand, and one whose record can't be read: each gives the packed reply, `judge`
+-- in up to three pieces.
+local judge
+local function judge_damaged()
+  return packed('damaged', slot.damaged)
+end
 
-local function write()
-  if #changed == 0 then
-    if stepped_back then call('HSET', meta, 'time', text_of(time), 'skew', text_of(skew)) end
-    return
+--@script
+
+-- The batch: judges every item in order, each seeing what those before it decided.
+
+read_clock()
+local replies, n = {}, 0
+for item = 1, items do
+  --@item
+  fetch(record_key)
+  local one, two, three
+  if slot.damaged then one = judge_damaged() else one, two, three = judge() end
+  n = n + 1
+  replies[n] = one
+  if two then
+    replies[n + 1], replies[n + 2] = two, three
+    n = n + 2
+  end
+end
+
+-- What is to be written.
+
+local now_text = text_of(now)
+local adds, rems, sums, values, gone = {}, {}, {}, {}, {}
+for i = 1, #order do
+  local it = order[i]
+  local entry, was, is, used = it.entry, it.was, it.is, it.used
+  if used then
+    local score, list = used == now and now_text or text_of(used), adds[is]
+    if list then
+      local n = #list
+      list[n + 1], list[n + 2] = score, entry
+    else
+      adds[is] = {score, entry}
+    end
+  end
+  if was ~= is or it.was_bytes ~= it.bytes then
+    if was and it.was_bytes > 0 then sums[was] = (sums[was] or 0) - it.was_bytes end
+    if it.bytes > 0 then sums[is] = (sums[is] or 0) + it.bytes end
+  end
+  if it.heal or was and was ~= is then
+    for status in pairs(it.heal and {DOWNLOADING = 1, DOWNLOADED = 1, ERROR = 1, EVICTING = 1} or {[was] = 1}) do
+      if status ~= is then
+        rems[status] = rems[status] or {}
+        table.insert(rems[status], entry)
+      end
+    end
+  end
+  if it.stored then
+    local n = #values
+    values[n + 1], values[n + 2] = it.key, it.text
+  elseif it.removed then
+    local n = #gone
+    gone[n + 1], gone[n + 2] = it.key, it.beside
+  end
+end
+
+-- Each thing at once, the records last.
+
+if ticked or stepped_back or #values > 0 or #gone > 0 then
+  local fields = {'time', now_text, nil, nil}
+  if ticked then fields[3], fields[4] = 'clock', clock == now and now_text or text_of(clock) end
+  if stepped_back then
+    local n = #fields
+    fields[n + 1], fields[n + 2] = 'skew', text_of(skew)
+  end
+  for status, bytes in pairs(sums) do
+    -- Read and stored rather than incremented: an increment fails on a value that somebody damaged.
+    local field, n = 'bytes:' .. status, #fields
+    local old = tonumber(call('HMGET', meta, field)[1]) or 0
+    fields[n + 1], fields[n + 2] = field, text_of(math.max(old + bytes, 0))
   end
   local index = {
     DOWNLOADING = index_downloading, DOWNLOADED = index_downloaded, ERROR = index_error, EVICTING = index_evicting,
   }
-  local adds, rems, sums, summed, values, gone = {}, {}, {}, {}, {}, {}
-  local function append(list, one, two)
-    list[#list + 1] = one
-    list[#list + 1] = two
-  end
-  local function list_in(lists, key)
-    lists[key] = lists[key] or {}
-    return lists[key]
-  end
-  local function sum(status, bytes)
-    if not sums[status] then
-      sums[status] = 0
-      summed[#summed + 1] = 'bytes:' .. status
-    end
-    sums[status] = sums[status] + bytes
-  end
-  for _, it in ipairs(changed) do
-    local is = it.record and it.record[STATUS]
-    local is_bytes = it.record and bytes_of(it.record) or 0
-    if it.used then append(list_in(adds, index[is]), text_of(it.used), it.entry) end
-    if it.heal then
-      for status, key in pairs(index) do
-        if status ~= is then append(list_in(rems, key), it.entry) end
-      end
-    elseif it.was and it.was ~= is then
-      append(list_in(rems, index[it.was]), it.entry)
-    end
-    if it.was ~= is or it.was_bytes ~= is_bytes then
-      if it.was and it.was_bytes > 0 then sum(it.was, -it.was_bytes) end
-      if is_bytes > 0 then sum(is, is_bytes) end
-    end
-    if it.stored then
-      append(values, it.key, it.text)
-    elseif it.removed then
-      append(gone, it.key, it.beside)
-    end
-  end
-  local fields = {'time', text_of(now)}
-  if ticked then append(fields, 'clock', text_of(clock)) end
-  if stepped_back then append(fields, 'skew', text_of(skew)) end
-  if #summed > 0 then
-    -- Read and stored rather than incremented: an increment fails on a value that somebody damaged.
-    for i, old in ipairs(call('HMGET', meta, unpack(summed))) do
-      local status = sub(summed[i], 7)
-      append(fields, summed[i], text_of(math.max((tonumber(old) or 0) + sums[status], 0)))
-    end
-  end
-  if #events > 0 then call('SPUBLISH', channel, array(events)) end
-  for key, list in pairs(rems) do call('ZREM', key, unpack(list)) end
-  for key, list in pairs(adds) do call('ZADD', key, unpack(list)) end
+  if told > 0 then call('SPUBLISH', channel, header(told) .. concat(events)) end
+  for status, list in pairs(rems) do call('ZREM', index[status], unpack(list)) end
+  for status, list in pairs(adds) do call('ZADD', index[status], unpack(list)) end
   call('HSET', meta, unpack(fields))
   if #values > 0 then call('MSET', unpack(values)) end
   if #gone > 0 then call('DEL', unpack(gone)) end
 end
-
--- Judges every item in order, each seeing what those before it decided, then writes. `judge` gives the
--- item's packed reply; so does `judge_damaged`, if given, for a record that can't be read.
-local function batch(judge, judge_damaged)
-  if WRITES then read_clock() end
-  local replies = {}
-  for item = 1, items do
-    bind(item)
-    fetch(record_key)
-    if slot.damaged then
-      replies[item] = judge_damaged and judge_damaged() or pack({'damaged', slot.damaged})
-    else
-      replies[item] = judge()
-    end
-  end
-  if WRITES then write() end
-  return array(replies)
-end
+return header(items) .. concat(replies)

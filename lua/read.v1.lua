@@ -15,8 +15,17 @@ local index = {
   DOWNLOADING = index_downloading, DOWNLOADED = index_downloaded, ERROR = index_error, EVICTING = index_evicting,
 }
 
-return batch(function()
-  if not record then return pack({'absent'}) end
-  local used = call('ZSCORE', index[record[STATUS]], slot.entry)
-  return '\147' .. pack('found', whole_score(used)) .. slot.text
-end)
+local replies = {}
+for item = 1, items do
+  bind(item)
+  fetch(record_key)
+  if slot.damaged then
+    replies[item] = judge_damaged()
+  elseif not record then
+    replies[item] = packed('absent')
+  else
+    local used = call('ZSCORE', index[record[STATUS]], slot.entry)
+    replies[item] = '\147' .. pack('found', whole_score(used)) .. slot.text
+  end
+end
+return header(items) .. concat(replies)

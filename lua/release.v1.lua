@@ -15,14 +15,14 @@
 -- Row: that claim ended last, by release | unchanged | done again
 -- Row: anything else | unchanged | lost
 
-return batch(function()
+function judge()
   if is_mine('DOWNLOADING', claim_id, token) then
     record[CLAIM_ID], record[LEASE_END] = '', now
     record[ATTEMPTS] = math.max(record[ATTEMPTS] - 1, 0)
     record[ENDED_ID], record[ENDED_HOW] = claim_id, 3
     save('released')
-    return pack({'done'})
+    return packed('done')
   end
-  if record and record[ENDED_ID] == claim_id and record[ENDED_HOW] == 3 then return pack({'again'}) end
-  return pack({'lost', record and record[STATUS] or ''})
-end)
+  if record and record[ENDED_ID] == claim_id and record[ENDED_HOW] == 3 then return packed('again') end
+  return packed('lost', record and record[STATUS] or '')
+end

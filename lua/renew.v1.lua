@@ -19,15 +19,15 @@
 -- Row: that claim ended last | unchanged | ended by yourself (not lost)
 -- Row: anything else | unchanged | lost
 
-return batch(function()
+function judge()
   if is_mine('DOWNLOADING', claim_id, token) then
     extend(lease)
     if says then record[MESSAGE], record[BEGAN] = message, 0 end
     record[BYTES_DONE] = bytes_done or record[BYTES_DONE]
     record[BYTES_TOTAL] = bytes_total or record[BYTES_TOTAL]
     save((says or bytes_done or bytes_total) and 'renewed')
-    return pack({'renewed', record[LEASE_END], lease_left()})
+    return packed('renewed', record[LEASE_END], lease_left())
   end
-  if record and record[ENDED_ID] == claim_id then return pack({'ended', record[ENDED_HOW]}) end
-  return pack({'lost', record and record[STATUS] or ''})
-end)
+  if record and record[ENDED_ID] == claim_id then return packed('ended', record[ENDED_HOW]) end
+  return packed('lost', record and record[STATUS] or '')
+end

@@ -3,9 +3,9 @@
 --
 -- Prelude: 1
 -- Keys: meta, index_downloading, index_downloaded, index_error, index_evicting
--- Args: channel:str
+-- Args: channel:str, owner:word, lease:int, max_attempts:int
 -- Item keys: record_key
--- Item args: claim_id:word, owner:word, lease:int, max_attempts:int
+-- Item args: claim_id:word
 -- (lease in microseconds, 0: it never ends; max_attempts 0: not given)
 -- Reply: ["claimed" or "again", token, lease end, lease left, attempts, previous owner, how far it got]
 --        or ["refused", status ("" for no record), attempts, permanent, back-off left]
@@ -19,13 +19,13 @@
 -- Row: ERROR, not permanent, back-off over, `attempts` < `max_attempts` (if given) | DOWNLOADING, new claim, `attempts`+1 | Claimed
 -- Row: anything else | unchanged | not won
 
-return batch(function()
-  if not record then return pack({'refused', '', 0, 0, 0}) end
+function judge()
+  if not record then return packed('refused', '', 0, 0, 0) end
   local status, ended = record[STATUS], record[ENDED_ID] == claim_id
   if not ended and status == 'DOWNLOADING' and record[CLAIM_ID] == claim_id then return same_claim(lease) end
   if ended or status ~= 'ERROR' or record[PERMANENT] == 1 or record[RETRY_AT] > now
       or (max_attempts > 0 and record[ATTEMPTS] >= max_attempts) then
-    return pack({'refused', status, record[ATTEMPTS], record[PERMANENT], math.max(record[RETRY_AT] - now, 0)})
+    return packed('refused', status, record[ATTEMPTS], record[PERMANENT], math.max(record[RETRY_AT] - now, 0))
   end
   return give_claim('retried', 2, claim_id, owner, lease, record[ATTEMPTS] + 1)
-end)
+end

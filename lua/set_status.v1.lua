@@ -19,16 +19,16 @@
 
 local settable = {DOWNLOADING = true, DOWNLOADED = true, ERROR = true}
 
-return batch(function()
+function judge()
   if not settable[status] and status ~= 'EVICTING' then refuse('status is unknown') end
   if not settable[status] or (record and record[STATUS] == 'EVICTING' and is_live()) then
-    return pack({'refused', record and record[STATUS] or ''})
+    return packed('refused', record and record[STATUS] or '')
   end
   slot.heal = true
   if record and record[STATUS] == 'DOWNLOADING' and status == 'DOWNLOADING' then
     record[MESSAGE], record[BEGAN] = message, 0
     save('set', tick(), by)
-    return pack({'done', '', '', 0})
+    return packed('done', '', '', 0)
   end
   local ended = {'done', '', '', 0}
   if not record then
@@ -43,4 +43,4 @@ return batch(function()
   if status == 'DOWNLOADED' then record[LEASE_END] = now end
   save('set', record[TOKEN], by)
   return pack(ended)
-end)
+end

@@ -14,8 +14,8 @@
 -- Row: DOWNLOADING, DOWNLOADED, ERROR | `last_used` bumped | known
 -- Row: EVICTING; absent | unchanged | known; not known
 
-return batch(function()
-  if not record then return pack({'unknown'}) end
+function judge()
+  if not record then return packed('unknown') end
   if record[STATUS] ~= 'EVICTING' then use() end
-  return pack({'known'})
-end)
+  return packed('known')
+end

@@ -81,6 +81,10 @@ KEPT_LEASE: Final = 30.0
 """The lease, in seconds, of a claim that its client keeps alive."""
 
 
+MOST_HEADS: Final = 64
+"""Of so many kinds of claims the heads are kept."""
+
+
 class Default(Enum):
     """Stands for an argument that was left out, where ``None`` means something else."""
 
@@ -232,7 +236,8 @@ class Ops:
         self.ids = ClaimIds()
         self._heads: dict[tuple[Any, ...], Head] = {}
         # Looked up by no key at all: these are the calls of which there are many.
-        self._claim_head = self._writing("claim", CLAIM)
+        # Owner, lease and the like may be anything: so many are kept.
+        self._claiming: dict[tuple[str, str, int, int], Head] = {}
         self._touch_head = self._writing("touch", TOUCH)
         self._status_head = self._head("get_status", None, near=True)
 
@@ -254,6 +259,17 @@ class Ops:
 
     def _writing(self, name: str, script: Script, *argv: str | int, resend: bool = True) -> Head:
         return self._head(name, script, self.keys.shared, self.keys.channel, *argv, resend=resend)
+
+    def _claiming_head(self, script: Script, owner: str, lease: int, max_attempts: int) -> Head:
+        asked = (script.name, owner, lease, max_attempts)
+        head = self._claiming.get(asked)
+        if head is None:
+            if len(self._claiming) >= MOST_HEADS:
+                self._claiming.clear()
+            argv = (self.keys.channel, owner, lease, max_attempts)
+            head = Head(script.name, script, self.keys.shared, argv, resend=lease != 0)
+            self._claiming[asked] = head
+        return head
 
     @property
     def owner(self) -> str:
@@ -343,7 +359,7 @@ class Ops:
         ids = [self._claim_id(claim_id) for _ in targets]
         argv: list[str | int] = []
         for each in ids:
-            argv += (each, who, length, most, expected)
+            argv += (each, expected)
 
         def decode(replies: Replies) -> list[ClaimResult | DamagedRecord]:
             return [
@@ -355,12 +371,12 @@ class Ops:
         ours = claim_id is None
         alone = ours and len(targets) == 1
         return Op(
-            self._claim_head if length else self._writing("claim", CLAIM, resend=False),
+            self._claiming_head(CLAIM, who, length, most),
             decode,
             self._records(targets),
             argv,
             len(targets),
-            same=(targets[0].entry, who, length, most, expected) if alone else None,
+            same=(targets[0].entry, expected) if alone else None,
             for_others=_not_claimed if alone else None,
             undo=self._release_claims if ours else None,
         )
@@ -438,10 +454,10 @@ class Ops:
             return [self.release(result)] if isinstance(result, Claim) else []
 
         return Op(
-            self._writing("retry", RETRY, resend=length != 0),
+            self._claiming_head(RETRY, who, length, most),
             decode,
             self._records([target]),
-            (each, who, length, most),
+            (each,),
             1,
             undo=undo if claim_id is None else None,
         )

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import NamedTuple
 
 from pyregistry._wire import StoredRecord
 
@@ -24,6 +25,8 @@ _HEADER_LINE = re.compile(
     r"^-- (Prelude|Keys|Args|Item keys|Item args|Reply|Errors|Re-send|Event|Row): ?(.*)$"
 )
 _REQUIRED = {"Prelude", "Keys", "Args", "Reply", "Errors", "Re-send", "Event"}
+_ELEMENT = re.compile(r"\[([A-Z][A-Z_]*)\]")
+_FUNCTION = re.compile(r"(?m)(?:^--.*\n)*^local function (\w+)\([^)]*\)(?: .* end|\n(?:(?: .*)?\n)*^end)\n+")
 _POSITIONS = {name.upper(): at for at, name in enumerate(StoredRecord.__struct_fields__, start=1)}
 _DEFAULTS = StoredRecord.__struct_defaults__
 
@@ -88,8 +91,43 @@ def _names_of(words: str) -> tuple[str, ...]:
     return () if words in ("", "none") else tuple(part.strip() for part in words.split(","))
 
 
-def _bindings(script: str, header: dict[str, str], writes: bool, source: str) -> str:
-    """The generated Lua: a local for each key, argument and record position that the source names."""
+def _counts(script: str, keys: int, args: int, item_keys: int, item_args: int) -> list[str]:
+    """The generated Lua that refuses a call with a wrong number of keys or arguments."""
+    if not item_keys:
+        wrong, right = f"#KEYS ~= {keys} or #ARGV ~= {args}", f"{keys} keys and {args} arguments"
+        lines = []
+    else:
+        lines = [f"local items = (#KEYS - {keys}) / {item_keys}"]
+        wrong = f"items % 1 ~= 0 or items < 1 or items > {BATCH} or #ARGV ~= {args} + items * {item_args}"
+        right = f"1 to {BATCH} items"
+    return [
+        *lines,
+        f"if {wrong} then",
+        f"  refuse('{script} takes {right}, not ' .. #KEYS .. ' keys and ' .. #ARGV .. ' arguments')",
+        "end",
+    ]
+
+
+def _read(arg: Arg, position: str, last: str = "") -> list[str]:
+    """The generated Lua that reads an argument; ``last``: where its last text is, which is not read twice."""
+    name, text = arg.name, f"ARGV[{position}]"
+    if arg.type == "str":
+        return [f"{name} = {text}"]
+    if arg.type == "word":
+        return [f"{name} = {text}", f"if {name} == '' then refuse('{name} is empty') end"]
+    parse = f"{name} = {arg.type.replace('int?', 'int_or_nil')}({last or text}, '{name}')"
+    return [f"if {text} ~= {last} then", f"  {last} = {text}", f"  {parse}", "end"] if last else [parse]
+
+
+class _Bound(NamedTuple):
+    """Generated Lua: what reads the shared keys and arguments, and what reads those of an item."""
+
+    shared: list[str]
+    item: list[str]
+
+
+def _bindings(script: str, header: dict[str, str]) -> _Bound:
+    """The generated Lua: a local for each key and argument."""
     keys, item_keys = _names_of(header["Keys"]), _names_of(header.get("Item keys", ""))
     args = _args_of(header["Args"], script)
     item_args = _args_of(header.get("Item args", ""), script)
@@ -98,37 +136,61 @@ def _bindings(script: str, header: dict[str, str], writes: bool, source: str) ->
         raise ValueError(f"{script}: {', '.join(wrong)}: not a name, or a name twice")
     if item_args and not item_keys:
         raise ValueError(f"{script}: arguments of an item, and no key of an item")
-    if unknown := set(re.findall(r"\[([A-Z][A-Z_]*)\]", source)) - _POSITIONS.keys():
-        raise ValueError(f"{script}: a record has no {', '.join(sorted(unknown))}")
-
-    def read(arg: Arg, position: str) -> str:
-        if arg.type == "str":
-            return f"ARGV[{position}]"
-        return f"{arg.type.replace('int?', 'int_or_nil')}(ARGV[{position}], '{arg.name}')"
-
-    counts = ", ".join(str(len(names)) for names in (keys, args, item_keys, item_args))
-    lines = [
-        f"local items = count_items('{script}', {counts})",
-        f"local WRITES = {str(writes).lower()}",
+    shared = _counts(script, len(keys), len(args), len(item_keys), len(item_args))
+    shared += [f"local {key} = KEYS[{at}]" for at, key in enumerate(keys, start=1)]
+    for at, arg in enumerate(args, start=1):
+        shared += [f"local {arg.name}", *_read(arg, str(at))]
+    if not item_keys:
+        return _Bound(shared, [])
+    last = {arg.name: f"last_{arg.name}" for arg in item_args if arg.type not in ("str", "word")}
+    shared.append(f"local {', '.join([*item_keys, *(arg.name for arg in item_args), *last.values()])}")
+    item = [
+        f"{key} = KEYS[{len(keys) - len(item_keys) + at} + item * {len(item_keys)}]"
+        for at, key in enumerate(item_keys, start=1)
     ]
-    used = [name for name in _POSITIONS if re.search(rf"\[{name}\]", source)]
-    if used:
-        lines.append(f"local {', '.join(used)} = {', '.join(str(_POSITIONS[name]) for name in used)}")
-        last = max(_POSITIONS[name] for name in used)
-        defaults = ("''" if default == "" else str(default) for default in _DEFAULTS[:last])
-        lines.append(f"local BLANK = {{{', '.join(defaults)}}}")
-    lines += [f"local {key} = KEYS[{at}]" for at, key in enumerate(keys, start=1)]
-    lines += [f"local {arg.name} = {read(arg, str(at))}" for at, arg in enumerate(args, start=1)]
-    item_names = [*item_keys, *(arg.name for arg in item_args)]
-    if item_names:
-        lines.append(f"local {', '.join(item_names)}")
-        lines.append("local function bind(item)")
-        lines.append(f"  local k = {len(keys)} + (item - 1) * {len(item_keys)}")
-        lines.append(f"  local a = {len(args)} + (item - 1) * {len(item_args)}")
-        lines += [f"  {key} = KEYS[k + {at}]" for at, key in enumerate(item_keys, start=1)]
-        lines += [f"  {arg.name} = {read(arg, f'a + {at}')}" for at, arg in enumerate(item_args, start=1)]
-        lines.append("end")
-    return "\n".join(lines)
+    if item_args:
+        item.append(f"local a = {len(args)} + (item - 1) * {len(item_args)}")
+    for at, arg in enumerate(item_args, start=1):
+        item += _read(arg, f"a + {at}", last.get(arg.name, ""))
+    return _Bound(shared, item)
+
+
+def _blank(source: str) -> str:
+    """A record in which nothing is said, as far as the source names elements, in Lua."""
+    last = max((_POSITIONS[name] for name in _ELEMENT.findall(source)), default=0)
+    return ", ".join("''" if default == "" else str(default) for default in _DEFAULTS[:last])
+
+
+def _without_idle(prelude: str, script: str) -> str:
+    """The prelude without the functions (and what is said of them) that nothing needs."""
+    while True:
+        code = re.sub(r"--.*", "", prelude + script)
+        idle = [
+            found[0]
+            for found in _FUNCTION.finditer(prelude)
+            if len(re.findall(rf"\b{found[1]}\b", code)) == 1  # where it is made
+        ]
+        if not idle:
+            return prelude
+        for text in idle:
+            prelude = prelude.replace(text, "")
+
+
+def _put_together(script: str, prelude: str, header: dict[str, str], body: str) -> str:
+    """The text that runs, but for its first line and the names of elements."""
+    parts = re.split(r"\n *--@(\w+)\n", prelude)
+    if parts[1::2] != ["bindings", "script", "item"]:
+        raise ValueError(f"prelude {header['Prelude']}: not one line each of --@bindings, --@script, --@item")
+    front, helpers, before, after = parts[::2]
+    shared, item = _bindings(script, header)
+    shared.append(f"local function blank()\n  return {{{_blank(prelude + body)}}}\nend")
+    if re.search(r"(?m)^function judge\(", body):
+        batch = "\n".join([before, *item, after])
+    else:
+        shared += ["local function bind(item)", *item, "end"]
+        batch = ""
+    first = "\n".join([front, *shared, helpers])
+    return f"{_without_idle(first, body + batch)}\n{body}{batch}"
 
 
 def compose(name: str, version: int, source: str, preludes: Path) -> Script:
@@ -162,11 +224,10 @@ def compose(name: str, version: int, source: str, preludes: Path) -> Script:
     if missing := _REQUIRED - header.keys():
         raise ValueError(f"{script}: the header lacks {', '.join(sorted(missing))}")
     prelude = (preludes / f"prelude.v{int(header['Prelude'])}.lua").read_text("utf-8")
-    bindings = _bindings(script, header, writes, prelude + body)
-    front, marker, rest = prelude.partition("\n--@bindings\n")
-    if not marker:
-        raise ValueError(f"prelude {header['Prelude']}: there is no line --@bindings")
-    text = f"{shebang}\n{front}\n{bindings}\n{rest}\n{body}"
+    if unknown := set(_ELEMENT.findall(prelude + body)) - _POSITIONS.keys():
+        raise ValueError(f"{script}: a record has no {', '.join(sorted(unknown))}")
+    code = _put_together(script, prelude, header, body)
+    text = f"{shebang}\n{_ELEMENT.sub(lambda found: f'[{_POSITIONS[found[1]]}]', code)}"
     return Script(
         name=name,
         version=version,

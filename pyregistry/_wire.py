@@ -45,12 +45,12 @@ class StoredRecord(msgspec.Struct, array_like=True, frozen=True):
 
     status: str = ""
     created_at: int = 0
-    token: int = 0
     attempts: int = 0
     owner: str = ""
     claim_id: str = ""
     lease_end: int = 0
     began: int = 0
+    token: int = 0
     ended_id: str = ""
     ended_how: int = 0
     size_bytes: int = 0

@@ -588,7 +588,7 @@ def plant(server_url: str, namespace: str) -> Callable[..., None]:
             now = seconds * 1_000_000 + micros
             if lease_left is not None:
                 record = StoredRecord(
-                    "EVICTING", now, now, 3, "janitor", "evictor", now + int(lease_left * 1e6)
+                    "EVICTING", now, 3, "janitor", "evictor", now + int(lease_left * 1e6), token=now
                 )
                 client.set(keys.record(entry), msgspec.msgpack.encode(record))
                 client.zadd(keys.indexes[ModelStatus.EVICTING], {entry: now})

@@ -40,7 +40,36 @@ def said(script: Script, field: str) -> str:
 
 # The loader
 
-PRELUDE = "-- prelude\n--@bindings\nlocal function f() return record[TOKEN] end"
+PRELUDE = """\
+-- prelude
+local function refuse(why)
+  error(why)
+end
+
+--@bindings
+
+-- For whoever needs it.
+local function needed() return record[TOKEN] end
+
+-- Nobody needs this,
+local function idle()
+  return also_idle()
+end
+
+-- nor this.
+local function also_idle()
+  if true then return blank() end
+
+  return 0
+end
+
+--@script
+
+for item = 1, items do
+  --@item
+  judge()
+end
+"""
 SOURCE = """\
 #!lua flags=allow-oom
 -- sample: does nothing.
@@ -57,7 +86,9 @@ SOURCE = """\
 --
 -- Row: absent | unchanged | nothing
 
-return record[OWNER]
+function judge()
+  return record[OWNER], needed()
+end
 """
 
 
@@ -79,46 +110,81 @@ def test_a_header_is_read(preludes: Path) -> None:
     assert script.event == "none"
 
 
-def test_bindings_are_made_from_the_header(preludes: Path) -> None:
-    """The whole text; positions of a record are those of its Struct, as far as they are named."""
-    token, owner = (wire.StoredRecord.__struct_fields__.index(name) + 1 for name in ("token", "owner"))
-    last = max(token, owner)
-    blank = ", ".join("''" if each == "" else "0" for each in wire.StoredRecord.__struct_defaults__[:last])
-    first, second = sorted([(token, "TOKEN"), (owner, "OWNER")])
+def test_the_text_is_put_together_from_the_header(preludes: Path) -> None:
+    """The whole of it: what is named is bound, what is idle is left out, and elements are positions."""
+    fields = wire.StoredRecord.__struct_fields__
+    token, owner = (fields.index(name) + 1 for name in ("token", "owner"))
     script = compose("sample", 3, SOURCE, preludes)
-    body = SOURCE.partition("\n")[2]
+    header, _, judge = SOURCE.partition("\n")[2].partition("function judge")
     assert script.text == (
         f"""\
 #!lua flags=allow-oom
 -- prelude
-local items = count_items('sample.v3', 2, 2, 2, 3)
-local WRITES = true
-local {first[1]}, {second[1]} = {first[0]}, {second[0]}
-local BLANK = {{{blank}}}
+local function refuse(why)
+  error(why)
+end
+
+local items = (#KEYS - 2) / 2
+if items % 1 ~= 0 or items < 1 or items > 64 or #ARGV ~= 2 + items * 3 then
+  refuse('sample.v3 takes 1 to 64 items, not ' .. #KEYS .. ' keys and ' .. #ARGV .. ' arguments')
+end
 local meta = KEYS[1]
 local index = KEYS[2]
-local channel = ARGV[1]
-local by = word(ARGV[2], 'by')
-local record_key, holds_key, token, done, force
-local function bind(item)
-  local k = 2 + (item - 1) * 2
-  local a = 2 + (item - 1) * 3
-  record_key = KEYS[k + 1]
-  holds_key = KEYS[k + 2]
-  token = int(ARGV[a + 1], 'token')
-  done = int_or_nil(ARGV[a + 2], 'done')
-  force = flag(ARGV[a + 3], 'force')
+local channel
+channel = ARGV[1]
+local by
+by = ARGV[2]
+if by == '' then refuse('by is empty') end
+local record_key, holds_key, token, done, force, last_token, last_done, last_force
+-- For whoever needs it.
+local function needed() return record[{token}] end
+
+
+{header}function judge()
+  return record[{owner}], needed()
 end
-local function f() return record[TOKEN] end
-{body}"""
+
+for item = 1, items do
+record_key = KEYS[1 + item * 2]
+holds_key = KEYS[2 + item * 2]
+local a = 2 + (item - 1) * 3
+if ARGV[a + 1] ~= last_token then
+  last_token = ARGV[a + 1]
+  token = int(last_token, 'token')
+end
+if ARGV[a + 2] ~= last_done then
+  last_done = ARGV[a + 2]
+  done = int_or_nil(last_done, 'done')
+end
+if ARGV[a + 3] ~= last_force then
+  last_force = ARGV[a + 3]
+  force = flag(last_force, 'force')
+end
+  judge()
+end
+"""
     )
     assert script.sha == hashlib.sha1(script.text.encode()).hexdigest()
+    assert judge
+
+
+def test_a_script_that_judges_no_items_binds_them_itself(preludes: Path) -> None:
+    source = SOURCE.replace("function judge()", "local function look()").replace(
+        ", needed()", ", bind(1), idle()"
+    )
+    text = compose("sample", 1, source, preludes).text
+    assert "local function bind(item)\nrecord_key = KEYS" in text
+    assert "local function idle(" in text, "and what that needs:"
+    assert "local function also_idle(" in text
+    blank = ", ".join("''" if each == "" else "0" for each in wire.StoredRecord.__struct_defaults__[:8])
+    assert f"local function blank()\n  return {{{blank}}}\nend" in text, "up to the last that is named"
+    assert "judge()" not in text
+    assert "needed" not in text
 
 
 def test_a_reader_says_so(preludes: Path) -> None:
     script = compose("sample", 1, SOURCE.replace("allow-oom", "no-writes"), preludes)
     assert not script.writes
-    assert "local WRITES = false\n" in script.text
 
 
 @pytest.mark.parametrize(
@@ -165,9 +231,10 @@ def test_a_header_that_does_not_fit(preludes: Path, old: str, new: str, why: str
 def test_preludes_that_do_not_fit(preludes: Path) -> None:
     with pytest.raises(FileNotFoundError):
         compose("sample", 1, SOURCE.replace("Prelude: 1", "Prelude: 2"), preludes)
-    (preludes / "prelude.v2.lua").write_text(PRELUDE.replace("--@bindings", "-- bindings"))
-    with pytest.raises(ValueError, match="no line --@bindings"):
-        compose("sample", 1, SOURCE.replace("Prelude: 1", "Prelude: 2"), preludes)
+    for line in ("--@bindings", "--@script", "--@item"):
+        (preludes / "prelude.v2.lua").write_text(PRELUDE.replace(line, "-- nothing"))
+        with pytest.raises(ValueError, match="not one line each of --@bindings"):
+            compose("sample", 1, SOURCE.replace("Prelude: 1", "Prelude: 2"), preludes)
 
 
 def test_a_script_that_is_not_there() -> None:
@@ -287,7 +354,7 @@ def test_no_key_or_argument_is_idle(script: Script) -> None:
         "channel",
         *(f"index_{each}" for each in ("downloading", "downloaded", "error", "evicting")),
     }
-    if "batch(" in code:
+    if "function judge(" in code:
         by_prelude.add("record_key")
     for name in (*script.keys, *script.item_keys, *(arg.name for arg in (*script.args, *script.item_args))):
         assert (
@@ -374,13 +441,13 @@ SENT: dict[str, tuple[Op[Any], dict[str, Any], list[dict[str, Any]]]] = {
     "open": (OPS.open(), {"schema": 1}, []),
     "claim": (
         OPS.claim(targets(), lease=9.5, claim_id="the id", owner="o", max_attempts=4, expected_bytes=5),
-        {},
-        both(claim_id="the id", owner="o", lease=9_500_000, max_attempts=4, expected_bytes=5),
+        {"owner": "o", "lease": 9_500_000, "max_attempts": 4},
+        both(claim_id="the id", expected_bytes=5),
     ),
     "retry": (
         OPS.retry(targets()[0], lease=9.5, claim_id="the id", owner="o", max_attempts=4),
-        {},
-        [{"claim_id": "the id", "owner": "o", "lease": 9_500_000, "max_attempts": 4}],
+        {"owner": "o", "lease": 9_500_000, "max_attempts": 4},
+        [{"claim_id": "the id"}],
     ),
     "renew": (
         OPS.renew([CLAIM, SECOND_CLAIM], lease=Default.ITS_OWN, said=[Said("x", 1, 2), Said("y", 3, 4)]),

@@ -206,14 +206,18 @@ async def test_claims_of_one_model_are_one_request(registry: AsyncRegistry, prox
     [{"lease": 31.0}, {"owner": "x"}, {"max_attempts": 2}, {"expected_bytes": 5}, {"claim_id": "x"}],
 )
 async def test_claims_that_differ_are_asked_for_each(
-    registry: AsyncRegistry, server_url: str, namespace: str, difference: dict[str, Any]
+    registry: AsyncRegistry, proxy: Proxy, difference: dict[str, Any]
 ) -> None:
-    with redis.Redis.from_url(server_url) as raw:
-        raw.config_resetstat()
-        first, second = await asyncio.gather(claim(registry), claim(registry, **difference))
+    (held,) = proxy.pause("claim")
+    both = [start(claim(registry)), start(claim(registry, **difference))]
+    await arrived(held)
+    in_one = held.raw.count(b":model:")
+    held.let_go()
+    first, second = await asyncio.gather(*both)
+    assert max(in_one, proxy.log_of("claim")) == 2, "in one batch, or in two"
     assert isinstance(first, Claimed)
     assert isinstance(second, AlreadyExists)
-    assert second.lease_left == LEASE, "told by the server: the lease of the first"
+    assert second.lease_left == pytest.approx(LEASE, abs=SECONDS), "the lease of the first"
 
 
 async def test_one_claim_of_many_is_told_apart(registry: AsyncRegistry) -> None:

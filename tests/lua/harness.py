@@ -298,7 +298,7 @@ class Lab:
             "any_holds": self.keys.holds("x"),
         }
         keys = [named[name] for name in script.keys]
-        args = [self._argument(arg.name, shared) for arg in script.args]
+        args = [self._argument(arg.name, items, shared) for arg in script.args]
         for each in items:
             for name in script.item_keys:
                 place = {"record_key": self.keys.record, "holds_key": self.keys.holds}.get(name)
@@ -306,10 +306,14 @@ class Lab:
             args += [each[arg.name] for arg in script.item_args]
         return keys, args
 
-    def _argument(self, name: str, shared: dict[str, Any]) -> Any:
+    def _argument(self, name: str, items: tuple[Item, ...], shared: dict[str, Any]) -> Any:
         if name in shared:
             return shared[name]
-        return self.keys.channel if name == "channel" else _DEFAULTS[name]
+        if name == "channel":
+            return self.keys.channel
+        said = {each[name] for each in items} or {_DEFAULTS[name]}
+        assert len(said) == 1, f"{name} is shared by the items of a call"
+        return said.pop()
 
     def call(self, name: str, *items: Item, script: Script | None = None, **shared: Any) -> Any:
         """Run a script; everything that must be true afterwards is. The reply, decoded."""

@@ -72,14 +72,15 @@ def test_counts_of_keys_and_arguments(lab: Lab, name: str) -> None:
 def test_won_and_lost_claims(lab: Lab) -> None:
     lab.finished("done", "0")
     lab.finished("failed", "0", status="ERROR")
-    lab.downloading("over", "0", owner="first:1")
     lab.downloading("abandoned", "0")
+    lab.pass_time(HOUR)
+    lab.downloading("abandoned", "00")
+    lab.downloading("over", "0", owner="first:1")
     lab.pass_time(HOUR)
     running = lab.downloading("running", "0")
     mine = lab.downloading("mine", "b")
     names = ["done", "new", "failed", "over", "running", "abandoned", "mine", "newer"]
-    most = {"abandoned": 1}
-    replies = lab.call("claim", *(item(name, claim_id="b", max_attempts=most.get(name, 0)) for name in names))
+    replies = lab.call("claim", *(item(name, claim_id="b", max_attempts=2) for name in names))
     answers = dict(zip(names, replies, strict=True))
     given = {name: reply for name, reply in answers.items() if isinstance(reply, wire.ClaimGiven)}
     assert list(given) == ["new", "over", "newer"]
@@ -148,17 +149,20 @@ def test_deleted_held_and_absent(lab: Lab) -> None:
 def test_one_model_claimed_twice(lab: Lab) -> None:
     first, second, third = lab.call(
         "claim",
-        item("m", claim_id="a", lease=MINUTE),
+        item("m", claim_id="a"),
         item("m", claim_id="b"),
-        item("m", claim_id="a", lease=HOUR),
+        item("m", claim_id="a"),
     )
     assert isinstance(first, wire.ClaimGiven)
     assert second == wire.Exists("DOWNLOADING", first.lease_end, MINUTE)
-    assert (third.token, third.lease_left) == (first.token, HOUR)
+    assert isinstance(third, wire.ClaimAgain)
+    assert (third.token, third.lease_left) == (first.token, MINUTE)
     assert lab.record("m").lease_end == third.lease_end
 
 
 def test_one_model_taken_over_and_given_up(lab: Lab) -> None:
+    lab.downloading("n", "0")
+    lab.pass_time(HOUR)
     lab.downloading("m", "a", expected_bytes=4)
     lab.downloading("n", "a")
     lab.pass_time(HOUR)
@@ -166,8 +170,8 @@ def test_one_model_taken_over_and_given_up(lab: Lab) -> None:
         "claim",
         item("m", claim_id="b", max_attempts=2, expected_bytes=6),
         item("m", claim_id="c", max_attempts=2),
-        item("n", claim_id="b", max_attempts=1),
-        item("n", claim_id="c", max_attempts=1),
+        item("n", claim_id="b", max_attempts=2),
+        item("n", claim_id="c", max_attempts=2),
     )
     assert isinstance(replies[0], wire.ClaimGiven)
     assert [reply.status for reply in replies[1:]] == ["DOWNLOADING", "ERROR", "ERROR"]

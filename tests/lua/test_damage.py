@@ -14,7 +14,7 @@ from pyregistry._wire import StoredRecord
 from tests.lua.harness import HOUR, Lab, item
 
 pack = msgspec.msgpack.encode
-WHOLE: list[Any] = list(msgspec.structs.astuple(StoredRecord("DOWNLOADED", 5, 7, 1, "host:1")))
+WHOLE: list[Any] = list(msgspec.structs.astuple(StoredRecord("DOWNLOADED", 5, 1, "host:1", token=7)))
 POSITIONS = {name: at for at, name in enumerate(StoredRecord.__struct_fields__)}
 
 
@@ -127,7 +127,7 @@ def test_all_items_damaged(lab: Lab) -> None:
 @pytest.mark.parametrize("length", range(1, len(WHOLE)))
 def test_an_older_layout(lab: Lab, length: int) -> None:
     """What it left out is filled in, by every script."""
-    lab.put("m", StoredRecord("DOWNLOADED", 5, 7, 1, "host:1"))
+    lab.put("m", StoredRecord("DOWNLOADED", 5, 1, "host:1", token=7))
     lab.redis.set(lab.key("m"), pack(WHOLE[:length]))
     assert lab.one("touch", "m") == wire.Known()
     assert lab.claim("m", "a") == wire.Exists("DOWNLOADED", 0, 0)

@@ -17,6 +17,7 @@ import msgspec
 import pytest
 
 from pyregistry import _wire as wire
+from pyregistry._scripts import load
 from pyregistry._wire import StoredRecord
 from pyregistry.models import EventKind
 from tests.lua.harness import HOUR, MINUTE, Item, Lab, State, item
@@ -277,6 +278,8 @@ class Walk:
         names = ["claim", "retry", "renew", "finish", "release", "set_status", "touch", "delete"]
         (name,) = self.random.choices(names, [32, 14, 12, 14, 6, 8, 6, 9])
         items = [self.draw(name) for _ in range(self.random.choice([1, 1, 1, 2, 4]))]
+        shared = {arg.name: items[0][arg.name] for arg in load(name, 1).args if arg.name in items[0].args}
+        items = [item(each.model, **{**each.args, **shared}) for each in items]
         self.sent.append((name, items))
         self.run(name, items)
 
