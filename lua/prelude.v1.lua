@@ -60,6 +60,13 @@ local function header(length)
   return length < 16 and char(0x90 + length) or '\220\0' .. char(length)
 end
 
+-- What a MessagePack string begins with.
+local function string_header(text)
+  local n = #text
+  if n < 32 then return char(0xa0 + n) end
+  return n < 256 and '\217' .. char(n) or '\218' .. char((n - n % 256) / 256, n % 256)
+end
+
 -- A MessagePack array of up to 15 elements.
 local function packed(...)
   return char(0x90 + select('#', ...)) .. pack(...)
@@ -258,11 +265,11 @@ local function give_first_claim(claim_id, owner, lease)
     }
   end
   -- STATUS, CREATED_AT, ATTEMPTS, OWNER, CLAIM_ID, LEASE_END, BEGAN, TOKEN
-  local text = first.begin .. pack(claim_id) .. first.ends .. token
+  local text = first.begin .. string_header(claim_id) .. claim_id .. first.ends .. token
   slot.text, slot.is, slot.bytes, slot.stored, slot.used = text, 'DOWNLOADING', 0, true, clock
   local n = #events
-  events[n + 1], events[n + 2], events[n + 3] = '\150\167claimed', pack(slot.entry), first.at
-  events[n + 4], events[n + 5] = token, text
+  events[n + 1], events[n + 2], events[n + 3] = '\150\167claimed', string_header(slot.entry), slot.entry
+  events[n + 4], events[n + 5], events[n + 6] = first.at, token, text
   told = told + 1
   return '\151\167claimed', token, first.reply
 end
