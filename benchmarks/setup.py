@@ -85,16 +85,16 @@ def operation(
 ) -> Op[Any]:
     """One call, as ours makes it; without a provider what may go without one looks at all four."""
     if what in ("claim_fresh", "claim_contended"):
-        target = ops.targets(name, PROVIDER, None, None)
+        (target,) = ops.targets(name, PROVIDER, None, None)
         return ops.claim(
             target, lease=LEASE, claim_id=None, owner=None, max_attempts=None, expected_bytes=None
         )
     if what == "get_status":
-        return ops.statuses(ops.targets(name, provider, None, None))
+        return ops.get_status(name, provider, None, None)
     if what == "get_model_record":
         return ops.read(ops.targets(name, provider, None, None))
     if what == "touch_model":
-        return ops.touch(ops.targets(name, provider, None, None))
+        return ops.touch_model(name, provider, None, None)
     if what == "delete_model":
         return ops.delete(ops.targets(name, provider, None, None), expected_token=None, force=False)
     (target_of,) = ops.targets(name, PROVIDER, None, None)

@@ -8,7 +8,8 @@ import math
 import re
 import unicodedata
 from functools import lru_cache
-from typing import NamedTuple
+
+import msgspec
 
 from pyregistry._keys import entry_of
 from pyregistry.errors import InvalidArgument, InvalidModelName
@@ -28,11 +29,19 @@ _NAMESPACE = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _MAX_SECONDS = 100 * 365 * 86400.0
 
 
-class Target(NamedTuple):
+class Target(msgspec.Struct, frozen=True):
     """A model whose name has been checked, and its entry in the index."""
 
-    ref: ModelRef
+    name: str
+    provider: ModelProvider | str
+    revision: str | None
+    subset: str | None
     entry: str
+
+    @property
+    def ref(self) -> ModelRef:
+        """The model, as it is told."""
+        return ModelRef(self.name, self.provider, self.revision, self.subset)
 
 
 def _problem(value: object, most: int, least: int = 1) -> str | None:
@@ -111,7 +120,7 @@ def _target(name: str, of: str, revision: str | None, subset: str | None) -> Tar
     if subset is not None:
         name_like("subset", subset, QUALIFIER_BYTES)
     of = provider(of)
-    return Target(ModelRef(name, of, revision, subset), entry_of(name, str(of), revision, subset))
+    return Target(name, of, revision, subset, entry_of(name, str(of), revision, subset))
 
 
 def target(name: str, of: ModelProvider | str, revision: str | None, subset: str | None) -> Target:

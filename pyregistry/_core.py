@@ -17,7 +17,7 @@ from pyregistry._owned import Kept
 from pyregistry._source import ClientSource, UrlSource
 from pyregistry._wish import Wish
 from pyregistry.errors import DamagedRecord, InvalidArgument
-from pyregistry.models import AlreadyExists, Claim, Claimed, ModelRecord, ModelRef, ModelStatus
+from pyregistry.models import Claim, Claimed, ModelRecord, ModelRef, ModelStatus
 
 _log = logging.getLogger("pyregistry")
 
@@ -90,15 +90,18 @@ class Core:
 
     def _told_claims(self, results: Sequence[ClaimResult | DamagedRecord], lease: Lease) -> None:
         for result in results:
-            if isinstance(result, Claimed):
-                self._told_claim(result.claim, lease, "claimed")
-            elif isinstance(result, AlreadyExists):
-                if _log.isEnabledFor(logging.DEBUG):
-                    _log.debug("not claimed: it is %s", result.status)
-            else:
+            if isinstance(result, DamagedRecord):
                 _log.warning("not claimed: %s", result)
+            else:
+                self._told_claim(result, lease)
 
-    def _told_claim(self, claim: Claim, lease: Lease, how: str) -> None:
+    def _told_claim(self, result: ClaimResult, lease: Lease) -> None:
+        if isinstance(result, Claimed):
+            self._told_won(result.claim, lease, "claimed", logging.DEBUG)
+        elif _log.isEnabledFor(logging.DEBUG):
+            _log.debug("not claimed: it is %s", result.status)
+
+    def _told_won(self, claim: Claim, lease: Lease, how: str, level: int) -> None:
         if lease is Default.KEPT:
             self._kept.keep(claim)
         if claim.taken_over:
@@ -107,23 +110,16 @@ class Core:
                 _Shown(claim.ref), claim.previous_owner, claim.previous_bytes_done or 0,
                 claim.token, claim.attempts,
             )  # fmt: skip
-        else:
-            level = logging.DEBUG if how == "claimed" else logging.INFO
-            if _log.isEnabledFor(level):
-                _log.log(
-                    level,
-                    "%s %s (token %d, attempt %d)",
-                    how,
-                    _Shown(claim.ref),
-                    claim.token,
-                    claim.attempts,
-                )
+        elif _log.isEnabledFor(level):
+            _log.log(
+                level, "%s %s (token %d, attempt %d)", how, _Shown(claim.ref), claim.token, claim.attempts
+            )
 
     def _told_retry(self, ref: ModelRef, result: Claim | Refusal, lease: Lease) -> Claim | None:
         if isinstance(result, Refusal):
             _log.debug("%s is not retried: %s", _Shown(ref), result.why)
             return None
-        self._told_claim(result, lease, "retries")
+        self._told_won(result, lease, "retries", logging.INFO)
         return result
 
     def _told_renewal(
@@ -160,6 +156,10 @@ class Core:
             )  # fmt: skip
         else:
             _log.debug("set %s to %s", _Shown(ref), status)
+
+    def _told_touch(self, name: str) -> None:
+        if _log.isEnabledFor(logging.DEBUG):
+            _log.debug("touched %s", name)
 
     def _told_touches(self, known: Sequence[bool | DamagedRecord]) -> None:
         _log.debug("touched %d records", len(known))

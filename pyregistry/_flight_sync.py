@@ -227,19 +227,16 @@ class Flight:
                 assert isinstance(answer, Refusal), "it was not won"
                 return view._replace(until=now() + answer.retry_left) if answer.retry_left else None
         else:
-            claims = client._ops.claim(
-                [wish.target],
+            claiming = client._ops.claim(
+                wish.target,
                 lease=wish.lease,
                 claim_id=None,
                 owner=wish.owner,
                 max_attempts=most,
                 expected_bytes=wish.expected_bytes,
             )
-            results = self._won(claims)
-            client._told_claims(results, wish.lease)
-            (result,) = results
-            if isinstance(result, DamagedRecord):
-                raise result
+            result = self._won(claiming)
+            client._told_claim(result, wish.lease)
             if isinstance(result, AlreadyExists):
                 left = math.inf if result.lease_left is None else result.lease_left
                 return View(result.status, 0.0 if result.status in _UNLEASED else now() + left)
@@ -261,8 +258,7 @@ class Flight:
         try:
             # Its claim id makes it the same claim; a copy that comes after the release finds that it has ended.
             answer = self._call(op)
-            result = answer[0] if isinstance(answer, list) else answer
-            claim = result.claim if isinstance(result, Claimed) else result
+            claim = answer.claim if isinstance(answer, Claimed) else answer
             if isinstance(claim, Claim):
                 self._call(self._client._ops.release(claim))
         except RegistryError as error:

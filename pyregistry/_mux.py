@@ -16,7 +16,7 @@ import asyncio
 import ctypes
 import warnings
 from collections import deque
-from collections.abc import Callable, Hashable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Hashable, Iterable, Sequence
 from typing import Any, TypeVar, cast
 
 import msgspec
@@ -122,7 +122,8 @@ class MuxTransport(AsyncTransport):
 
     # The callers' side
 
-    async def call(self, op: Op[T]) -> T:
+    # No coroutine of its own where none is needed: it would cost as much as all else of a call.
+    def call(self, op: Op[T]) -> Awaitable[T]:  # type: ignore[override]  # whoever calls it awaits it
         """The reply of one operation; raises what `AsyncTransport.call` raises."""
         if self._closed:
             self._check_open()
@@ -131,6 +132,9 @@ class MuxTransport(AsyncTransport):
             self._come_home()
         future: asyncio.Future[T] = loop.create_future()
         self._join(op, future)
+        return future if op.undo is None else self._answer_or_undo(op, future)
+
+    async def _answer_or_undo(self, op: Op[T], future: asyncio.Future[T]) -> T:
         try:
             return await future
         except asyncio.CancelledError:
@@ -189,19 +193,22 @@ class MuxTransport(AsyncTransport):
         super().leave_parent()
 
     def _join(self, op: Op[Any], future: asyncio.Future[Any]) -> None:
-        new = _Call(op, None, [future])
+        head, key = op.head, None
         if op.same is not None:
-            key = new.key = (op.head, op.same)
-            call = self._same.setdefault(key, new)
-            if call is not new:
+            key = (head, op.same)
+            call = self._same.get(key)
+            if call is not None:
                 if call.written:
                     call.late.append((op, future))
                 else:
                     call.waiting.append(future)
                 return
-        self._queue.append(new)
+        call = _Call(op, key, [future])
+        if key is not None:
+            self._same[key] = call
+        self._queue.append(call)
         # A batch that is full goes out at once: the server works on it while the other tasks still ask.
-        asked = self._asked[op.head] = self._asked.get(op.head, 0) + op.items
+        asked = self._asked[head] = self._asked.get(head, 0) + op.items
         if asked >= BATCH:
             self._flush()
         elif not self._scheduled:
@@ -262,7 +269,8 @@ class MuxTransport(AsyncTransport):
         queue = self._queue
         while queue:
             call = queue[0]
-            if not call.wanted():
+            waiting = call.waiting
+            if (not waiting or waiting[0].done()) and not call.wanted():
                 queue.popleft()
                 self._forget(call)
                 continue
@@ -318,6 +326,10 @@ class MuxTransport(AsyncTransport):
             return
         if len(batch.calls) == 1:
             self._settle(batch.calls[0], replies)
+            return
+        if len(batch.calls) == batch.items:
+            for call, each in zip(batch.calls, replies, strict=True):
+                self._settle(call, (each,))
             return
         at = 0
         for call in batch.calls:
@@ -466,9 +478,12 @@ class MuxTransport(AsyncTransport):
         self._ask_anew(call)
 
     def _settle(self, call: _Call, replies: Sequence[Any]) -> None:
-        self._forget(call)
-        op = call.op
-        live = [future for future in call.waiting if not future.done()]
+        if call.key is not None:
+            del self._same[call.key]
+            call.key = None
+        op, live = call.op, call.waiting
+        if len(live) != 1 or live[0].done():
+            live = [future for future in live if not future.done()]
         try:
             result = told = op.decode(replies)
             if op.for_others is not None and (call.late or len(live) > 1):
@@ -487,8 +502,8 @@ class MuxTransport(AsyncTransport):
             return
         live[0].set_result(result)
         for future in live[1:]:
-            # A result of his own for each: nobody changes another's.
-            future.set_result(op.decode(replies) if op.for_others is None else told)
+            # A result of his own for each, unless nobody can change it.
+            future.set_result(told if op.shared else op.decode(replies))
 
     def _tell_error(
         self, op: Op[Any], replies: Sequence[Any], live: list[asyncio.Future[Any]], error: Exception

@@ -93,6 +93,7 @@ class Op(msgspec.Struct, Generic[T], frozen=True, eq=False):
         items: how many they are; 0: it has none, and goes out alone.
         same: operations of one head for which this is equal ask the same, and may be one request; ``None``:
             there is no other like it.
+        shared: all who ask the same may be given one result, the object: nobody can change it.
         for_others: only one who asks the same can get this result; what the others are told.
         undo: what gives back what was won, if nobody waits for it any more.
     """
@@ -103,6 +104,7 @@ class Op(msgspec.Struct, Generic[T], frozen=True, eq=False):
     argv: Sequence[str | int] = ()
     items: int = 0
     same: Hashable = None
+    shared: bool = False
     for_others: Callable[[T], T | None] | None = None
     undo: Callable[[T], Iterable[Op[Any]]] | None = None
 

@@ -85,6 +85,10 @@ MOST_HEADS: Final = 64
 """Of so many kinds of claims the heads are kept."""
 
 
+MOST_OPS: Final = 4096
+"""Of so many models the commonest operations are kept."""
+
+
 class Default(Enum):
     """Stands for an argument that was left out, where ``None`` means something else."""
 
@@ -215,6 +219,19 @@ def chunks(items: Sequence[T], size: int = BATCH) -> Iterator[Sequence[T]]:
         yield items[start : start + size]
 
 
+def _kept(make: Callable[..., Op[T]]) -> Callable[..., Op[T]]:
+    """Keeps the operations that were made last: nothing of them is of one call alone."""
+    kept = lru_cache(maxsize=MOST_OPS)(make)
+
+    def get(*model: Any) -> Op[T]:
+        try:
+            return kept(*model)
+        except TypeError:  # no name can be that: it is told what is wrong with it
+            return make(*model)
+
+    return get
+
+
 class Ops:
     """The operations of one client.
 
@@ -237,9 +254,12 @@ class Ops:
         self._heads: dict[tuple[Any, ...], Head] = {}
         # Looked up by no key at all: these are the calls of which there are many.
         # Owner, lease and the like may be anything: so many are kept.
-        self._claiming: dict[tuple[str, str, int, int], Head] = {}
+        self._claiming: dict[tuple[Any, ...], tuple[Head, str, float | None]] = {}
         self._touch_head = self._writing("touch", TOUCH)
         self._status_head = self._head("get_status", None, near=True)
+        # As they are called: (name, provider, revision, subset).
+        self.touch_model = _kept(self._touch_of)
+        self.get_status = _kept(self._status_of)
 
     def _head(
         self,
@@ -260,16 +280,27 @@ class Ops:
     def _writing(self, name: str, script: Script, *argv: str | int, resend: bool = True) -> Head:
         return self._head(name, script, self.keys.shared, self.keys.channel, *argv, resend=resend)
 
-    def _claiming_head(self, script: Script, owner: str, lease: int, max_attempts: int) -> Head:
-        asked = (script.name, owner, lease, max_attempts)
-        head = self._claiming.get(asked)
-        if head is None:
+    def _claiming_head(
+        self, script: Script, owner: str | None, lease: Lease, max_attempts: int | None
+    ) -> tuple[Head, str, float | None]:
+        """The head of such claims, the owner, and the lease in seconds."""
+        who = self.owner if owner is None else checks.owner(owner)
+        # The types too: what is equal to a good value may be a bad one.
+        asked = (script.name, who, lease, type(lease), max_attempts, type(max_attempts))
+        try:
+            known = self._claiming.get(asked)
+        except TypeError:
+            known = None  # no lease and no number can be that: it is told what is wrong with it
+        if known is None:
+            length, seconds = self.lease_of(lease)
+            most = 0 if max_attempts is None else checks.whole("max_attempts", max_attempts, least=1)
+            argv = (self.keys.channel, who, length, most)
+            head = Head(script.name, script, self.keys.shared, argv, resend=length != 0)
+            known = head, who, seconds
             if len(self._claiming) >= MOST_HEADS:
                 self._claiming.clear()
-            argv = (self.keys.channel, owner, lease, max_attempts)
-            head = Head(script.name, script, self.keys.shared, argv, resend=lease != 0)
-            self._claiming[asked] = head
-        return head
+            self._claiming[asked] = known
+        return known
 
     @property
     def owner(self) -> str:
@@ -333,56 +364,63 @@ class Ops:
             return _lease_in_microseconds(seconds), seconds
         return checks.microseconds("lease", seconds), float(seconds)
 
-    def _claim_id(self, claim_id: str | None) -> str:
-        if claim_id is None:
-            return self.ids.new()
+    @staticmethod
+    def _named(claim_id: str) -> str:
         return checks.name_like("claim_id", claim_id, checks.WORD_BYTES)
-
-    def _owner_of(self, owner: str | None) -> str:
-        return self.owner if owner is None else checks.owner(owner)
 
     def claim(
         self,
-        targets: Sequence[Target],
+        target: Target,
         *,
         lease: Lease,
         claim_id: str | None,
         owner: str | None,
         max_attempts: int | None,
         expected_bytes: int | None,
-    ) -> Op[list[ClaimResult | DamagedRecord]]:
-        """The right to download, for each of the models."""
-        length, seconds = self.lease_of(lease)
-        who = self._owner_of(owner)
-        most = 0 if max_attempts is None else checks.whole("max_attempts", max_attempts, least=1)
+    ) -> Op[ClaimResult]:
+        """The right to download; raises `DamagedRecord`."""
+        head, who, seconds = self._claiming_head(CLAIM, owner, lease, max_attempts)
         expected = 0 if expected_bytes is None else checks.whole("expected_bytes", expected_bytes)
-        ids = [self._claim_id(claim_id) for _ in targets]
-        argv: list[str | int] = []
-        for each in ids:
-            argv += (each, expected)
+        entry = target.entry
+        each = self.ids.new() if claim_id is None else self._named(claim_id)
 
-        def decode(replies: Replies) -> list[ClaimResult | DamagedRecord]:
-            return [
-                self._claim_result(target, _decode_claim(reply), each, who, seconds)
-                for target, each, reply in zip(targets, ids, replies, strict=True)
-            ]
+        def decode(replies: Replies) -> ClaimResult:
+            return self._claim_result(target, _decode_claim(replies[0]), each, who, seconds)
 
         # Whoever names a claim himself may ask for it again by that name: such a one stays as it is.
-        ours = claim_id is None
-        alone = ours and len(targets) == 1
-        return Op(
-            self._claiming_head(CLAIM, who, length, most),
-            decode,
-            self._records(targets),
-            argv,
-            len(targets),
-            same=(targets[0].entry, expected) if alone else None,
-            for_others=_not_claimed if alone else None,
-            undo=self._release_claims if ours else None,
-        )
+        if claim_id is None:
+            same, for_others, undo = (entry, expected), _not_claimed, self._release_claim
+            return Op(
+                head, decode, (self.keys.record(entry),), (each, expected), 1, same, True, for_others, undo
+            )
+        return Op(head, decode, (self.keys.record(entry),), (each, expected), 1)
 
-    def _release_claims(self, results: Iterable[ClaimResult | DamagedRecord]) -> list[Op[str]]:
-        return [self.release(result.claim) for result in results if isinstance(result, Claimed)]
+    def claims(
+        self, targets: Sequence[Target], *, lease: Lease, owner: str | None, max_attempts: int | None
+    ) -> Op[list[ClaimResult | DamagedRecord]]:
+        """The right to download, for each of the models."""
+        head, who, seconds = self._claiming_head(CLAIM, owner, lease, max_attempts)
+        ids = [self.ids.new() for _ in targets]
+        argv: list[str | int] = []
+        for each in ids:
+            argv += (each, 0)
+
+        def decode(replies: Replies) -> list[ClaimResult | DamagedRecord]:
+            results: list[ClaimResult | DamagedRecord] = []
+            for target, each, reply in zip(targets, ids, replies, strict=True):
+                try:
+                    results.append(self._claim_result(target, _decode_claim(reply), each, who, seconds))
+                except DamagedRecord as error:
+                    results.append(error)
+            return results
+
+        def undo(results: Iterable[ClaimResult | DamagedRecord]) -> list[Op[str]]:
+            return [self.release(result.claim) for result in results if isinstance(result, Claimed)]
+
+        return Op(head, decode, self._records(targets), argv, len(targets), undo=undo)
+
+    def _release_claim(self, result: ClaimResult) -> list[Op[str]]:
+        return [self.release(result.claim)] if isinstance(result, Claimed) else []
 
     def _claim_result(
         self,
@@ -391,11 +429,11 @@ class Ops:
         claim_id: str,
         owner: str,
         lease: float | None,
-    ) -> ClaimResult | DamagedRecord:
+    ) -> ClaimResult:
         if isinstance(answer, (wire.ClaimGiven, wire.ClaimAgain)):
             return Claimed(self._claim_of(target, answer, claim_id, owner, lease))
         if isinstance(answer, wire.Damaged):
-            return damaged(target.ref, answer.why)
+            raise damaged(target.ref, answer.why)
         status = ModelStatus(answer.status)
         if status is ModelStatus.DOWNLOADING or status is ModelStatus.EVICTING:
             return AlreadyExists(status, wire.time_or_none(answer.lease_end), _left(answer.lease_left))
@@ -409,14 +447,12 @@ class Ops:
         owner: str,
         lease: float | None,
     ) -> Claim:
-        name, provider, revision, subset = target.ref
-        assert provider is not None, "a target has its provider"
         # By position: this is made once for every claim that is won.
         return Claim(
-            name,
-            provider,
-            revision,
-            subset,
+            target.name,
+            target.provider,
+            target.revision,
+            target.subset,
             claim_id,
             owner,
             answer.token,
@@ -438,23 +474,24 @@ class Ops:
         max_attempts: int | None,
     ) -> Op[Claim | Refusal]:
         """The right to download again what ended in an error."""
-        length, seconds = self.lease_of(lease)
-        who, each = self._owner_of(owner), self._claim_id(claim_id)
-        most = 0 if max_attempts is None else checks.whole("max_attempts", max_attempts, least=1)
+        head, who, seconds = self._claiming_head(RETRY, owner, lease, max_attempts)
+        each = self.ids.new() if claim_id is None else self._named(claim_id)
 
         def decode(replies: Replies) -> Claim | Refusal:
             answer = _decode_retry(replies[0])
             if isinstance(answer, wire.Damaged):
                 raise damaged(target.ref, answer.why)
             if isinstance(answer, wire.RetryRefused):
-                return Refusal(_why_not_retried(answer, most), retry_left=answer.retry_left / 1_000_000)
+                return Refusal(
+                    _why_not_retried(answer, max_attempts or 0), retry_left=answer.retry_left / 1_000_000
+                )
             return self._claim_of(target, answer, each, who, seconds)
 
         def undo(result: Claim | Refusal) -> list[Op[str]]:
             return [self.release(result)] if isinstance(result, Claim) else []
 
         return Op(
-            self._claiming_head(RETRY, who, length, most),
+            head,
             decode,
             self._records([target]),
             (each,),
@@ -573,6 +610,19 @@ class Ops:
         head = self._writing("set_status", SET_STATUS, self.owner, resend=False)
         return Op(head, decode, self._records([target]), (wanted.value, checks.text("message", message)), 1)
 
+    def _touch_of(self, *model: Any) -> Op[bool]:
+        """A model is in use, whoever provides it; the reply says whether it is known."""
+        each = self.touch(self.targets(*model))
+        return Op(
+            each.head,
+            lambda replies: any(settled(each.decode(replies))),
+            each.keys,
+            (),
+            each.items,
+            each.keys,
+            True,
+        )
+
     def touch(self, targets: Sequence[Target]) -> Op[list[bool | DamagedRecord]]:
         """The models are in use; the reply says which are known."""
 
@@ -586,8 +636,7 @@ class Ops:
                     known.append(isinstance(answer, wire.Known))
             return known
 
-        keys = self._records(targets)
-        return Op(self._touch_head, decode, keys, (), len(targets), same=keys)
+        return Op(self._touch_head, decode, self._records(targets), (), len(targets))
 
     def delete(self, targets: Sequence[Target], *, expected_token: int | None, force: bool) -> Op[int]:
         """The registry forgets these; the reply counts what is gone."""
@@ -620,8 +669,9 @@ class Ops:
 
     # Reads
 
-    def statuses(self, targets: Sequence[Target]) -> Op[ModelStatus | None]:
-        """The status of one name under these providers: DOWNLOADED if any is, else the first there is."""
+    def _status_of(self, *model: Any) -> Op[ModelStatus | None]:
+        """The status of a model; where any provider will do, DOWNLOADED if any is, else the first there is."""
+        targets = self.targets(*model)
 
         def decode(values: Replies) -> ModelStatus | None:
             try:
@@ -633,7 +683,7 @@ class Ops:
             return found[0] if found else None
 
         keys = self._records(targets)
-        return Op(self._status_head, decode, keys, (), len(targets), same=keys)
+        return Op(self._status_head, decode, keys, (), len(targets), keys, True)
 
     def read(self, targets: Sequence[Target]) -> Op[list[ModelRecord | DamagedRecord | None]]:
         """The records of these models."""
@@ -761,13 +811,12 @@ def _readable_statuses(targets: Sequence[Target], values: Replies) -> Iterator[M
                 yield damaged(target.ref, str(error))
 
 
-def _not_claimed(results: list[ClaimResult | DamagedRecord]) -> list[ClaimResult | DamagedRecord] | None:
+def _not_claimed(result: ClaimResult) -> ClaimResult | None:
     """What the others are told of a claim that one of them has got; nothing if nobody has."""
-    (result,) = results
     if not isinstance(result, Claimed):
         return None
     claim = result.claim
-    return [AlreadyExists(ModelStatus.DOWNLOADING, claim.lease_expires_at, claim.lease)]
+    return AlreadyExists(ModelStatus.DOWNLOADING, claim.lease_expires_at, claim.lease)
 
 
 def _evicting(ref: ModelRef, call: str) -> EvictionInProgress:

@@ -230,19 +230,17 @@ class AsyncRegistry(Core):
             `Claimed`, to the owner alone, or `AlreadyExists` with the status.
         """
         self._check_lease(lease)
-        target = checks.target(name, provider, revision, subset)
         op = self._ops.claim(
-            [target],
+            checks.target(name, provider, revision, subset),
             lease=lease,
             claim_id=claim_id,
             owner=owner,
             max_attempts=max_attempts,
             expected_bytes=expected_bytes,
         )
-        results = await self._transport.call(op)
-        self._told_claims(results, lease)
-        claims: list[ClaimResult] = settled(results)
-        return claims[0]
+        result = await self._transport.call(op)
+        self._told_claim(result, lease)
+        return result
 
     async def try_claim_many(
         self,
@@ -268,14 +266,7 @@ class AsyncRegistry(Core):
         """
         self._check_lease(lease)
         ops = [
-            self._ops.claim(
-                chunk,
-                lease=lease,
-                claim_id=None,
-                owner=owner,
-                max_attempts=max_attempts,
-                expected_bytes=None,
-            )
+            self._ops.claims(chunk, lease=lease, owner=owner, max_attempts=max_attempts)
             for chunk in chunks(self._ops.claimable(models))
         ]
         told: list[ClaimResult | DamagedRecord] = []
@@ -665,10 +656,9 @@ class AsyncRegistry(Core):
                 pass  # no name can be that: it is told what is wrong with it below
             toucher.touch(question, self._ops.targets(name, provider, revision, subset))
             return True
-        op = self._ops.touch(self._ops.targets(name, provider, revision, subset))
-        known = await self._transport.call(op)
-        self._told_touches(known)
-        return any(settled(known))
+        known = await self._transport.call(self._ops.touch_model(name, provider, revision, subset))
+        self._told_touch(name)
+        return known
 
     async def touch_models(self, models: Iterable[Model]) -> list[bool]:
         """Say that many models are in use, in batches.
@@ -764,7 +754,7 @@ class AsyncRegistry(Core):
                         return known
             except TypeError:
                 pass  # no name can be that: it is told what is wrong with it below
-            op = self._ops.statuses(self._ops.targets(name, provider, revision, subset))
+            op = self._ops.get_status(name, provider, revision, subset)
             there = await transport.call(op) is ModelStatus.DOWNLOADED
             near.answer(question, op.keys, lambda values: op.decode(values) is ModelStatus.DOWNLOADED)
             return there
@@ -792,9 +782,7 @@ class AsyncRegistry(Core):
         Returns:
             Its status, or ``None`` if it is unknown.
         """
-        return await self._transport.call(
-            self._ops.statuses(self._ops.targets(name, provider, revision, subset))
-        )
+        return await self._transport.call(self._ops.get_status(name, provider, revision, subset))
 
     async def get_model_record(
         self,

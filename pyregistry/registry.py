@@ -212,19 +212,17 @@ class Registry(Core):
             `Claimed`, to the owner alone, or `AlreadyExists` with the status.
         """
         self._check_lease(lease)
-        target = checks.target(name, provider, revision, subset)
         op = self._ops.claim(
-            [target],
+            checks.target(name, provider, revision, subset),
             lease=lease,
             claim_id=claim_id,
             owner=owner,
             max_attempts=max_attempts,
             expected_bytes=expected_bytes,
         )
-        results = self._transport.call(op)
-        self._told_claims(results, lease)
-        claims: list[ClaimResult] = settled(results)
-        return claims[0]
+        result = self._transport.call(op)
+        self._told_claim(result, lease)
+        return result
 
     def try_claim_many(
         self,
@@ -250,14 +248,7 @@ class Registry(Core):
         """
         self._check_lease(lease)
         ops = [
-            self._ops.claim(
-                chunk,
-                lease=lease,
-                claim_id=None,
-                owner=owner,
-                max_attempts=max_attempts,
-                expected_bytes=None,
-            )
+            self._ops.claims(chunk, lease=lease, owner=owner, max_attempts=max_attempts)
             for chunk in chunks(self._ops.claimable(models))
         ]
         told: list[ClaimResult | DamagedRecord] = []
@@ -645,10 +636,9 @@ class Registry(Core):
                 pass  # no name can be that: it is told what is wrong with it below
             toucher.touch(question, self._ops.targets(name, provider, revision, subset))
             return True
-        op = self._ops.touch(self._ops.targets(name, provider, revision, subset))
-        known = self._transport.call(op)
-        self._told_touches(known)
-        return any(settled(known))
+        known = self._transport.call(self._ops.touch_model(name, provider, revision, subset))
+        self._told_touch(name)
+        return known
 
     def touch_models(self, models: Iterable[Model]) -> list[bool]:
         """Say that many models are in use, in batches.
@@ -752,7 +742,7 @@ class Registry(Core):
         Returns:
             Its status, or ``None`` if it is unknown.
         """
-        return self._transport.call(self._ops.statuses(self._ops.targets(name, provider, revision, subset)))
+        return self._transport.call(self._ops.get_status(name, provider, revision, subset))
 
     def get_model_record(
         self,

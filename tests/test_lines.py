@@ -389,7 +389,7 @@ def test_what_the_server_says_of_its_own_accord_is_no_reply(
         transport = registry._transport
         track: Op[Any] = Op(Head("track", None, verb="CLIENT TRACKING ON"), lambda replies: replies[0])
         (model,) = registry._ops.targets("model", "S3", None, None)
-        status = registry._ops.statuses([model])
+        status = registry._ops.get_status("model", "S3", None, None)
         written = registry._ops.set_status(model, "ERROR", None)
         # In between: the invalidation of what was read comes before the last reply.
         answers: Sequence[Any] = transport.call_many([track, status, written, status])
