@@ -251,27 +251,25 @@ end
 -- The same for a record that is not there yet, by far the commonest: nothing but strings, since a table, and
 -- packing a number or a word again, would cost as much as all the rest. They are few and short, or end with the
 -- token: Lua keeps all strings in one hash table, and of a long one hashes the last byte and some before it.
--- `first` is what items share: the owner and the lease are those of the call.
-local first
+-- What such claims of one call share is made once.
+local first_begin, first_end, first_at, first_reply
 
 local function give_first_claim(claim_id, owner, lease)
   local token = pack(tick())
-  if not first then
+  if not first_begin then
     local at, ends = pack(now), pack(lease == 0 and 0 or now + lease)
-    first = {
-      at = at .. '\160', ends = ends .. '\1',
-      begin = '\152\171DOWNLOADING' .. at .. '\1' .. pack(owner),
-      reply = ends .. pack(lease == 0 and -1 or lease, 1, '', 0),
-    }
+    first_begin = '\152\171DOWNLOADING' .. at .. '\1' .. pack(owner)
+    first_end, first_at = ends .. '\1', at .. '\160'
+    first_reply = ends .. pack(lease == 0 and -1 or lease, 1, '', 0)
   end
   -- STATUS, CREATED_AT, ATTEMPTS, OWNER, CLAIM_ID, LEASE_END, BEGAN, TOKEN
-  local text = first.begin .. string_header(claim_id) .. claim_id .. first.ends .. token
+  local text = first_begin .. string_header(claim_id) .. claim_id .. first_end .. token
   slot.text, slot.is, slot.bytes, slot.stored, slot.used = text, 'DOWNLOADING', 0, true, clock
-  local n = #events
-  events[n + 1], events[n + 2], events[n + 3] = '\150\167claimed', string_header(slot.entry), slot.entry
-  events[n + 4], events[n + 5], events[n + 6] = first.at, token, text
+  local n, entry = #events, slot.entry
+  events[n + 1], events[n + 2], events[n + 3] = '\150\167claimed', string_header(entry), entry
+  events[n + 4], events[n + 5], events[n + 6] = first_at, token, text
   told = told + 1
-  return '\151\167claimed', token, first.reply
+  return '\151\167claimed', token, first_reply
 end
 
 -- A request that was sent again meets its own claim.
@@ -310,7 +308,8 @@ end
 -- What is to be written.
 
 local now_text = text_of(now)
-local adds, rems, sums, values, gone = {}, {}, {}, {}, {}
+local adds, values = {}, {}
+local rems, sums, gone -- few calls have any
 for i = 1, #order do
   local it = order[i]
   local entry, was, is, used = it.entry, it.was, it.is, it.used
@@ -323,13 +322,16 @@ for i = 1, #order do
       adds[is] = {score, entry}
     end
   end
-  if was ~= is or it.was_bytes ~= it.bytes then
-    if was and it.was_bytes > 0 then sums[was] = (sums[was] or 0) - it.was_bytes end
-    if it.bytes > 0 then sums[is] = (sums[is] or 0) + it.bytes end
+  local bytes, was_bytes = it.bytes or 0, it.was_bytes or 0
+  if bytes + was_bytes > 0 and (was ~= is or bytes ~= was_bytes) then
+    sums = sums or {}
+    if was then sums[was] = (sums[was] or 0) - was_bytes end
+    if is then sums[is] = (sums[is] or 0) + bytes end
   end
   if it.heal or was and was ~= is then
     for status in pairs(it.heal and {DOWNLOADING = 1, DOWNLOADED = 1, ERROR = 1, EVICTING = 1} or {[was] = 1}) do
       if status ~= is then
+        rems = rems or {}
         rems[status] = rems[status] or {}
         table.insert(rems[status], entry)
       end
@@ -339,6 +341,7 @@ for i = 1, #order do
     local n = #values
     values[n + 1], values[n + 2] = it.key, it.text
   elseif it.removed then
+    gone = gone or {}
     local n = #gone
     gone[n + 1], gone[n + 2] = it.key, it.beside
   end
@@ -346,27 +349,31 @@ end
 
 -- Each thing at once, the records last.
 
-if ticked or stepped_back or #values > 0 or #gone > 0 then
+if ticked or stepped_back or #values > 0 or gone then
   local fields = {'time', now_text, nil, nil}
   if ticked then fields[3], fields[4] = 'clock', clock == now and now_text or text_of(clock) end
   if stepped_back then
     local n = #fields
     fields[n + 1], fields[n + 2] = 'skew', text_of(skew)
   end
-  for status, bytes in pairs(sums) do
-    -- Read and stored rather than incremented: an increment fails on a value that somebody damaged.
-    local field, n = 'bytes:' .. status, #fields
-    local old = tonumber(call('HMGET', meta, field)[1]) or 0
-    fields[n + 1], fields[n + 2] = field, text_of(math.max(old + bytes, 0))
+  if sums then
+    for status, bytes in pairs(sums) do
+      -- Read and stored rather than incremented: an increment fails on a value that somebody damaged.
+      local field, n = 'bytes:' .. status, #fields
+      local old = tonumber(call('HMGET', meta, field)[1]) or 0
+      fields[n + 1], fields[n + 2] = field, text_of(math.max(old + bytes, 0))
+    end
   end
   local index = {
     DOWNLOADING = index_downloading, DOWNLOADED = index_downloaded, ERROR = index_error, EVICTING = index_evicting,
   }
   if told > 0 then call('SPUBLISH', channel, header(told) .. concat(events)) end
-  for status, list in pairs(rems) do call('ZREM', index[status], unpack(list)) end
+  if rems then
+    for status, list in pairs(rems) do call('ZREM', index[status], unpack(list)) end
+  end
   for status, list in pairs(adds) do call('ZADD', index[status], unpack(list)) end
   call('HSET', meta, unpack(fields))
   if #values > 0 then call('MSET', unpack(values)) end
-  if #gone > 0 then call('DEL', unpack(gone)) end
+  if gone then call('DEL', unpack(gone)) end
 end
 return header(items) .. concat(replies)

@@ -12,6 +12,7 @@ import select
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from queue import SimpleQueue
+from time import perf_counter
 from typing import Any, Protocol
 
 import hiredis
@@ -24,6 +25,9 @@ from pyregistry._replies import DENIED, NOT_RUN
 from pyregistry._source import CONNECTIONS
 
 _READ = 65536  # bytes at a time, as redis-py does
+_LOOK = 50e-6  # seconds for which a reply is looked for; to sleep and be woken takes about as long
+_HOPE = 8  # after so many in a row that did not come in that time none is looked for
+_TRY_AGAIN = 256  # but one of so many
 _COMMON = redis.connection.AbstractConnection
 
 
@@ -93,7 +97,7 @@ class FastLine(Line):
             pack(commands[0]) if len(commands) == 1 else b"".join([pack(command) for command in commands])
         )
         try:
-            self._socket.sendall(packed)
+            self._write(packed)
         except TimeoutError:
             raise redis_errors.TimeoutError(f"Timeout writing to {self._host()}") from None
         except OSError as error:
@@ -106,7 +110,7 @@ class FastLine(Line):
             while True:
                 reply = reader.gets(False)
                 if reply is NOT_ENOUGH_DATA:
-                    data = self._socket.recv(_READ)
+                    data = self._read()
                     if not data:
                         raise redis_errors.ConnectionError("Connection closed by server.")
                     reader.feed(data)
@@ -129,8 +133,69 @@ class FastLine(Line):
             self._poll(0) or self._reader.has_data() or (self._decrypted is not None and self._decrypted())
         )
 
+    def _write(self, packed: bytes) -> None:
+        self._socket.sendall(packed)
+
+    def _read(self) -> bytes:
+        data: bytes = self._socket.recv(_READ)
+        return data
+
     def _host(self) -> str:
         return str(self.connection._host_error())
+
+
+class OwnLine(FastLine):
+    """One that nobody else uses, and that is not encrypted: its socket does not block.
+
+    Much of what a call to a server nearby takes is that the thread goes to sleep and is woken. So a reply is looked
+    for a little while before that, unless that was in vain of late, or other threads have something to do.
+
+    Args:
+        connection: redis-py's.
+        alone: whether no other thread is calling.
+    """
+
+    def __init__(self, connection: Any, alone: Callable[[], bool]) -> None:
+        super().__init__(connection)
+        self._alone = alone
+        self._timeout: float | None = connection.socket_timeout
+        self._socket.settimeout(0)
+        self._hope = _HOPE
+        self._reads = 0
+
+    def _write(self, packed: bytes) -> None:
+        left = memoryview(packed)
+        while left:
+            try:
+                left = left[self._socket.send(left) :]
+            except BlockingIOError:
+                self._wait(select.POLLOUT)
+
+    def _read(self) -> bytes:
+        read: Callable[[int], bytes] = self._socket.recv
+        self._reads += 1
+        if (self._hope or self._reads % _TRY_AGAIN == 0) and self._alone():
+            until = perf_counter() + _LOOK
+            while True:
+                try:
+                    data = read(_READ)
+                except BlockingIOError:
+                    if perf_counter() > until:
+                        break
+                else:
+                    self._hope = _HOPE
+                    return data
+            self._hope = max(self._hope - 1, 0)
+        while True:
+            self._wait(select.POLLIN)
+            with suppress(BlockingIOError):  # it was nothing
+                return read(_READ)
+
+    def _wait(self, what: int) -> None:
+        poll = select.poll()
+        poll.register(self._socket, what)
+        if not poll.poll(None if self._timeout is None else self._timeout * 1000):
+            raise TimeoutError
 
 
 class Lines:
@@ -196,7 +261,12 @@ class OwnLines(Lines):
             line.connection.disconnect()
         connection = self.pool.connection_class(**self.pool.connection_kwargs)
         connection.connect()
-        return FastLine(connection)
+        if isinstance(connection, redis.SSLConnection):
+            return FastLine(connection)
+        return OwnLine(connection, self._is_one_taken)
+
+    def _is_one_taken(self) -> bool:
+        return self._turns.qsize() == CONNECTIONS - 1
 
     def _take_back(self, line: Line, lost: bool) -> None:
         if not lost and isinstance(line, FastLine):

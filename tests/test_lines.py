@@ -27,7 +27,7 @@ from pyregistry import (
     _lines_sync,
     _transport_sync,
 )
-from pyregistry._lines_sync import FastLine, Line, OwnLines, line_of, lines_of
+from pyregistry._lines_sync import FastLine, Line, OwnLine, OwnLines, line_of, lines_of
 from pyregistry._op import Head, Op
 from pyregistry._source import CONNECTIONS, UrlSource
 from pyregistry.aio import AT_ONCE
@@ -399,6 +399,82 @@ def test_what_the_server_says_of_its_own_accord_is_no_reply(
             registry.get_status(f"m{at}", "S3")
             other.set_status(f"m{at}", "S3", ModelStatus.ERROR)
             assert registry.get_status(f"m{at}", "S3") is ModelStatus.ERROR
+
+
+def only_line(registry: Registry) -> OwnLine:
+    lines = registry._transport._lines
+    assert isinstance(lines, OwnLines)
+    (line,) = lines._idle
+    assert isinstance(line, OwnLine)
+    return line
+
+
+def test_who_looks_in_vain_looks_no_more(registry: Registry, proxy: Proxy) -> None:
+    registry.connect()
+    line = only_line(registry)
+    with ThreadPoolExecutor(1) as pool:
+        for held in proxy.pause("MGET", _lines_sync._HOPE, reply=True):
+            asked = pool.submit(registry.get_status, "model", "S3")
+            held.wait()
+            held.let_go()
+            assert asked.result(SECONDS) is None
+    assert line._hope == 0
+    for _ in range(_lines_sync._TRY_AGAIN):
+        assert registry.touch_model("model", "S3") is False
+    assert only_line(registry) is line
+
+
+def test_a_thread_that_is_not_alone_does_not_look(registry: Registry, proxy: Proxy) -> None:
+    registry.connect()
+    lines = registry._transport._lines
+    assert isinstance(lines, OwnLines)
+    with ThreadPoolExecutor(2) as pool:
+        held = [*proxy.pause("MGET", reply=True), *proxy.pause("touch", reply=True)]
+        status, touch = (
+            pool.submit(registry.get_status, "model", "S3"),
+            pool.submit(registry.touch_model, "model", "S3"),
+        )
+        for each in held:
+            each.wait()
+        assert not lines._is_one_taken()
+        for each in held:
+            each.let_go()
+        assert (status.result(SECONDS), touch.result(SECONDS)) == (None, False)
+    line = lines.take()
+    assert lines._is_one_taken()
+    lines.give_back(line)
+
+
+def test_what_is_more_than_the_socket_takes(server_url: str, namespace: str) -> None:
+    with Registry.from_url(server_url, namespace) as registry:
+        registry.connect()
+        line = only_line(registry)
+        line._socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+        message = "x" * 4000
+        (model,) = registry._ops.targets("model", "S3", None, None)
+        ops = [registry._ops.set_status(model, "ERROR", f"{message}{at}") for at in range(300)]
+        assert not [each for each in registry._transport.call_many(ops) if isinstance(each, Exception)]
+        assert only_line(registry) is line
+        record = registry.get_model_record("model")
+        assert record is not None
+        assert record.message == f"{message}299"
+
+
+def test_who_can_not_write_gives_up(make_server: MakeServer, namespace: str) -> None:
+    server = make_server()
+    assert server.pid is not None
+    with Registry.from_url(server.url, namespace, timeout=0.3) as registry:
+        registry.connect()
+        (model,) = registry._ops.targets("model", "S3", None, None)
+        ops = [registry._ops.set_status(model, "ERROR", "x" * 4000) for _ in range(4000)]
+        os.kill(server.pid, signal.SIGSTOP)
+        try:
+            answers = registry._transport.call_many(ops)
+        finally:
+            os.kill(server.pid, signal.SIGCONT)
+        assert {type(each) for each in answers} == {OutcomeUnknown}
+        assert "writing" in str(answers[0])
+        assert registry.get_status("other") is None
 
 
 @pytest.mark.server("debian")  # the embedded one has no TLS
