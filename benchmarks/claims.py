@@ -15,7 +15,7 @@ CONTENTION = "Contention: processes x tasks"
 def run(server: Server, options: Options) -> list[Figure]:
     """One process against everybody, then many processes."""
     figures = []
-    clients: list[Contender] = [who.ours(), *who.rust(options), *who.peers(), *who.locks()]
+    clients: list[Contender] = [who.ours(), who.on_uvloop(), *who.rust(options), *who.peers(), *who.locks()]
     limits = who.limits()
     for tasks in options.tasks:
         # redis-benchmark has connections instead of tasks: it stands beside the most of them.

@@ -255,6 +255,11 @@ def ours(processes: int = 1) -> Client:
     return Client("pyregistry", "pyregistry", "pyregistry-redis", processes=processes)
 
 
+def on_uvloop() -> Client:
+    """The same on the event loop that servers such as vLLM and uvicorn bring."""
+    return Client("pyregistry on uvloop", "pyregistry-uvloop", "uvloop")
+
+
 def pool(processes: int = 1, share: int = SLOW) -> Client:
     """redis-py's asyncio pool with the same script calls."""
     return Client("redis-py pool", "redis-py", share=share, processes=processes)

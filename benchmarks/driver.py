@@ -4,8 +4,9 @@ A line of standard input is a job: ``<what> <tasks> <count> <models> <tag>``. It
 then ``{}`` is said; the line ``go`` starts it, and the next line of standard output is its result, as JSON.
 The Rust peers under ``peers/`` speak the same.
 
-Ours makes its commands while it is measured, as a user's program does. For the other clients they are made
-before, and their replies are not decoded: the client alone is measured, so the comparison favours them.
+The models' names are made before. Ours makes its commands while it is measured, as a user's program does. For the
+other clients they are made before, and their replies are not decoded: the client alone is measured, so the
+comparison favours them.
 """
 
 from __future__ import annotations
@@ -61,6 +62,10 @@ class Job:
         """The model of a call."""
         return setup.model_name(self.tag, number % self.models)
 
+    def names(self) -> list[str]:
+        """The models of all calls."""
+        return [setup.model_name(self.tag, number) for number in range(self.models)]
+
     def commands(self) -> list[tuple[str, ...]]:
         """All of it as commands, everything prepared."""
         claims = setup.prepare(self.url, self.what, self.count, self.models, self.tag)
@@ -81,14 +86,16 @@ class Job:
 def ours(registry: AsyncRegistry, job: Job) -> Call:
     """A call of ours, by the names that the seed gave them."""
     claims = setup.prepare(job.url, job.what, job.count, job.models, job.tag)
-    name, what = job.name, job.what
+    names, models, what = job.names(), job.models, job.what
 
     async def claim(number: int) -> bool:
-        result = await registry.try_claim_for_download(name(number), setup.PROVIDER, lease=setup.LEASE)
+        result = await registry.try_claim_for_download(
+            names[number % models], setup.PROVIDER, lease=setup.LEASE
+        )
         return isinstance(result, Claimed)
 
     async def hot_path(number: int) -> bool:
-        model = name(number)
+        model = names[number % models]
         if hasattr(registry, "is_downloaded"):
             there: bool = await registry.is_downloaded(model)
         else:
@@ -100,13 +107,15 @@ def ours(registry: AsyncRegistry, job: Job) -> Call:
         "claim_fresh": claim,
         "claim_contended": claim,
         "hot_path": hot_path,
-        "get_status": lambda number: registry.get_status(name(number)),
-        "get_model_record": lambda number: registry.get_model_record(name(number)),
-        "touch_model": lambda number: registry.touch_model(name(number)),
-        "set_status": lambda number: registry.set_status(name(number), setup.PROVIDER, "DOWNLOADED"),
-        "delete_model": lambda number: registry.delete_model(name(number)),
+        "get_status": lambda number: registry.get_status(names[number % models]),
+        "get_model_record": lambda number: registry.get_model_record(names[number % models]),
+        "touch_model": lambda number: registry.touch_model(names[number % models]),
+        "set_status": lambda number: registry.set_status(
+            names[number % models], setup.PROVIDER, "DOWNLOADED"
+        ),
+        "delete_model": lambda number: registry.delete_model(names[number % models]),
         "retry": lambda number: registry.try_reset_error_for_retry(
-            name(number), setup.PROVIDER, lease=setup.LEASE
+            names[number % models], setup.PROVIDER, lease=setup.LEASE
         ),
         "renew": lambda number: registry.refresh_download_claim(claims[number]),
         "finish": lambda number: registry.finish_download_claim(
@@ -122,19 +131,21 @@ def ours(registry: AsyncRegistry, job: Job) -> Call:
 def ours_blocking(registry: Registry, job: Job) -> BlockingCall:
     """The same for the blocking client, the calls that are compared."""
     setup.prepare(job.url, job.what, job.count, job.models, job.tag)
-    name = job.name
+    names, models = job.names(), job.models
 
     def claim(number: int) -> bool:
-        result = registry.try_claim_for_download(name(number), setup.PROVIDER, lease=setup.LEASE)
+        result = registry.try_claim_for_download(names[number % models], setup.PROVIDER, lease=setup.LEASE)
         return isinstance(result, Claimed)
 
     calls: dict[str, BlockingCall] = {
         "claim_fresh": claim,
         "claim_contended": claim,
-        "get_status": lambda number: registry.get_status(name(number)),
-        "get_model_record": lambda number: registry.get_model_record(name(number)),
-        "touch_model": lambda number: registry.touch_model(name(number)),
-        "set_status": lambda number: registry.set_status(name(number), setup.PROVIDER, "DOWNLOADED"),
+        "get_status": lambda number: registry.get_status(names[number % models]),
+        "get_model_record": lambda number: registry.get_model_record(names[number % models]),
+        "touch_model": lambda number: registry.touch_model(names[number % models]),
+        "set_status": lambda number: registry.set_status(
+            names[number % models], setup.PROVIDER, "DOWNLOADED"
+        ),
     }
     return calls[job.what]
 
@@ -239,6 +250,7 @@ CLIENTS: dict[str, Callable[[str, AsyncExitStack], Awaitable[Make]]] = {
     "pyregistry": pyregistry,
     "pyregistry-pool": pyregistry_pool,
     "pyregistry-near": pyregistry_near,
+    "pyregistry-uvloop": pyregistry,
     "redis-py": redis_py,
     "redis-py-lock": redis_py_lock,
     "coredis": coredis,
@@ -364,7 +376,8 @@ def main() -> None:
     for line in sys.stdin:
         job = Job(url, line)
         if client in CLIENTS:
-            asyncio.run(do(client, job))
+            run: Any = importlib.import_module("uvloop").run if client == "pyregistry-uvloop" else asyncio.run
+            run(do(client, job))
         else:
             do_blocking(client, job)
 

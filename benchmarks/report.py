@@ -23,7 +23,16 @@ from benchmarks.aims import AIMS, LIMIT, OURS, POOL, RUST_04, RUST_07, Row
 from benchmarks.measure import Figure
 from benchmarks.options import Options
 
-PACKAGES = ("redis", "hiredis", "msgspec", "coredis", "valkey-glide", "python-redis-lock", "matplotlib")
+PACKAGES = (
+    "redis",
+    "hiredis",
+    "msgspec",
+    "coredis",
+    "valkey-glide",
+    "python-redis-lock",
+    "uvloop",
+    "matplotlib",
+)
 MEASURES = {
     "per_second": "per second",
     "p50_us": "p50, us",

@@ -12,7 +12,7 @@ TABLE = "The Rust original"
 
 def run(server: Server, options: Options) -> list[Figure]:
     """One model, by 1, 50 and 500 tasks; then what looks at all records."""
-    both = [who.ours(), *who.rust(options)]
+    both = [who.ours(), who.on_uvloop(), *who.rust(options)]
     figures = []
     for tasks in options.tasks:
         count = options.calls(3_000 if tasks == 1 else 50_000)

@@ -119,7 +119,7 @@ def _target(name: str, of: str, revision: str | None, subset: str | None) -> Tar
         name_like("revision", revision, QUALIFIER_BYTES)
     if subset is not None:
         name_like("subset", subset, QUALIFIER_BYTES)
-    of = provider(of)
+    of = _KNOWN.get(of) or provider(of)
     return Target(name, of, revision, subset, entry_of(name, str(of), revision, subset))
 
 

@@ -284,7 +284,7 @@ class Ops:
         self, script: Script, owner: str | None, lease: Lease, max_attempts: int | None
     ) -> tuple[Head, str, float | None]:
         """The head of such claims, the owner, and the lease in seconds."""
-        who = self.owner if owner is None else checks.owner(owner)
+        who = (self._owner or default_owner()) if owner is None else checks.owner(owner)
         # The types too: what is equal to a good value may be a bad one.
         asked = (script.name, who, lease, type(lease), max_attempts, type(max_attempts))
         try:
@@ -385,7 +385,7 @@ class Ops:
         each = self.ids.new() if claim_id is None else self._named(claim_id)
 
         def decode(replies: Replies) -> ClaimResult:
-            return self._claim_result(target, _decode_claim(replies[0]), each, who, seconds)
+            return _claim_result(target, _decode_claim(replies[0]), each, who, seconds)
 
         # Whoever names a claim himself may ask for it again by that name: such a one stays as it is.
         if claim_id is None:
@@ -409,7 +409,7 @@ class Ops:
             results: list[ClaimResult | DamagedRecord] = []
             for target, each, reply in zip(targets, ids, replies, strict=True):
                 try:
-                    results.append(self._claim_result(target, _decode_claim(reply), each, who, seconds))
+                    results.append(_claim_result(target, _decode_claim(reply), each, who, seconds))
                 except DamagedRecord as error:
                     results.append(error)
             return results
@@ -421,48 +421,6 @@ class Ops:
 
     def _release_claim(self, result: ClaimResult) -> list[Op[str]]:
         return [self.release(result.claim)] if isinstance(result, Claimed) else []
-
-    def _claim_result(
-        self,
-        target: Target,
-        answer: wire.ClaimReply,
-        claim_id: str,
-        owner: str,
-        lease: float | None,
-    ) -> ClaimResult:
-        if isinstance(answer, (wire.ClaimGiven, wire.ClaimAgain)):
-            return Claimed(self._claim_of(target, answer, claim_id, owner, lease))
-        if isinstance(answer, wire.Damaged):
-            raise damaged(target.ref, answer.why)
-        status = ModelStatus(answer.status)
-        if status is ModelStatus.DOWNLOADING or status is ModelStatus.EVICTING:
-            return AlreadyExists(status, wire.time_or_none(answer.lease_end), _left(answer.lease_left))
-        return AlreadyExists(status)
-
-    @staticmethod
-    def _claim_of(
-        target: Target,
-        answer: wire.ClaimGiven | wire.ClaimAgain,
-        claim_id: str,
-        owner: str,
-        lease: float | None,
-    ) -> Claim:
-        # By position: this is made once for every claim that is won.
-        return Claim(
-            target.name,
-            target.provider,
-            target.revision,
-            target.subset,
-            claim_id,
-            owner,
-            answer.token,
-            lease,
-            wire.time_or_none(answer.lease_end),
-            answer.attempts,
-            bool(answer.previous_owner),
-            answer.previous_owner or None,
-            answer.previous_bytes_done if answer.previous_owner else None,
-        )
 
     def retry(
         self,
@@ -485,7 +443,7 @@ class Ops:
                 return Refusal(
                     _why_not_retried(answer, max_attempts or 0), retry_left=answer.retry_left / 1_000_000
                 )
-            return self._claim_of(target, answer, each, who, seconds)
+            return _claim_of(target, answer, each, who, seconds)
 
         def undo(result: Claim | Refusal) -> list[Op[str]]:
             return [self.release(result)] if isinstance(result, Claim) else []
@@ -768,6 +726,48 @@ class Ops:
 
         argv = (checks.text("cache_id", proposed, checks.WORD_BYTES),)
         return Op(self._head("cache", CACHE, (self.keys.meta,)), decode, (), argv)
+
+
+def _claim_result(
+    target: Target,
+    answer: wire.ClaimReply,
+    claim_id: str,
+    owner: str,
+    lease: float | None,
+) -> ClaimResult:
+    if isinstance(answer, (wire.ClaimGiven, wire.ClaimAgain)):
+        return Claimed(_claim_of(target, answer, claim_id, owner, lease))
+    if isinstance(answer, wire.Damaged):
+        raise damaged(target.ref, answer.why)
+    status = ModelStatus(answer.status)
+    if status is ModelStatus.DOWNLOADING or status is ModelStatus.EVICTING:
+        return AlreadyExists(status, wire.time_or_none(answer.lease_end), _left(answer.lease_left))
+    return AlreadyExists(status)
+
+
+def _claim_of(
+    target: Target,
+    answer: wire.ClaimGiven | wire.ClaimAgain,
+    claim_id: str,
+    owner: str,
+    lease: float | None,
+) -> Claim:
+    # By position: this is made once for every claim that is won.
+    return Claim(
+        target.name,
+        target.provider,
+        target.revision,
+        target.subset,
+        claim_id,
+        owner,
+        answer.token,
+        lease,
+        wire.time_or_none(answer.lease_end),
+        answer.attempts,
+        bool(answer.previous_owner),
+        answer.previous_owner or None,
+        answer.previous_bytes_done if answer.previous_owner else None,
+    )
 
 
 def status_of(status: ModelStatus | str) -> ModelStatus:

@@ -58,19 +58,21 @@ debian = pytest.mark.server("debian")  # the embedded one is no sentinel
 
 
 @contextmanager
-def sentinel_of(primary: int, folder: Path, port: int, more: str = "") -> Iterator[None]:
-    """A sentinel, which is enough of a quorum to itself."""
+def sentinel_of(
+    primary: int, folder: Path, port: int, more: str = "", quorum: int = 1
+) -> Iterator[subprocess.Popen[bytes]]:
+    """A sentinel; so many of them make a quorum."""
     folder.mkdir()
     file = folder / "sentinel.conf"  # it writes there what it learns
     file.write_text(
         f"port {port}\nbind 127.0.0.1\ndir {folder}\n{more}\n"
-        f"sentinel monitor {SERVICE} 127.0.0.1 {primary} 1\n{SETTINGS}"
+        f"sentinel monitor {SERVICE} 127.0.0.1 {primary} {quorum}\n{SETTINGS}"
     )
     binary = servers.binary("debian")
     with (folder / "log").open("wb") as log:
         process = subprocess.Popen([str(binary), str(file), "--sentinel"], stdout=log, stderr=log)
         try:
-            yield
+            yield process
         finally:
             process.kill()
             process.wait()
@@ -81,28 +83,39 @@ def port_of(server: EmbeddedServer) -> int:
 
 
 class Service:
-    """A primary, its replica, and the sentinel that watches them."""
+    """A primary, its replica, and the sentinels that watch them."""
 
-    def __init__(self, make_server: MakeServer, folder: Path, stack: ExitStack) -> None:
+    def __init__(self, make_server: MakeServer, folder: Path, stack: ExitStack, sentinels: int = 1) -> None:
         # Without this, one that is stopped waits for its replicas.
         self.primary = make_server(shutdown_timeout="0")
         at = f"127.0.0.1 {port_of(self.primary)}"
         self.replica = make_server(shutdown_timeout="0", replicaof=at)
-        self.port = free_port()
-        stack.enter_context(sentinel_of(port_of(self.primary), folder / "sentinel", self.port))
+        self.ports = [free_port() for _ in range(sentinels)]
+        self.sentinels = [
+            stack.enter_context(
+                sentinel_of(
+                    port_of(self.primary), folder / f"sentinel-{port}", port, quorum=sentinels // 2 + 1
+                )
+            )
+            for port in self.ports
+        ]
+        self.port = self.ports[-1]
         self._sentinel = stack.enter_context(redis.Redis(port=self.port))
         until(self._watches, "the sentinel knows the replica", FAILOVER)
 
     @property
     def url(self) -> str:
-        return f"redis+sentinel://127.0.0.1:{self.port}/{SERVICE}"
+        where = ",".join(f"127.0.0.1:{port}" for port in self.ports)
+        return f"redis+sentinel://{where}/{SERVICE}"
 
     def _watches(self) -> bool:
         try:
             replicas: Any = self._sentinel.sentinel_slaves(SERVICE)
+            others: Any = self._sentinel.sentinel_sentinels(SERVICE)
         except redis.ConnectionError:
             return False  # it does not listen yet
-        return [each["master-link-status"] for each in replicas if not each["is_sdown"]] == ["ok"]
+        links = [each["master-link-status"] for each in replicas if not each["is_sdown"]]
+        return links == ["ok"] and len(others) == len(self.ports) - 1
 
     def promoted(self) -> None:
         """Wait until the replica is the primary, and the sentinel says so."""
@@ -279,6 +292,29 @@ def test_a_failover(kinds: Kinds, service: Service, stack: ExitStack, namespace:
     record = waits.result(FAILOVER)
     assert record is not None
     assert (record.status, record.token) == (ModelStatus.DOWNLOADED, kept.claim.token)
+
+
+@debian
+@pytest.mark.timeout(300)  # on a busy machine a sentinel trusts its clock no more, and does nothing for 30 s
+def test_two_of_three_sentinels_decide(
+    kinds: Kinds, make_server: MakeServer, tmp_path: Path, stack: ExitStack, namespace: str
+) -> None:
+    service = Service(make_server, tmp_path, stack, sentinels=3)
+    clients = [kinds.make(kind, service.url, namespace) for kind in ("sync", "asyncio", "redis-py")]
+    claims = []
+    for at, client in enumerate(clients):
+        result = client.try_claim_for_download(f"m{at}", "S3", lease=300.0)
+        assert isinstance(result, Claimed)
+        claims.append(result.claim)
+    service.replicated()
+    # The one that the URL names first dies too.
+    service.sentinels[0].kill()
+    service.primary.kill()
+    service.promoted()
+    for client, claim in zip(clients, claims, strict=True):
+        until(lambda: reads(client), "it has found the next", FAILOVER)  # noqa: B023 - waits here
+        assert client.finish_download_claim(claim, ModelStatus.DOWNLOADED)
+        assert client.get_status(claim.model_name) is ModelStatus.DOWNLOADED
 
 
 @debian

@@ -60,16 +60,17 @@ async fn run(
     tag: &str,
 ) -> (f64, usize, Vec<f64>) {
     let won = Arc::new(AtomicUsize::new(0));
+    let names: Arc<Vec<String>> = Arc::new((0..models).map(|number| name(tag, number)).collect());
     let begun = Instant::now();
     let mut running = Vec::with_capacity(tasks);
     for first in 0..tasks {
-        let (backend, won) = (backend.clone(), won.clone());
-        let (what, tag) = (what.to_string(), tag.to_string());
+        let (backend, won, names) = (backend.clone(), won.clone(), names.clone());
+        let what = what.to_string();
         running.push(tokio::spawn(async move {
             let (mut mine, mut taken) = (0, Vec::new());
             for number in (first..count).step_by(tasks) {
                 let sent = (number % SAMPLE == 0).then(Instant::now);
-                if call(&backend, &what, &name(&tag, number % models)).await {
+                if call(&backend, &what, &names[number % models]).await {
                     mine += 1;
                 }
                 if let Some(sent) = sent {
