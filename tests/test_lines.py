@@ -414,8 +414,10 @@ def test_who_looks_in_vain_looks_no_more(registry: Registry, proxy: Proxy) -> No
     line = only_line(registry)
     with ThreadPoolExecutor(1) as pool:
         for held in proxy.pause("MGET", _lines_sync._HOPE, reply=True):
+            left = max(line._hope - 1, 0)
             asked = pool.submit(registry.get_status, "model", "S3")
             held.wait()
+            until(lambda: line._hope == left, "it has looked")  # noqa: B023 - waits here
             held.let_go()
             assert asked.result(SECONDS) is None
     assert line._hope == 0
