@@ -125,16 +125,13 @@ def _target(name: str, of: str, revision: str | None, subset: str | None) -> Tar
 
 def target(name: str, of: ModelProvider | str, revision: str | None, subset: str | None) -> Target:
     """A model, checked."""
-    if not isinstance(name, str):
-        raise InvalidModelName("name", f"must be a str, not {type(name).__name__}")
-    # Anything else might not even be hashable, which the cache needs.
-    if not isinstance(of, str):
-        raise InvalidArgument("provider", f"must be a str, not {type(of).__name__}")
-    if not (revision is None or isinstance(revision, str)):
-        raise InvalidArgument("revision", f"must be a str, not {type(revision).__name__}")
-    if not (subset is None or isinstance(subset, str)):
-        raise InvalidArgument("subset", f"must be a str, not {type(subset).__name__}")
-    return _target(name, of, revision, subset)
+    try:
+        return _target(name, of, revision, subset)
+    except TypeError:  # what can't be hashed is no text either, and is told so
+        for argument, value in (("provider", of), ("revision", revision), ("subset", subset)):
+            if not isinstance(value, (str, type(None))):
+                raise InvalidArgument(argument, f"must be a str, not {type(value).__name__}") from None
+        raise InvalidModelName("name", f"must be a str, not {type(name).__name__}") from None
 
 
 def whole(argument: str, value: int, least: int = 0, most: int = MAX_INT) -> int:

@@ -97,7 +97,8 @@ class Core:
 
     def _told_claim(self, result: ClaimResult, lease: Lease) -> None:
         if isinstance(result, Claimed):
-            self._told_won(result.claim, lease, "claimed", logging.DEBUG)
+            if lease is Default.KEPT or result.claim.taken_over or _log.isEnabledFor(logging.DEBUG):
+                self._told_won(result.claim, lease, "claimed", logging.DEBUG)
         elif _log.isEnabledFor(logging.DEBUG):
             _log.debug("not claimed: it is %s", result.status)
 

@@ -45,7 +45,7 @@ def parse_entry(entry: str) -> ModelRef:
 class Keyspace:
     """The keys of one namespace. All share one hash tag, so a registry lives in one slot."""
 
-    __slots__ = ("_prefix", "channel", "indexes", "meta", "namespace", "shared")
+    __slots__ = ("_prefix", "channel", "indexes", "meta", "namespace", "records", "shared")
 
     def __init__(self, namespace: str) -> None:
         self.namespace = namespace
@@ -55,10 +55,12 @@ class Keyspace:
         #: What every writing script takes before its items.
         self.shared = (self.meta, *self.indexes.values())
         self.channel = self._prefix + "events"
+        #: What the key of a record begins with; its entry follows.
+        self.records = self._prefix + "model:"
 
     def record(self, entry: str) -> str:
         """The key of a record."""
-        return f"{self._prefix}model:{entry}"
+        return self.records + entry
 
     def holds(self, entry: str) -> str:
         """The key of the holders of a record's files."""

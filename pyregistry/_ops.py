@@ -385,15 +385,17 @@ class Ops:
         each = self.ids.new() if claim_id is None else self._named(claim_id)
 
         def decode(replies: Replies) -> ClaimResult:
-            return _claim_result(target, _decode_claim(replies[0]), each, who, seconds)
+            answer = _decode_claim(replies[0])
+            if isinstance(answer, wire.ClaimGiven):
+                return Claimed(_claim_of(target, answer, each, who, seconds))
+            return _claim_result(target, answer, each, who, seconds)
 
+        keys = (self.keys.records + entry,)
         # Whoever names a claim himself may ask for it again by that name: such a one stays as it is.
         if claim_id is None:
             same, for_others, undo = (entry, expected), _not_claimed, self._release_claim
-            return Op(
-                head, decode, (self.keys.record(entry),), (each, expected), 1, same, True, for_others, undo
-            )
-        return Op(head, decode, (self.keys.record(entry),), (each, expected), 1)
+            return Op(head, decode, keys, (each, expected), 1, same, True, for_others, undo)
+        return Op(head, decode, keys, (each, expected), 1)
 
     def claims(
         self, targets: Sequence[Target], *, lease: Lease, owner: str | None, max_attempts: int | None
@@ -762,7 +764,7 @@ def _claim_of(
         owner,
         answer.token,
         lease,
-        wire.time_or_none(answer.lease_end),
+        wire.time_of(answer.lease_end) if answer.lease_end else None,
         answer.attempts,
         bool(answer.previous_owner),
         answer.previous_owner or None,
