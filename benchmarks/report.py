@@ -19,7 +19,7 @@ from typing import Any
 
 import pyregistry
 from benchmarks import claims, hotpath, rust
-from benchmarks.aims import AIMS, LIMIT, OURS, POOL, RUST_04, RUST_07, Row
+from benchmarks.aims import AIMS, LIMIT, OURS, POOL, RUST_04, RUST_07, UVLOOP, Row
 from benchmarks.measure import Figure
 from benchmarks.options import Options
 
@@ -47,7 +47,7 @@ MEASURES = {
 }
 
 
-COLUMNS = (OURS, RUST_04, RUST_07, POOL, "valkey-glide", LIMIT, hotpath.NEAR)
+COLUMNS = (OURS, UVLOOP, RUST_04, RUST_07, POOL, "valkey-glide", LIMIT, hotpath.NEAR)
 ROWS = (
     ("fresh claims", claims.FRESH, "claim_fresh"),
     ("claims of one model", claims.CONTENDED, "claim_contended"),

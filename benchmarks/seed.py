@@ -108,12 +108,14 @@ def waiting(server: Server, options: Options) -> list[Figure]:
         found = {who: Figure(WAITING, server.name, "wake_up", who) for who in waiters}
         for number in range(options.rounds):
             for who, waiter in waiters.items():
-                found[who].add(p50_us=asyncio.run(_wake_up(server.url, waiter, f"wake-{number}")) * 1e6)
+                model = f"wake-{number} {who}"
+                found[who].add(p50_us=asyncio.run(_wake_up(server.url, waiter, model)) * 1e6)
         rows += found.values()
         for who, waiter in waiters.items():
             row = Figure(WAITING, server.name, "waiting_1000_tasks", who)
             for number in range(min(options.rounds, 3)):
-                sent = asyncio.run(_while_waiting(server.url, client, waiter, f"wait-{number}"))
+                model = f"wait-{number} {who}"
+                sent = asyncio.run(_while_waiting(server.url, client, waiter, model))
                 row.add(commands_per_second=sent / WAITED_SECONDS)
             rows.append(row)
             progress(WAITING, server, who)
