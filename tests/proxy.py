@@ -251,8 +251,10 @@ class Proxy:
                     while (request := came.get()) and self._exchange(request, client, server, replies):
                         pass
             finally:
+                # What the client still sends is read: else TCP would reset the connection, and take from the client
+                # the replies that it has not read yet.
                 with suppress(OSError):
-                    client.shutdown(socket.SHUT_RDWR)
+                    client.shutdown(socket.SHUT_WR)
                 reading.join(SECONDS)
         self.open.discard(number)
 
