@@ -145,7 +145,7 @@ local slot, record, entry_at
 local function fetch(key)
   slot = slots[key]
   if slot then
-    -- What was not there before `save_new` has not been a table yet.
+    -- What was not there before `give_first_claim` has not been a table yet.
     if not slot.record and slot.text then slot.record = record_of(slot.text) end
   else
     entry_at = entry_at or string.find(key, '}:model:', 1, true) + 8

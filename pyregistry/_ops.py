@@ -252,9 +252,9 @@ class Ops:
             raise InvalidArgument("providers", f"must be at most {BATCH - len(ModelProvider)} words")
         self.ids = ClaimIds()
         self._heads: dict[tuple[Any, ...], Head] = {}
-        # Looked up by no key at all: these are the calls of which there are many.
-        # Owner, lease and the like may be anything: so many are kept.
+        # Owner, lease and the like may be anything: only some are kept.
         self._claiming: dict[tuple[Any, ...], tuple[Head, str, float | None]] = {}
+        # Looked up by no key at all: these are the calls of which there are many.
         self._touch_head = self._writing("touch", TOUCH)
         self._status_head = self._head("get_status", None, near=True)
         # As they are called: (name, provider, revision, subset).
