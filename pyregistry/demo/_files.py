@@ -47,10 +47,10 @@ def real_contents(count: int, size: int) -> list[bytes]:
     files = itertools.cycle(paths)
     contents = []
     for number in range(count):
-        content = bytearray()
-        while len(content) < size * (4 + number % 3) // 4:
+        content, length = bytearray(), size * (4 + number % 3) // 4
+        while len(content) < length:
             content += next(files).read_bytes()
-        contents.append(bytes(content))
+        contents.append(bytes(content[:length]))  # the last may be larger than all the rest
     return contents
 
 
