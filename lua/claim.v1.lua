@@ -23,6 +23,33 @@
 -- Row: EVICTING, lease over | DOWNLOADING, new claim, `attempts` 1 | Claimed: taken over
 -- Row: DOWNLOADED, ERROR, EVICTING | unchanged | AlreadyExists(status)
 
+-- The first claim of a model, by far the commonest: nothing but strings, since a table, and packing a number or a
+-- word again, would cost as much as all the rest. They are few and short, or end with the token: Lua keeps all
+-- strings in one hash table, and of a long one hashes the last byte and some before it. What such claims of one
+-- call share is made once.
+local first_begin, first_end, first_at, first_reply
+
+function judge_absent()
+  if expected_bytes > 0 then return nil end
+  local token = pack(tick())
+  if not first_begin then
+    local at, ends = pack(now), pack(lease == 0 and 0 or now + lease)
+    first_begin = '\152\171DOWNLOADING' .. at .. '\1' .. pack(owner)
+    first_end, first_at = ends .. '\1', at .. '\160'
+    first_reply = ends .. pack(lease == 0 and -1 or lease, 1, '', 0)
+  end
+  -- STATUS, CREATED_AT, ATTEMPTS, OWNER, CLAIM_ID, LEASE_END, BEGAN, TOKEN
+  local text = first_begin .. string_header(claim_id) .. claim_id .. first_end .. token
+  slot.text, slot.is, slot.bytes, slot.stored, slot.used = text, 'DOWNLOADING', 0, true, clock
+  local n, entry = #events, slot.entry
+  events[n + 1], events[n + 2], events[n + 3] = '\150\167claimed', string_header(entry), entry
+  events[n + 4], events[n + 5], events[n + 6] = first_at, token, text
+  told = told + 1
+  return '\151\167claimed', token, first_reply
+end
+
+--@records
+
 local function exists()
   local status = record[STATUS]
   local leased = status == 'DOWNLOADING' or status == 'EVICTING'
@@ -41,7 +68,6 @@ end
 
 function judge()
   if not record then
-    if expected_bytes == 0 then return give_first_claim(claim_id, owner, lease) end
     record = blank()
     record[CREATED_AT] = now
     return give('claimed', 1)

@@ -9,5 +9,5 @@
 -- Re-send: safe: it writes nothing
 -- Event: none
 
-read_clock()
+--@clock
 return pack({now})

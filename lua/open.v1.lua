@@ -50,7 +50,7 @@ for _, key in ipairs({index_downloading, index_downloaded, index_error, index_ev
   needs('ZRANGE', key, '0', '1', 'BYSCORE', 'LIMIT', '0', '1', 'WITHSCORES')
 end
 
-read_clock()
+--@clock
 local known = call('HMGET', meta, 'schema', 'server')
 local found = tonumber(known[1]) or schema
 if found > schema then error({err = 'SCHEMATOONEW ' .. text_of(found)}, 0) end

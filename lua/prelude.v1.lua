@@ -1,13 +1,17 @@
 -- prelude 1: arguments, lease time, records, and the bookkeeping of a batch.
 --
--- The loader puts a script's own text in the place of the line `--@script`, and leaves out the functions that it
--- does not need, and what follows if it judges no items: what a closure holds costs the server more than to
--- call it. For the line `--@bindings` it puts what it reads in the script's header: how many items there are,
--- a local for each shared key and argument, and `blank()`, a record in which nothing is said yet; for the line
--- `--@item` what sets a local for each key and argument of the item in hand. A script that judges no items
--- itself gets that as `bind(item)`. The names of a record's elements become their positions (`record[TOKEN]`).
+-- The loader puts the sections of this file, which begin with a line `--@section`, and the script's own text
+-- together, and leaves out the functions that nothing needs. What a script costs alone is mostly the making of its
+-- closures; so what needs a record is made when the first item has one, inside the loop over the items.
 --
--- A script says how to judge an item (`judge`) and what becomes of its record (`save`, `use`, `remove`). Every
+-- For the line `--@bindings` the loader puts what it reads in the script's header: how many items there are, and a
+-- local for each shared key and argument; for the line `--@item` what sets a local for each key and argument of the
+-- item in hand. A script that judges no items gets that as `bind(item)`, and comes after the section `records`; `batch`
+-- is left out. The lines `--@clock` and `--@records` stand for those sections; the latter begins with `blank()`, a
+-- record in which nothing is said yet. The names of a record's elements become their positions (`record[TOKEN]`).
+--
+-- A script says how to judge an item (`judge`) and what becomes of its record (`save`, `use`, `remove`). What comes
+-- before its line `--@records` is made at once: it may judge an item that has no record yet (`judge_absent`). Every
 -- item is judged before anything is written; nothing can fail after the first write, but for what the `open`
 -- script has checked.
 
@@ -50,16 +54,6 @@ local function text_of(number)
   return format('%d%07d', (number - low) / 10000000, low)
 end
 
--- A score as the whole number that a tick is, whatever somebody may have set by hand.
-local function whole_score(text)
-  return math.floor(math.max(0, math.min(tonumber(text) or 0, MAX_INT)))
-end
-
--- What a MessagePack array of up to 255 elements begins with.
-local function header(length)
-  return length < 16 and char(0x90 + length) or '\220\0' .. char(length)
-end
-
 -- What a MessagePack string begins with.
 local function string_header(text)
   local n = #text
@@ -67,26 +61,9 @@ local function string_header(text)
   return n < 256 and '\217' .. char(n) or '\218' .. char((n - n % 256) / 256, n % 256)
 end
 
--- A MessagePack array of up to 15 elements.
-local function packed(...)
-  return char(0x90 + select('#', ...)) .. pack(...)
-end
-
 -- Lease time (microseconds): the server's clock, but it never goes back. `clock` is the last tick.
 
 local now, time, skew, clock, stepped_back, ticked
-
-local function read_clock()
-  local stored = call('HMGET', meta, 'time', 'skew', 'clock')
-  time, skew, clock = tonumber(stored[1]) or 0, tonumber(stored[2]) or 0, tonumber(stored[3]) or 0
-  local utc = call('TIME')
-  now = utc[1] * 1000000 + utc[2] + skew
-  stepped_back = now < time
-  if stepped_back then
-    skew = skew + time - now
-    now = time
-  end
-end
 
 -- A number that only grows: the token of whoever gets one, and the score of a use.
 local function tick()
@@ -95,12 +72,41 @@ local function tick()
   return clock
 end
 
--- Records
+-- What a MessagePack array of up to 255 elements begins with.
+local function header(length)
+  return length < 16 and char(0x90 + length) or '\220\0' .. char(length)
+end
+
+-- The item in hand: its record as the items before it left it (nil: there is none), and its slot, in
+-- which the batch remembers what was there (`was`, `was_bytes`) and what shall be (`is`, `bytes`).
+local slots, order = {}, {}
+local events, told = {}, 0
+local slot, record, entry_at
+
+-- How a script judges the item in hand, one that has no record yet, and one whose record can't be read: each
+-- gives the packed reply, `judge` and `judge_absent` in up to three pieces. `judge_absent` may give nothing; then
+-- `judge` has the word.
+local judge, judge_absent, judge_damaged, look
+
+--@section clock
+
+local stored = call('HMGET', meta, 'time', 'skew', 'clock')
+time, skew, clock = tonumber(stored[1]) or 0, tonumber(stored[2]) or 0, tonumber(stored[3]) or 0
+local utc = call('TIME')
+now = utc[1] * 1000000 + utc[2] + skew
+stepped_back = now < time
+if stepped_back then
+  skew = skew + time - now
+  now = time
+end
+
+--@section records
 
 local BLANK
 
 -- The record in `text`, or nil and why it can't be read.
 local function record_of(text)
+  if type(text) == 'table' then return nil, 'not a string' end
   local first = string.byte(text) or 0
   if not (first >= 0x90 and first <= 0x9f or first == 0xdc) then
     return nil, 'not a MessagePack array'
@@ -136,35 +142,14 @@ local function bytes_of(record)
   return record[SIZE_BYTES] > 0 and record[SIZE_BYTES] or record[BYTES_TOTAL]
 end
 
--- The item in hand: its record as the items before it left it (nil: there is none), and its slot, in
--- which the batch remembers what was there (`was`, `was_bytes`) and what shall be (`is`, `bytes`).
-local slots, order = {}, {}
-local events, told = {}, 0
-local slot, record, entry_at
+-- A score as the whole number that a tick is, whatever somebody may have set by hand.
+local function whole_score(text)
+  return math.floor(math.max(0, math.min(tonumber(text) or 0, MAX_INT)))
+end
 
-local function fetch(key)
-  slot = slots[key]
-  if slot then
-    -- What was not there before `give_first_claim` has not been a table yet.
-    if not slot.record and slot.text then slot.record = record_of(slot.text) end
-  else
-    entry_at = entry_at or string.find(key, '}:model:', 1, true) + 8
-    -- With room for what is known of most (a table that grows costs more).
-    slot = {key = key, entry = sub(key, entry_at), text = nil, is = nil, bytes = nil, stored = nil, used = nil}
-    slots[key] = slot
-    order[#order + 1] = slot
-    local text = redis.pcall('GET', key)
-    if type(text) == 'table' then
-      slot.damaged = 'not a string'
-    elseif text then
-      slot.record, slot.damaged = record_of(text)
-      if slot.record then
-        slot.text, slot.was, slot.was_bytes = text, slot.record[STATUS], bytes_of(slot.record)
-        slot.is, slot.bytes = slot.was, slot.was_bytes
-      end
-    end
-  end
-  record = slot.record
+-- A MessagePack array of up to 15 elements.
+local function packed(...)
+  return char(0x90 + select('#', ...)) .. pack(...)
 end
 
 -- Tells what happened. The record's last use goes with it: whoever waits needs no other read.
@@ -248,30 +233,6 @@ local function give_claim(kind, began, claim_id, owner, lease, attempts)
   return claim_reply('claimed')
 end
 
--- The same for a record that is not there yet, by far the commonest: nothing but strings, since a table, and
--- packing a number or a word again, would cost as much as all the rest. They are few and short, or end with the
--- token: Lua keeps all strings in one hash table, and of a long one hashes the last byte and some before it.
--- What such claims of one call share is made once.
-local first_begin, first_end, first_at, first_reply
-
-local function give_first_claim(claim_id, owner, lease)
-  local token = pack(tick())
-  if not first_begin then
-    local at, ends = pack(now), pack(lease == 0 and 0 or now + lease)
-    first_begin = '\152\171DOWNLOADING' .. at .. '\1' .. pack(owner)
-    first_end, first_at = ends .. '\1', at .. '\160'
-    first_reply = ends .. pack(lease == 0 and -1 or lease, 1, '', 0)
-  end
-  -- STATUS, CREATED_AT, ATTEMPTS, OWNER, CLAIM_ID, LEASE_END, BEGAN, TOKEN
-  local text = first_begin .. string_header(claim_id) .. claim_id .. first_end .. token
-  slot.text, slot.is, slot.bytes, slot.stored, slot.used = text, 'DOWNLOADING', 0, true, clock
-  local n, entry = #events, slot.entry
-  events[n + 1], events[n + 2], events[n + 3] = '\150\167claimed', string_header(entry), entry
-  events[n + 4], events[n + 5], events[n + 6] = first_at, token, text
-  told = told + 1
-  return '\151\167claimed', token, first_reply
-end
-
 -- A request that was sent again meets its own claim.
 local function same_claim(lease)
   extend(lease)
@@ -279,24 +240,51 @@ local function same_claim(lease)
   return claim_reply('again')
 end
 
--- How a script judges the item in hand, and one whose record can't be read: each gives the packed reply, `judge`
--- in up to three pieces.
-local judge
-local function judge_damaged()
-  return packed('damaged', slot.damaged)
-end
-
---@script
+--@section batch
 
 -- The batch: judges every item in order, each seeing what those before it decided.
 
-read_clock()
+--@clock
 local replies, n = {}, 0
 for item = 1, items do
   --@item
-  fetch(record_key)
-  local one, two, three
-  if slot.damaged then one = judge_damaged() else one, two, three = judge() end
+  local one, two, three, stored
+  slot = slots[record_key]
+  if not slot then
+    entry_at = entry_at or string.find(record_key, '}:model:', 1, true) + 8
+    -- With room for what is known of most (a table that grows costs more).
+    slot = {key = record_key, entry = sub(record_key, entry_at), text = nil, is = nil, bytes = nil, stored = nil, used = nil}
+    slots[record_key] = slot
+    order[#order + 1] = slot
+    stored = redis.pcall('GET', record_key)
+    if judge_absent and not stored then one, two, three = judge_absent() end
+  end
+  if not one then
+    if not judge then
+      --@records
+
+      function look(stored)
+        if stored then
+          slot.record, slot.damaged = record_of(stored)
+          if slot.record then
+            slot.text, slot.was, slot.was_bytes = stored, slot.record[STATUS], bytes_of(slot.record)
+            slot.is, slot.bytes = slot.was, slot.was_bytes
+          end
+        elseif slot.text and not slot.record then
+          slot.record = record_of(slot.text) -- what `judge_absent` gave was only text
+        end
+        record = slot.record
+      end
+
+      function judge_damaged()
+        return packed('damaged', slot.damaged)
+      end
+
+      --@script
+    end
+    look(stored)
+    if slot.damaged then one = judge_damaged() else one, two, three = judge() end
+  end
   n = n + 1
   replies[n] = one
   if two then

@@ -18,14 +18,18 @@ local index = {
 local replies = {}
 for item = 1, items do
   bind(item)
-  fetch(record_key)
-  if slot.damaged then
-    replies[item] = judge_damaged()
-  elseif not record then
-    replies[item] = packed('absent')
+  local text = redis.pcall('GET', record_key)
+  if text then
+    local record, why = record_of(text)
+    if record then
+      entry_at = entry_at or string.find(record_key, '}:model:', 1, true) + 8
+      local used = call('ZSCORE', index[record[STATUS]], sub(record_key, entry_at))
+      replies[item] = '\147' .. pack('found', whole_score(used)) .. text
+    else
+      replies[item] = packed('damaged', why)
+    end
   else
-    local used = call('ZSCORE', index[record[STATUS]], slot.entry)
-    replies[item] = '\147' .. pack('found', whole_score(used)) .. slot.text
+    replies[item] = packed('absent')
   end
 end
 return header(items) .. concat(replies)

@@ -161,36 +161,50 @@ def _blank(source: str) -> str:
     return ", ".join("''" if default == "" else str(default) for default in _DEFAULTS[:last])
 
 
-def _without_idle(prelude: str, script: str) -> str:
-    """The prelude without the functions (and what is said of them) that nothing needs."""
+def _without_idle(code: str) -> str:
+    """The Lua without the functions (and what is said of them) that nothing needs."""
     while True:
-        code = re.sub(r"--.*", "", prelude + script)
+        said = re.sub(r"--.*", "", code)
         idle = [
             found[0]
-            for found in _FUNCTION.finditer(prelude)
-            if len(re.findall(rf"\b{found[1]}\b", code)) == 1  # where it is made
+            for found in _FUNCTION.finditer(code)
+            if len(re.findall(rf"\b{found[1]}\b", said)) == 1  # where it is made
         ]
         if not idle:
-            return prelude
+            return code
         for text in idle:
-            prelude = prelude.replace(text, "")
+            code = code.replace(text, "")
+
+
+def _sections(prelude: str, version: str) -> list[str]:
+    """What comes first, the sections `clock`, `records` and `batch`."""
+    parts = re.split(r"(?m)^--@section (\w+)\n\n", prelude)
+    if parts[1::2] != ["clock", "records", "batch"]:
+        raise ValueError(f"prelude {version}: its sections are not clock, records, batch")
+    return parts[::2]
+
+
+def _put(text: str, where: str, **lines: str) -> str:
+    """The text with each of these in the place of the line that is named like it."""
+    if missing := [name for name in lines if len(re.findall(rf"(?m)^ *--@{name}$", text)) != 1]:
+        raise ValueError(f"{where}: not one line --@{missing[0]}")
+    return re.sub(rf"(?m)^ *--@({'|'.join(lines)})\n", lambda found: lines[found[1]], text)
 
 
 def _put_together(script: str, prelude: str, header: dict[str, str], body: str) -> str:
     """The text that runs, but for its first line and the names of elements."""
-    parts = re.split(r"\n *--@(\w+)\n", prelude)
-    if parts[1::2] != ["bindings", "script", "item"]:
-        raise ValueError(f"prelude {header['Prelude']}: not one line each of --@bindings, --@script, --@item")
-    front, helpers, before, after = parts[::2]
+    front, clock, records, batch = _sections(prelude, header["Prelude"])
     shared, item = _bindings(script, header)
-    shared.append(f"local function blank()\n  return {{{_blank(prelude + body)}}}\nend")
+    records = f"local function blank()\n  return {{{_blank(prelude + body)}}}\nend\n\n{records}"
+    early, _, late = body.rpartition("\n--@records\n")
     if re.search(r"(?m)^function judge\(", body):
-        batch = "\n".join([before, *item, after])
+        rest = early + _put(
+            batch, script, item="\n".join([*item, ""]), clock=clock, records=records, script=late
+        )
     else:
         shared += ["local function bind(item)", *item, "end"]
-        batch = ""
-    first = "\n".join([front, *shared, helpers])
-    return f"{_without_idle(first, body + batch)}\n{body}{batch}"
+        rest = records + re.sub(r"(?m)^--@clock\n", lambda _: clock, body)
+    return _without_idle(_put(front, script, bindings="\n".join([*shared, ""])) + rest)
 
 
 def compose(name: str, version: int, source: str, preludes: Path) -> Script:

@@ -48,6 +48,14 @@ end
 
 --@bindings
 
+local judge, judge_at_once
+
+--@section clock
+
+now = 1
+
+--@section records
+
 -- For whoever needs it.
 local function needed() return record[TOKEN] end
 
@@ -63,10 +71,15 @@ local function also_idle()
   return 0
 end
 
---@script
+--@section batch
 
+--@clock
 for item = 1, items do
   --@item
+  if not judge then
+    --@records
+    --@script
+  end
   judge()
 end
 """
@@ -85,6 +98,11 @@ SOURCE = """\
 -- Event: none
 --
 -- Row: absent | unchanged | nothing
+
+function judge_at_once()
+end
+
+--@records
 
 function judge()
   return record[OWNER], needed()
@@ -115,7 +133,7 @@ def test_the_text_is_put_together_from_the_header(preludes: Path) -> None:
     fields = wire.StoredRecord.__struct_fields__
     token, owner = (fields.index(name) + 1 for name in ("token", "owner"))
     script = compose("sample", 3, SOURCE, preludes)
-    header, _, judge = SOURCE.partition("\n")[2].partition("function judge")
+    header, _, judge = SOURCE.partition("\n")[2].partition("function judge_at_once")
     assert script.text == (
         f"""\
 #!lua flags=allow-oom
@@ -136,13 +154,12 @@ local by
 by = ARGV[2]
 if by == '' then refuse('by is empty') end
 local record_key, holds_key, token, done, force, last_token, last_done, last_force
--- For whoever needs it.
-local function needed() return record[{token}] end
 
+local judge, judge_at_once
 
-{header}function judge()
-  return record[{owner}], needed()
+{header}function judge_at_once()
 end
+now = 1
 
 for item = 1, items do
 record_key = KEYS[1 + item * 2]
@@ -160,6 +177,14 @@ if ARGV[a + 3] ~= last_force then
   last_force = ARGV[a + 3]
   force = flag(last_force, 'force')
 end
+  if not judge then
+-- For whoever needs it.
+local function needed() return record[{token}] end
+
+function judge()
+  return record[{owner}], needed()
+end
+  end
   judge()
 end
 """
@@ -169,15 +194,15 @@ end
 
 
 def test_a_script_that_judges_no_items_binds_them_itself(preludes: Path) -> None:
-    source = SOURCE.replace("function judge()", "local function look()").replace(
-        ", needed()", ", bind(1), idle()"
-    )
+    source = SOURCE.replace("\n--@records\n\nfunction judge()", "\n--@clock\nlook = function()")
+    source = source.replace(", needed()", ", bind(1), idle()")
     text = compose("sample", 1, source, preludes).text
     assert "local function bind(item)\nrecord_key = KEYS" in text
     assert "local function idle(" in text, "and what that needs:"
     assert "local function also_idle(" in text
     blank = ", ".join("''" if each == "" else "0" for each in wire.StoredRecord.__struct_defaults__[:8])
     assert f"local function blank()\n  return {{{blank}}}\nend" in text, "up to the last that is named"
+    assert "\nnow = 1\n" in text, "the clock, where it says so"
     assert "judge()" not in text
     assert "needed" not in text
 
@@ -231,9 +256,13 @@ def test_a_header_that_does_not_fit(preludes: Path, old: str, new: str, why: str
 def test_preludes_that_do_not_fit(preludes: Path) -> None:
     with pytest.raises(FileNotFoundError):
         compose("sample", 1, SOURCE.replace("Prelude: 1", "Prelude: 2"), preludes)
-    for line in ("--@bindings", "--@script", "--@item"):
+    for line in ("--@bindings", "--@script", "--@item", "--@clock", "--@records"):
         (preludes / "prelude.v2.lua").write_text(PRELUDE.replace(line, "-- nothing"))
-        with pytest.raises(ValueError, match="not one line each of --@bindings"):
+        with pytest.raises(ValueError, match=f"sample.v1: not one line {line}"):
+            compose("sample", 1, SOURCE.replace("Prelude: 1", "Prelude: 2"), preludes)
+    for section in ("clock", "records", "batch"):
+        (preludes / "prelude.v2.lua").write_text(PRELUDE.replace(f"--@section {section}\n", ""))
+        with pytest.raises(ValueError, match="prelude 2: its sections are not clock, records, batch"):
             compose("sample", 1, SOURCE.replace("Prelude: 1", "Prelude: 2"), preludes)
 
 
@@ -361,7 +390,7 @@ def test_no_key_or_argument_is_idle(script: Script) -> None:
             re.search(rf"\b{name}\b", code)
             or (script.name not in READERS and name in by_prelude)
             or (name == "record_key" and name in by_prelude)
-            or (name == "meta" and "read_clock(" in code)
+            or (name == "meta" and "--@clock" in source(script))
         ), name
 
 

@@ -33,13 +33,13 @@ def newer(monkeypatch: pytest.MonkeyPatch) -> dict[str, Script]:
     made = {}
     for name in NAMES:
         source = (lua_folder() / f"{name}.v1.lua").read_text("utf-8")
-        begins = "  fetch(record_key)" if name == "read" else "function judge()"
+        begins = "    local record, why = record_of(text)" if name == "read" else "function judge()"
         source = changed(source, begins, f"{begins}\n{FILLED_IN}")
         if name == "claim":
             give = "return give_claim(kind, 1,"
             source = changed(source, give, f"record[MIRROR] = 'near ' .. channel\n  {give}")
             source = changed(
-                source, "if expected_bytes == 0 then return give_first", "if false then return give_first"
+                source, "if expected_bytes > 0 then return nil end", "if true then return nil end"
             )
         made[name] = compose(name, 2, source, lua_folder())
     return made
