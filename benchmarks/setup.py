@@ -85,10 +85,7 @@ def operation(
 ) -> Op[Any]:
     """One call, as ours makes it; without a provider what may go without one looks at all four."""
     if what in ("claim_fresh", "claim_contended"):
-        (target,) = ops.targets(name, PROVIDER, None, None)
-        return ops.claim(
-            target, lease=LEASE, claim_id=None, owner=None, max_attempts=None, expected_bytes=None
-        )
+        return ops.claiming(PROVIDER, None, None, LEASE, None, None).claim(name, None, None)
     if what == "get_status":
         return ops.get_status(name, provider, None, None)
     if what == "get_model_record":

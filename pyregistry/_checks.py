@@ -29,7 +29,7 @@ _NAMESPACE = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _MAX_SECONDS = 100 * 365 * 86400.0
 
 
-class Target(msgspec.Struct, frozen=True):
+class Target(msgspec.Struct, frozen=True, gc=False):
     """A model whose name has been checked, and its entry in the index."""
 
     name: str
@@ -49,7 +49,7 @@ def _problem(value: object, most: int, least: int = 1) -> str | None:
     if not isinstance(value, str):
         return f"must be a str, not {type(value).__name__}"
     if value.isascii() and value.isprintable() and least <= len(value) <= most:
-        return None  # nearly every name; the rest of this takes longer than all else that a claim needs
+        return None  # what follows takes long
     try:
         length = len(value.encode())
     except UnicodeEncodeError:
@@ -111,10 +111,18 @@ def provider(value: ModelProvider | str) -> ModelProvider | str:
     return str(value)
 
 
-@lru_cache(maxsize=16384)
-def _target(name: str, of: str, revision: str | None, subset: str | None) -> Target:
+def model_name(name: str) -> str:
+    """A model's name, without the rest of what says which it is."""
+    if type(name) is str and name.isascii() and name.isprintable() and 0 < len(name) <= NAME_BYTES:
+        return name  # nearly every one; the rest of this takes longer than all else that a claim needs
     if problem := _problem(name, NAME_BYTES):
         raise InvalidModelName("name", problem)
+    return name
+
+
+@lru_cache(maxsize=16384)
+def _target(name: str, of: str, revision: str | None, subset: str | None) -> Target:
+    model_name(name)
     if revision is not None:
         name_like("revision", revision, QUALIFIER_BYTES)
     if subset is not None:

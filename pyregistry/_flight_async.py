@@ -226,14 +226,9 @@ class AsyncFlight:
                 assert isinstance(answer, Refusal), "it was not won"
                 return view._replace(until=now() + answer.retry_left) if answer.retry_left else None
         else:
-            claiming = client._ops.claim(
-                wish.target,
-                lease=wish.lease,
-                claim_id=None,
-                owner=wish.owner,
-                max_attempts=most,
-                expected_bytes=wish.expected_bytes,
-            )
+            of = wish.target
+            like = client._ops.claiming(of.provider, of.revision, of.subset, wish.lease, wish.owner, most)
+            claiming = like.claim(of.name, None, wish.expected_bytes)
             result = await self._won(claiming)
             client._told_claim(result, wish.lease)
             if isinstance(result, AlreadyExists):

@@ -15,6 +15,7 @@ from __future__ import annotations
 import asyncio
 import ctypes
 import warnings
+from asyncio import get_running_loop
 from collections import deque
 from collections.abc import Awaitable, Callable, Hashable, Iterable, Sequence
 from typing import Any, TypeVar, cast
@@ -24,6 +25,7 @@ from redis import exceptions as redis_errors
 
 from pyregistry._ear import Ear
 from pyregistry._op import Head, Op, pack
+from pyregistry._ops import Claiming, ClaimResult
 from pyregistry._pipe import Aside, Expected, Pipe
 from pyregistry._replies import ATTEMPTS, DENIED, NO_ANSWER, NOT_RUN, backoff, failure, refusal
 from pyregistry._scripts import BATCH
@@ -125,14 +127,35 @@ class MuxTransport(AsyncTransport):
     # No coroutine of its own where none is needed: it would cost as much as all else of a call.
     def call(self, op: Op[T]) -> Awaitable[T]:  # type: ignore[override]  # whoever calls it awaits it
         """The reply of one operation; raises what `AsyncTransport.call` raises."""
-        if self._closed:
-            self._check_open()
-        loop = asyncio.get_running_loop()
-        if loop is not self._loop:
-            self._come_home()
-        future: asyncio.Future[T] = loop.create_future()
+        future: asyncio.Future[T] = self._future()
         self._join(op, future)
         return future if op.undo is None else self._answer_or_undo(op, future)
+
+    def claim(  # type: ignore[override]  # as above
+        self, claiming: Claiming, name: str, claim_id: str | None, expected_bytes: int | None
+    ) -> asyncio.Future[ClaimResult]:
+        """The claim of a model. Who is cancelled gives it back (`give_back`)."""
+        future: asyncio.Future[ClaimResult] = self._future()
+        if claim_id is None is expected_bytes:
+            try:
+                # What it would be, if it is to be asked: joined without that being made.
+                call = self._same.get((claiming, name))
+            except TypeError:  # no name can be that: it is told what is wrong with it
+                call = None
+            if call is None:
+                self._ask(claiming.claim(name), future)
+                return future
+            if not call.written:
+                call.waiting.append(future)
+                return future
+        self._join(claiming.claim(name, claim_id, expected_bytes), future)
+        return future
+
+    def give_back(self, call: Awaitable[ClaimResult]) -> None:
+        """Give back what was won in the moment between the answer and the turn of who was cancelled then."""
+        future = cast("asyncio.Future[ClaimResult]", call)
+        if future.done() and not future.cancelled() and future.exception() is None:
+            self._send_owed(self._ops.give_back(future.result()))
 
     async def _answer_or_undo(self, op: Op[T], future: asyncio.Future[T]) -> T:
         try:
@@ -192,17 +215,25 @@ class MuxTransport(AsyncTransport):
         ctypes.pythonapi.Py_IncRef(ctypes.py_object(dict(self.__dict__)))
         super().leave_parent()
 
+    def _future(self) -> asyncio.Future[Any]:
+        loop = get_running_loop()
+        if loop is not self._loop or self._closed:
+            self._check_open()
+            self._come_home()
+        return loop.create_future()
+
     def _join(self, op: Op[Any], future: asyncio.Future[Any]) -> None:
-        head, key = op.head, None
-        if op.same is not None:
-            key = (head, op.same)
-            call = self._same.get(key)
-            if call is not None:
-                if call.written:
-                    call.late.append((op, future))
-                else:
-                    call.waiting.append(future)
-                return
+        """Ask, or wait for what is asked already."""
+        call = None if op.same is None else self._same.get(op.same)
+        if call is None:
+            self._ask(op, future)
+        elif call.written:
+            call.late.append((op, future))
+        else:
+            call.waiting.append(future)
+
+    def _ask(self, op: Op[Any], future: asyncio.Future[Any]) -> None:
+        head, key = op.head, op.same
         call = _Call(op, key, [future])
         if key is not None:
             self._same[key] = call
@@ -267,23 +298,25 @@ class MuxTransport(AsyncTransport):
         batches: list[Batch] = []
         by_head: dict[Head, Batch] = {}
         queue = self._queue
+        batch: Batch | None = None
         while queue:
             call = queue[0]
-            waiting = call.waiting
+            waiting, op = call.waiting, call.op
             if (not waiting or waiting[0].done()) and not call.wanted():
                 queue.popleft()
                 self._forget(call)
                 continue
-            op = call.op
-            batch = by_head.get(op.head)
-            if batch is None or batch.items + op.items > BATCH or not op.items:
+            head, items = op.head, op.items
+            if batch is None or batch.head is not head:
+                batch = by_head.get(head)
+            if batch is None or batch.items + items > BATCH or not items:
                 if len(batches) == room:
                     break
-                batch = by_head[op.head] = Batch(self, pipe, op.head)
+                batch = by_head[head] = Batch(self, pipe, head)
                 batches.append(batch)
             queue.popleft()
             batch.calls.append(call)
-            batch.items += op.items
+            batch.items += items
             call.attempts += 1
             call.written = True
             if op.for_others is None:
@@ -316,25 +349,25 @@ class MuxTransport(AsyncTransport):
             self._settle(batch.calls[0], (reply,))
             return
         try:
-            replies = batch.head.split(reply)
-            if len(replies) != batch.items:
-                raise ValueError(f"{len(replies)} answers to {batch.items} questions")
+            answers = batch.head.split(reply)
+            if len(answers) != batch.items:
+                raise ValueError(f"{len(answers)} answers to {batch.items} questions")
         except (TypeError, ValueError) as error:  # also what msgspec raises
             wrong = redis_errors.InvalidResponse(f"{batch.head.name}: {error}")
             batch.pipe.drop(wrong)
             self.lost(batch, wrong)
             return
         if len(batch.calls) == 1:
-            self._settle(batch.calls[0], replies)
+            self._settle(batch.calls[0], answers)
             return
         if len(batch.calls) == batch.items:
-            for call, each in zip(batch.calls, replies, strict=True):
+            for call, each in zip(batch.calls, answers, strict=True):
                 self._settle(call, (each,))
             return
         at = 0
         for call in batch.calls:
             upto = at + call.op.items
-            self._settle(call, replies[at:upto])
+            self._settle(call, answers[at:upto])
             at = upto
 
     def lost(self, batch: Batch, error: Exception) -> None:
@@ -477,15 +510,20 @@ class MuxTransport(AsyncTransport):
                 future.set_exception(error(call))
         self._ask_anew(call)
 
-    def _settle(self, call: _Call, replies: Sequence[Any]) -> None:
+    def _settle(self, call: _Call, answers: Sequence[Any]) -> None:
         if call.key is not None:
             del self._same[call.key]
             call.key = None
         op, live = call.op, call.waiting
-        if len(live) != 1 or live[0].done():
-            live = [future for future in live if not future.done()]
+        if len(live) == 1 and not call.late and not live[0].done():  # nearly every one
+            try:
+                live[0].set_result(op.decode(answers))
+            except Exception as error:
+                live[0].set_exception(error)
+            return
+        live = [future for future in live if not future.done()]
         try:
-            result = told = op.decode(replies)
+            result = told = op.decode(answers)
             if op.for_others is not None and (call.late or len(live) > 1):
                 won = op.for_others(result)
                 if won is None:
@@ -494,7 +532,7 @@ class MuxTransport(AsyncTransport):
                     told = won
                     live += [future for _, future in call.late if not future.done()]
         except Exception as error:
-            self._tell_error(op, replies, live, error)
+            self._tell_error(op, answers, live, error)
             self._ask_anew(call)
             return
         if not live:
@@ -503,15 +541,15 @@ class MuxTransport(AsyncTransport):
         live[0].set_result(result)
         for future in live[1:]:
             # A result of his own for each, unless nobody can change it.
-            future.set_result(told if op.shared else op.decode(replies))
+            future.set_result(told if op.shared else op.decode(answers))
 
     def _tell_error(
-        self, op: Op[Any], replies: Sequence[Any], live: list[asyncio.Future[Any]], error: Exception
+        self, op: Op[Any], answers: Sequence[Any], live: list[asyncio.Future[Any]], error: Exception
     ) -> None:
         for future in live:
             future.set_exception(error)
             try:
-                op.decode(replies)
+                op.decode(answers)
             except Exception as another:
                 error = another
 
@@ -525,9 +563,12 @@ class MuxTransport(AsyncTransport):
     def _undo(self, op: Op[T], result: T) -> None:
         """Give back what nobody has."""
         if op.undo is not None:
-            for each in op.undo(result):
-                self._queue.append(_Call(each, owed=True))
-                self._soon()
+            self._send_owed(op.undo(result))
+
+    def _send_owed(self, ops: Iterable[Op[Any]]) -> None:
+        for op in ops:
+            self._queue.append(_Call(op, owed=True))
+            self._soon()
 
 
 def _refusal(error: Exception) -> Exception:

@@ -18,8 +18,6 @@ Command: TypeAlias = "tuple[str | int, ...]"
 pack: Callable[[Command], bytes] = cast("Any", hiredis.pack_command)
 """A command, as it travels."""
 
-_split = msgspec.msgpack.Decoder(list[msgspec.Raw]).decode
-
 
 class Head:
     """What all items of one call share. Operations that have the same head, the object, may go out as one.
@@ -30,12 +28,13 @@ class Head:
         keys: the keys before those of the items.
         argv: the arguments before those of the items.
         resend: whether it may be sent again once it may have run.
+        split: what takes the reply of a call apart: the answers to its items, in order.
         near: whether it reads plain records, and their values may be kept (`pyregistry._near`).
         writes: whether it may have changed something when its outcome is unknown. (`open` may run any time.)
         changes: whether it may change records. (A touch changes the index alone.)
     """
 
-    __slots__ = ("_words", "argv", "changes", "keys", "name", "near", "resend", "script", "writes")
+    __slots__ = ("_words", "argv", "changes", "keys", "name", "near", "resend", "script", "split", "writes")
 
     def __init__(
         self,
@@ -47,6 +46,7 @@ class Head:
         resend: bool = True,
         near: bool = False,
         verb: str = "MGET",
+        split: Callable[[Any], Sequence[Any]] = list,
     ) -> None:
         self.name = name
         self.script = script
@@ -54,6 +54,7 @@ class Head:
         self.argv = tuple(argv)
         self.resend = resend
         self.near = near
+        self.split = split
         self.writes = script is not None and script.writes and script.name != "open"
         self.changes = self.writes and script is not None and script.name != "touch"
         self._words = verb.split() if script is None else ["EVALSHA", script.sha]
@@ -73,25 +74,17 @@ class Head:
             return (*self._words, *keys, *argv)
         return (*self._words, len(keys), *keys, *argv)
 
-    def split(self, reply: Any) -> Sequence[Any]:
-        """The reply to each item of a call.
-
-        Raises:
-            msgspec.DecodeError: it is not the reply of a script.
-        """
-        return reply if self.script is None else _split(reply)
-
 
 class Op(msgspec.Struct, Generic[T], frozen=True, eq=False):
     """One request of a caller.
 
     Attributes:
         head: what it shares with others.
-        decode: what the replies to its items mean; one without items gets the one reply there is.
+        decode: what the answers to its items mean; one without items gets the one reply there is.
         keys: the keys of its items, as many for each.
         argv: the arguments of its items, as many for each.
         items: how many they are; 0: it has none, and goes out alone.
-        same: operations of one head for which this is equal ask the same, and may be one request; ``None``:
+        same: operations for which this is equal ask the same, and may be one request; ``None``:
             there is no other like it.
         shared: all who ask the same may be given one result, the object: nobody can change it.
         for_others: only one who asks the same can get this result; what the others are told.

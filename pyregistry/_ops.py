@@ -41,6 +41,7 @@ from pyregistry.models import (
 )
 
 T = TypeVar("T")
+K = TypeVar("K")
 
 SCHEMA: Final = 1
 """The newest layout of a namespace that this version knows."""
@@ -95,6 +96,8 @@ class Default(Enum):
     KEPT = f"{KEPT_LEASE:g} s, kept alive"
     UNCHANGED = "unchanged"
     ITS_OWN = "its own"
+
+    __hash__ = object.__hash__  # Enum's own is written in Python, and every claim hashes its lease
 
     def __repr__(self) -> str:
         return f"<{self.value}>"
@@ -176,21 +179,49 @@ def settled(results: Sequence[T | Exception]) -> list[T]:
     raise error
 
 
-_decode_claim = msgspec.msgpack.Decoder(wire.ClaimReply).decode
-_decode_retry = msgspec.msgpack.Decoder(wire.RetryReply).decode
-_decode_renewal = msgspec.msgpack.Decoder(wire.RenewReply).decode
-_decode_end = msgspec.msgpack.Decoder(wire.EndReply).decode
-_decode_set = msgspec.msgpack.Decoder(wire.SetReply).decode
-_decode_touch = msgspec.msgpack.Decoder(wire.TouchReply).decode
-_decode_delete = msgspec.msgpack.Decoder(wire.DeleteReply).decode
-_decode_read = msgspec.msgpack.Decoder(wire.ReadReply).decode
+_raws = msgspec.msgpack.Decoder(list[msgspec.Raw]).decode
+
+
+def _splitting(answer: Any) -> Callable[[bytes], list[Any]]:
+    """What takes the reply of a script apart, whose items are answered by this type."""
+    decode_all = msgspec.msgpack.Decoder(list[answer]).decode
+    decode = msgspec.msgpack.Decoder(answer).decode
+
+    def one(raw: msgspec.Raw) -> Any:
+        try:
+            return decode(raw)
+        except msgspec.DecodeError as error:  # somebody has put into the record what is no text
+            return wire.Damaged(str(error))
+
+    def split(reply: bytes) -> list[Any]:
+        try:
+            return decode_all(reply)
+        except msgspec.DecodeError:
+            return [one(raw) for raw in _raws(reply)]
+
+    return split
+
+
+_SPLIT: Final = {
+    CLAIM.name: _splitting(wire.ClaimReply),
+    RETRY.name: _splitting(wire.RetryReply),
+    RENEW.name: _splitting(wire.RenewReply),
+    FINISH.name: _splitting(wire.EndReply),
+    RELEASE.name: _splitting(wire.EndReply),
+    SET_STATUS.name: _splitting(wire.SetReply),
+    TOUCH.name: _splitting(wire.TouchReply),
+    DELETE.name: _splitting(wire.DeleteReply),
+    READ.name: _splitting(wire.ReadReply),
+}
+"""How the reply of a script that takes items becomes their answers."""
+
 _decode_page = msgspec.msgpack.Decoder(list[str | int]).decode
 _decode_counts = msgspec.msgpack.Decoder(wire.Counts).decode
 _decode_now = msgspec.msgpack.Decoder(wire.Now).decode
 _decode_cache = msgspec.msgpack.Decoder(wire.Cache).decode
 _decode_opened = msgspec.msgpack.Decoder(wire.Opened).decode
 
-Replies: TypeAlias = Sequence[Any]
+Answers: TypeAlias = Sequence[Any]
 """What the server says to each item of an operation."""
 
 
@@ -232,6 +263,12 @@ def _kept(make: Callable[..., Op[T]]) -> Callable[..., Op[T]]:
     return get
 
 
+def _keep(kept: dict[K, T], key: K, value: T) -> None:
+    if len(kept) >= MOST_HEADS:
+        kept.clear()
+    kept[key] = value
+
+
 class Ops:
     """The operations of one client.
 
@@ -253,7 +290,8 @@ class Ops:
         self.ids = ClaimIds()
         self._heads: dict[tuple[Any, ...], Head] = {}
         # Owner, lease and the like may be anything: only some are kept.
-        self._claiming: dict[tuple[Any, ...], tuple[Head, str, float | None]] = {}
+        self._claim_heads: dict[tuple[Any, ...], Head] = {}
+        self._claiming: dict[tuple[Any, ...], Claiming] = {}
         # Looked up by no key at all: these are the calls of which there are many.
         self._touch_head = self._writing("touch", TOUCH)
         self._status_head = self._head("get_status", None, near=True)
@@ -274,33 +312,28 @@ class Ops:
         of = (name, script and script.sha, argv, resend)
         head = self._heads.get(of)
         if head is None:
-            head = self._heads[of] = Head(name, script, keys, argv, resend=resend, near=near)
+            split = list if script is None else _SPLIT.get(script.name, list)
+            head = self._heads[of] = Head(name, script, keys, argv, resend=resend, near=near, split=split)
         return head
 
     def _writing(self, name: str, script: Script, *argv: str | int, resend: bool = True) -> Head:
         return self._head(name, script, self.keys.shared, self.keys.channel, *argv, resend=resend)
 
-    def _claiming_head(
+    def head_of_claims(
         self, script: Script, owner: str | None, lease: Lease, max_attempts: int | None
     ) -> tuple[Head, str, float | None]:
         """The head of such claims, the owner, and the lease in seconds."""
         who = (self._owner or default_owner()) if owner is None else checks.owner(owner)
-        # The types too: what is equal to a good value may be a bad one.
-        asked = (script.name, who, lease, type(lease), max_attempts, type(max_attempts))
-        try:
-            known = self._claiming.get(asked)
-        except TypeError:
-            known = None  # no lease and no number can be that: it is told what is wrong with it
-        if known is None:
-            length, seconds = self.lease_of(lease)
-            most = 0 if max_attempts is None else checks.whole("max_attempts", max_attempts, least=1)
+        length, seconds = self.lease_of(lease)
+        most = 0 if max_attempts is None else checks.whole("max_attempts", max_attempts, least=1)
+        asked = script.name, who, length, most
+        head = self._claim_heads.get(asked)
+        if head is None:
             argv = (self.keys.channel, who, length, most)
-            head = Head(script.name, script, self.keys.shared, argv, resend=length != 0)
-            known = head, who, seconds
-            if len(self._claiming) >= MOST_HEADS:
-                self._claiming.clear()
-            self._claiming[asked] = known
-        return known
+            split = _SPLIT[script.name]
+            head = Head(script.name, script, self.keys.shared, argv, resend=length != 0, split=split)
+            _keep(self._claim_heads, asked, head)
+        return head, who, seconds
 
     @property
     def owner(self) -> str:
@@ -349,7 +382,7 @@ class Ops:
         """Is the server fit, and the one that wrote last?"""
         keys = (*self.keys.shared, self.keys.record("x"), self.keys.holds("x"))
         head = self._head("connect", OPEN, keys, self.keys.channel, SCHEMA)
-        return Op(head, lambda replies: _decode_opened(replies[0]))
+        return Op(head, lambda answers: _decode_opened(answers[0]))
 
     # Claims
 
@@ -365,53 +398,48 @@ class Ops:
         return checks.microseconds("lease", seconds), float(seconds)
 
     @staticmethod
-    def _named(claim_id: str) -> str:
+    def named(claim_id: str) -> str:
         return checks.name_like("claim_id", claim_id, checks.WORD_BYTES)
 
-    def claim(
+    def claiming(
         self,
-        target: Target,
-        *,
+        provider: ModelProvider | str,
+        revision: str | None,
+        subset: str | None,
         lease: Lease,
-        claim_id: str | None,
         owner: str | None,
         max_attempts: int | None,
-        expected_bytes: int | None,
-    ) -> Op[ClaimResult]:
-        """The right to download; raises `DamagedRecord`."""
-        head, who, seconds = self._claiming_head(CLAIM, owner, lease, max_attempts)
-        expected = 0 if expected_bytes is None else checks.whole("expected_bytes", expected_bytes)
-        entry = target.entry
-        each = self.ids.new() if claim_id is None else self._named(claim_id)
-
-        def decode(replies: Replies) -> ClaimResult:
-            answer = _decode_claim(replies[0])
-            if isinstance(answer, wire.ClaimGiven):
-                return Claimed(_claim_of(target, answer, each, who, seconds))
-            return _claim_result(target, answer, each, who, seconds)
-
-        keys = (self.keys.records + entry,)
-        # Whoever names a claim himself may ask for it again by that name: such a one stays as it is.
-        if claim_id is None:
-            same, for_others, undo = (entry, expected), _not_claimed, self._release_claim
-            return Op(head, decode, keys, (each, expected), 1, same, True, for_others, undo)
-        return Op(head, decode, keys, (each, expected), 1)
+    ) -> Claiming:
+        """What claims the downloads of models that differ in their names alone."""
+        # The owner of now: a process that forks is another. The types too: what is equal to a good value may be
+        # a bad one.
+        who = (self._owner or default_owner()) if owner is None else owner
+        asked = provider, revision, subset, lease, type(lease), who, max_attempts, type(max_attempts)
+        try:
+            known = self._claiming.get(asked)
+        except TypeError:
+            known = None  # no argument can be that: it is told what is wrong with it
+        if known is None:
+            target = checks.target("x", provider, revision, subset)
+            known = Claiming(self, target, *self.head_of_claims(CLAIM, owner, lease, max_attempts))
+            _keep(self._claiming, asked, known)
+        return known
 
     def claims(
         self, targets: Sequence[Target], *, lease: Lease, owner: str | None, max_attempts: int | None
     ) -> Op[list[ClaimResult | DamagedRecord]]:
         """The right to download, for each of the models."""
-        head, who, seconds = self._claiming_head(CLAIM, owner, lease, max_attempts)
+        head, who, seconds = self.head_of_claims(CLAIM, owner, lease, max_attempts)
         ids = [self.ids.new() for _ in targets]
         argv: list[str | int] = []
         for each in ids:
             argv += (each, 0)
 
-        def decode(replies: Replies) -> list[ClaimResult | DamagedRecord]:
+        def decode(answers: Answers) -> list[ClaimResult | DamagedRecord]:
             results: list[ClaimResult | DamagedRecord] = []
-            for target, each, reply in zip(targets, ids, replies, strict=True):
+            for target, each, answer in zip(targets, ids, answers, strict=True):
                 try:
-                    results.append(_claim_result(target, _decode_claim(reply), each, who, seconds))
+                    results.append(_claim_result(target.name, target, answer, each, who, seconds))
                 except DamagedRecord as error:
                     results.append(error)
             return results
@@ -421,7 +449,8 @@ class Ops:
 
         return Op(head, decode, self._records(targets), argv, len(targets), undo=undo)
 
-    def _release_claim(self, result: ClaimResult) -> list[Op[str]]:
+    def give_back(self, result: ClaimResult) -> list[Op[str]]:
+        """What gives back what nobody waits for any more."""
         return [self.release(result.claim)] if isinstance(result, Claimed) else []
 
     def retry(
@@ -434,18 +463,18 @@ class Ops:
         max_attempts: int | None,
     ) -> Op[Claim | Refusal]:
         """The right to download again what ended in an error."""
-        head, who, seconds = self._claiming_head(RETRY, owner, lease, max_attempts)
-        each = self.ids.new() if claim_id is None else self._named(claim_id)
+        head, who, seconds = self.head_of_claims(RETRY, owner, lease, max_attempts)
+        each = self.ids.new() if claim_id is None else self.named(claim_id)
 
-        def decode(replies: Replies) -> Claim | Refusal:
-            answer = _decode_retry(replies[0])
+        def decode(answers: Answers) -> Claim | Refusal:
+            answer = answers[0]
             if isinstance(answer, wire.Damaged):
                 raise damaged(target.ref, answer.why)
             if isinstance(answer, wire.RetryRefused):
                 return Refusal(
                     _why_not_retried(answer, max_attempts or 0), retry_left=answer.retry_left / 1_000_000
                 )
-            return _claim_of(target, answer, each, who, seconds)
+            return _claim_of(target.name, target, answer, each, who, seconds)
 
         def undo(result: Claim | Refusal) -> list[Op[str]]:
             return [self.release(result)] if isinstance(result, Claim) else []
@@ -489,10 +518,10 @@ class Ops:
                 "" if total is None else checks.whole("bytes_total", total),
             )
 
-        def decode(replies: Replies) -> list[Claim | Refusal | DamagedRecord]:
+        def decode(answers: Answers) -> list[Claim | Refusal | DamagedRecord]:
             return [
-                _renewal_result(claim, target, seconds, _decode_renewal(reply))
-                for claim, target, (_, seconds), reply in zip(claims, targets, lengths, replies, strict=True)
+                _renewal_result(claim, target, seconds, answer)
+                for claim, target, (_, seconds), answer in zip(claims, targets, lengths, answers, strict=True)
             ]
 
         resend = all(length != 0 for length, _ in lengths)
@@ -541,8 +570,8 @@ class Ops:
         return self._end("release", RELEASE, target, (claim.claim_id, claim.token))
 
     def _end(self, name: str, script: Script, target: Target, argv: Sequence[str | int]) -> Op[str]:
-        def decode(replies: Replies) -> str:
-            answer = _decode_end(replies[0])
+        def decode(answers: Answers) -> str:
+            answer = answers[0]
             if isinstance(answer, wire.Damaged):
                 raise damaged(target.ref, answer.why)
             return _lost(answer) if isinstance(answer, wire.Lost) else ""
@@ -559,8 +588,8 @@ class Ops:
         if wanted is ModelStatus.EVICTING:
             raise InvalidArgument("status", "EVICTING comes from an eviction alone")
 
-        def decode(replies: Replies) -> wire.StatusSet:
-            answer: wire.SetReply = _decode_set(replies[0])
+        def decode(answers: Answers) -> wire.StatusSet:
+            answer: wire.SetReply = answers[0]
             if isinstance(answer, wire.Damaged):
                 raise damaged(target.ref, answer.why)
             if isinstance(answer, wire.SetRefused):
@@ -575,21 +604,20 @@ class Ops:
         each = self.touch(self.targets(*model))
         return Op(
             each.head,
-            lambda replies: any(settled(each.decode(replies))),
+            lambda answers: any(settled(each.decode(answers))),
             each.keys,
             (),
             each.items,
-            each.keys,
+            (each.head, *each.keys),
             True,
         )
 
     def touch(self, targets: Sequence[Target]) -> Op[list[bool | DamagedRecord]]:
         """The models are in use; the reply says which are known."""
 
-        def decode(replies: Replies) -> list[bool | DamagedRecord]:
+        def decode(answers: Answers) -> list[bool | DamagedRecord]:
             known: list[bool | DamagedRecord] = []
-            for target, reply in zip(targets, replies, strict=True):
-                answer = _decode_touch(reply)
+            for target, answer in zip(targets, answers, strict=True):
                 if isinstance(answer, wire.Damaged):
                     known.append(damaged(target.ref, answer.why))
                 else:
@@ -607,10 +635,9 @@ class Ops:
             keys += (self.keys.record(target.entry), self.keys.holds(target.entry))
             argv += (token, int(bool(force)))
 
-        def decode(replies: Replies) -> int:
+        def decode(answers: Answers) -> int:
             gone = 0
-            for target, reply in zip(targets, replies, strict=True):
-                answer = _decode_delete(reply)
+            for target, answer in zip(targets, answers, strict=True):
                 if isinstance(answer, wire.Damaged):
                     raise damaged(target.ref, answer.why)
                 if isinstance(answer, wire.Evicting):
@@ -633,7 +660,7 @@ class Ops:
         """The status of a model; where any provider will do, DOWNLOADED if any is, else the first there is."""
         targets = self.targets(*model)
 
-        def decode(values: Replies) -> ModelStatus | None:
+        def decode(values: Answers) -> ModelStatus | None:
             try:
                 found = [wire.decode_status(value).status for value in values if value is not None]
             except msgspec.DecodeError:
@@ -643,41 +670,39 @@ class Ops:
             return found[0] if found else None
 
         keys = self._records(targets)
-        return Op(self._status_head, decode, keys, (), len(targets), keys, True)
+        same = (self._status_head, *keys)
+        return Op(self._status_head, decode, keys, (), len(targets), same, True)
 
     def read(self, targets: Sequence[Target]) -> Op[list[ModelRecord | DamagedRecord | None]]:
         """The records of these models."""
 
-        def decode(replies: Replies) -> list[ModelRecord | DamagedRecord | None]:
-            return [
-                read_record(target.ref, _decode_read(reply))
-                for target, reply in zip(targets, replies, strict=True)
-            ]
+        def decode(answers: Answers) -> list[ModelRecord | DamagedRecord | None]:
+            return [read_record(target.ref, answer) for target, answer in zip(targets, answers, strict=True)]
 
         return self._reading(targets, decode)
 
     def look_up(self, targets: Sequence[Target]) -> Op[list[wire.ReadReply]]:
         """The records of these models as they are stored, each with its last use."""
-        return self._reading(targets, lambda replies: [_decode_read(reply) for reply in replies])
+        return self._reading(targets, list)
 
-    def _reading(self, targets: Sequence[Target], decode: Callable[[Replies], T]) -> Op[T]:
+    def _reading(self, targets: Sequence[Target], decode: Callable[[Answers], T]) -> Op[T]:
         keys = self._records(targets)
         head = self._head("get_model_record", READ, tuple(self.keys.indexes.values()))
-        return Op(head, decode, keys, (), len(targets), same=keys)
+        return Op(head, decode, keys, (), len(targets), same=(head, *keys))
 
-    def stored(self, targets: Sequence[Target]) -> Op[Replies]:
+    def stored(self, targets: Sequence[Target]) -> Op[Answers]:
         """What the keys of these models hold; it may be kept."""
         keys = self._records(targets)
         head = self._head("get_model_record", None, near=True)
-        return Op(head, lambda values: values, keys, (), len(targets), same=keys)
+        return Op(head, lambda values: values, keys, (), len(targets), same=(head, *keys))
 
     def page(self, status: ModelStatus | None, from_score: int, limit: int) -> Op[list[tuple[str, int]]]:
         """The next entries by last use, and their scores."""
         indexes = self.keys.indexes
         keys = list(indexes.values()) if status is None else [indexes[status]]
 
-        def decode(replies: Replies) -> list[tuple[str, int]]:
-            flat = _decode_page(replies[0])
+        def decode(answers: Answers) -> list[tuple[str, int]]:
+            flat = _decode_page(answers[0])
             return [(str(entry), int(score)) for entry, score in zip(flat[::2], flat[1::2], strict=True)]
 
         return Op(self._head("get_models_by_last_used", PAGE), decode, keys, (from_score, limit))
@@ -685,7 +710,7 @@ class Ops:
     def listed(self, entries: Sequence[tuple[str, int]]) -> Op[list[ModelRecord | DamagedRecord | None]]:
         """The records of index entries."""
 
-        def decode(values: Replies) -> list[ModelRecord | DamagedRecord | None]:
+        def decode(values: Answers) -> list[ModelRecord | DamagedRecord | None]:
             return [
                 None if value is None else read_stored(parse_entry(entry), value, score)
                 for (entry, score), value in zip(entries, values, strict=True)
@@ -697,17 +722,17 @@ class Ops:
     def counts(self) -> Op[StatusCounts]:
         """How many records there are by status."""
 
-        def decode(replies: Replies) -> StatusCounts:
-            downloading, downloaded, error, _ = _decode_counts(replies[0]).records
+        def decode(answers: Answers) -> StatusCounts:
+            downloading, downloaded, error, _ = _decode_counts(answers[0]).records
             return StatusCounts(downloading, downloaded, error)
 
         return self._counted(decode)
 
     def stock(self) -> Op[wire.Counts]:
         """How many records there are by status, those that are being evicted too, and their bytes."""
-        return self._counted(lambda replies: _decode_counts(replies[0]))
+        return self._counted(lambda answers: _decode_counts(answers[0]))
 
-    def _counted(self, decode: Callable[[Replies], T]) -> Op[T]:
+    def _counted(self, decode: Callable[[Answers], T]) -> Op[T]:
         return Op(self._head("get_status_counts", COUNTS, self.keys.shared), decode)
 
     # The registry itself
@@ -715,32 +740,85 @@ class Ops:
     def now(self) -> Op[datetime]:
         """What lease time it is."""
 
-        def decode(replies: Replies) -> datetime:
-            return wire.time_of(_decode_now(replies[0]).time)
+        def decode(answers: Answers) -> datetime:
+            return wire.time_of(_decode_now(answers[0]).time)
 
         return Op(self._head("now", NOW, (self.keys.meta,)), decode)
 
     def cache(self, proposed: str | None = None) -> Op[str | None]:
         """Which cache the namespace stands for; where that is not known, ``proposed`` from now on."""
 
-        def decode(replies: Replies) -> str | None:
-            return _decode_cache(replies[0]).cache_id or None
+        def decode(answers: Answers) -> str | None:
+            return _decode_cache(answers[0]).cache_id or None
 
         argv = (checks.text("cache_id", proposed, checks.WORD_BYTES),)
         return Op(self._head("cache", CACHE, (self.keys.meta,)), decode, (), argv)
 
 
+class Claiming:
+    """Claims the downloads of models that differ in their names alone.
+
+    Args:
+        ops: the operations of the client.
+        like: a model that the others are like.
+        head: what all these claims share.
+        owner: who claims.
+        lease: seconds; ``None``: for ever.
+    """
+
+    __slots__ = ("_begins", "_head", "_ids", "_lease", "_like", "_ops", "_owner")
+
+    def __init__(self, ops: Ops, like: Target, head: Head, owner: str, lease: float | None) -> None:
+        self._ops = ops
+        self._ids = ops.ids
+        self._like = like
+        self._begins = ops.keys.record(like.entry.removesuffix(like.name))
+        self._head = head
+        self._owner = owner
+        self._lease = lease
+
+    # Without a step too many: of these there are the most.
+    def claim(
+        self, name: str, claim_id: str | None = None, expected_bytes: int | None = None
+    ) -> Op[ClaimResult]:
+        """The right to download a model; raises `DamagedRecord`."""
+        checks.model_name(name)
+        keys = (self._begins + name,)
+
+        def decode(answers: Answers) -> ClaimResult:
+            answer = answers[0]
+            like, owner, lease = self._like, self._owner, self._lease
+            if isinstance(answer, wire.ClaimGiven):
+                return Claimed(_claim_of(name, like, answer, each, owner, lease))
+            return _claim_result(name, like, answer, each, owner, lease)
+
+        if claim_id is None and expected_bytes is None:
+            each = self._ids.new()
+            give_back = self._ops.give_back
+            return Op(self._head, decode, keys, (each, 0), 1, (self, name), True, _not_claimed, give_back)
+        each = self._ids.new() if claim_id is None else Ops.named(claim_id)
+        expected = 0 if expected_bytes is None else checks.whole("expected_bytes", expected_bytes)
+        op = Op(self._head, decode, keys, (each, expected), 1)
+        # Whoever names a claim himself may ask for it again by that name: such a one stays as it is.
+        if claim_id is not None:
+            return op
+        return msgspec.structs.replace(
+            op, same=(self, name, expected), shared=True, for_others=_not_claimed, undo=self._ops.give_back
+        )
+
+
 def _claim_result(
-    target: Target,
+    name: str,
+    like: Target,
     answer: wire.ClaimReply,
     claim_id: str,
     owner: str,
     lease: float | None,
 ) -> ClaimResult:
     if isinstance(answer, (wire.ClaimGiven, wire.ClaimAgain)):
-        return Claimed(_claim_of(target, answer, claim_id, owner, lease))
+        return Claimed(_claim_of(name, like, answer, claim_id, owner, lease))
     if isinstance(answer, wire.Damaged):
-        raise damaged(target.ref, answer.why)
+        raise damaged(like.ref._replace(name=name), answer.why)
     status = ModelStatus(answer.status)
     if status is ModelStatus.DOWNLOADING or status is ModelStatus.EVICTING:
         return AlreadyExists(status, wire.time_or_none(answer.lease_end), _left(answer.lease_left))
@@ -748,27 +826,33 @@ def _claim_result(
 
 
 def _claim_of(
-    target: Target,
+    name: str,
+    like: Target,
     answer: wire.ClaimGiven | wire.ClaimAgain,
     claim_id: str,
     owner: str,
     lease: float | None,
 ) -> Claim:
-    # By position: this is made once for every claim that is won.
-    return Claim(
-        target.name,
-        target.provider,
-        target.revision,
-        target.subset,
+    # By position, and no more than there is: this is made once for every claim that is won.
+    claim = Claim(
+        name,
+        like.provider,
+        like.revision,
+        like.subset,
         claim_id,
         owner,
         answer.token,
         lease,
         wire.time_of(answer.lease_end) if answer.lease_end else None,
         answer.attempts,
-        bool(answer.previous_owner),
-        answer.previous_owner or None,
-        answer.previous_bytes_done if answer.previous_owner else None,
+    )
+    if not answer.previous_owner:
+        return claim
+    return msgspec.structs.replace(
+        claim,
+        taken_over=True,
+        previous_owner=answer.previous_owner,
+        previous_bytes_done=answer.previous_bytes_done,
     )
 
 
@@ -804,7 +888,7 @@ def _preferred(found: Sequence[T | Exception], status: Callable[[T], ModelStatus
     return None
 
 
-def _readable_statuses(targets: Sequence[Target], values: Replies) -> Iterator[ModelStatus | DamagedRecord]:
+def _readable_statuses(targets: Sequence[Target], values: Answers) -> Iterator[ModelStatus | DamagedRecord]:
     for target, value in zip(targets, values, strict=True):
         if value is not None:
             try:

@@ -10,14 +10,14 @@ import ctypes
 import os
 import sys
 import weakref
-from collections.abc import Coroutine, Sequence
+from collections.abc import Awaitable, Coroutine, Sequence
 from typing import Any, TypeVar, cast
 
 from redis import exceptions as redis_errors
 
 from pyregistry._lines_async import Line, Lines, Speaks, line_of, lines_of
 from pyregistry._op import Op
-from pyregistry._ops import OPEN, Ops
+from pyregistry._ops import OPEN, Claiming, ClaimResult, Ops
 from pyregistry._replies import ATTEMPTS, DENIED, LOADS, NOT_RUN, PENDING, Asked, backoff, too_old
 from pyregistry._source import ClientSource, UrlSource
 from pyregistry._wait_async import settle, unlogged
@@ -94,6 +94,17 @@ class AsyncTransport:
             raise asked.outcome
         return cast("T", asked.outcome)
 
+    async def claim(
+        self, claiming: Claiming, name: str, claim_id: str | None, expected_bytes: int | None
+    ) -> ClaimResult:
+        """The claim of a model; raises what `call` raises."""
+        return await self.call(claiming.claim(name, claim_id, expected_bytes))
+
+    # --- asyncio only: begin
+    def give_back(self, call: Awaitable[ClaimResult]) -> None:
+        """Give back what a cancelled caller of `claim` may have won. (Here that ends with its lease.)"""
+
+    # --- asyncio only: end
     async def call_many(self, ops: Sequence[Op[T]]) -> list[T | Exception]:
         """The replies of some operations, in order, or the errors that `call` would raise.
 

@@ -17,7 +17,7 @@ from redis import exceptions as redis_errors
 
 from pyregistry._lines_sync import Line, Lines, Speaks, line_of, lines_of
 from pyregistry._op import Op
-from pyregistry._ops import OPEN, Ops
+from pyregistry._ops import OPEN, Claiming, ClaimResult, Ops
 from pyregistry._replies import ATTEMPTS, DENIED, LOADS, NOT_RUN, PENDING, Asked, backoff, too_old
 from pyregistry._source import ClientSource, OwnSource
 from pyregistry._wait_sync import unlogged
@@ -80,6 +80,12 @@ class Transport:
         if isinstance(asked.outcome, Exception):
             raise asked.outcome
         return cast("T", asked.outcome)
+
+    def claim(
+        self, claiming: Claiming, name: str, claim_id: str | None, expected_bytes: int | None
+    ) -> ClaimResult:
+        """The claim of a model; raises what `call` raises."""
+        return self.call(claiming.claim(name, claim_id, expected_bytes))
 
     def call_many(self, ops: Sequence[Op[T]]) -> list[T | Exception]:
         """The replies of some operations, in order, or the errors that `call` would raise.

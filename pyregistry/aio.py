@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import redis.asyncio
@@ -230,15 +231,15 @@ class AsyncRegistry(Core):
             `Claimed`, to the owner alone, or `AlreadyExists` with the status.
         """
         self._check_lease(lease)
-        op = self._ops.claim(
-            checks.target(name, provider, revision, subset),
-            lease=lease,
-            claim_id=claim_id,
-            owner=owner,
-            max_attempts=max_attempts,
-            expected_bytes=expected_bytes,
-        )
-        result = await self._transport.call(op)
+        claiming = self._ops.claiming(provider, revision, subset, lease, owner, max_attempts)
+        call = self._transport.claim(claiming, name, claim_id, expected_bytes)
+        # --- asyncio only: begin
+        try:
+            result = await call
+        except asyncio.CancelledError:
+            self._transport.give_back(call)
+            raise
+        # --- asyncio only: end
         self._told_claim(result, lease)
         return result
 

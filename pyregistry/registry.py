@@ -212,15 +212,8 @@ class Registry(Core):
             `Claimed`, to the owner alone, or `AlreadyExists` with the status.
         """
         self._check_lease(lease)
-        op = self._ops.claim(
-            checks.target(name, provider, revision, subset),
-            lease=lease,
-            claim_id=claim_id,
-            owner=owner,
-            max_attempts=max_attempts,
-            expected_bytes=expected_bytes,
-        )
-        result = self._transport.call(op)
+        claiming = self._ops.claiming(provider, revision, subset, lease, owner, max_attempts)
+        result = self._transport.claim(claiming, name, claim_id, expected_bytes)
         self._told_claim(result, lease)
         return result
 

@@ -469,7 +469,7 @@ def both(**args: Any) -> list[dict[str, Any]]:
 SENT: dict[str, tuple[Op[Any], dict[str, Any], list[dict[str, Any]]]] = {
     "open": (OPS.open(), {"schema": 1}, []),
     "claim": (
-        OPS.claim(targets()[0], lease=9.5, claim_id="the id", owner="o", max_attempts=4, expected_bytes=5),
+        OPS.claiming("HuggingFace", None, None, 9.5, "o", 4).claim("m", "the id", 5),
         {"owner": "o", "lease": 9_500_000, "max_attempts": 4},
         [{"claim_id": "the id", "expected_bytes": 5}],
     ),
@@ -557,7 +557,7 @@ FIT = {
 
 LEAST: list[Op[Any]] = [
     OPS.open(),
-    OPS.claim(targets()[0], lease=None, claim_id=None, owner=None, max_attempts=None, expected_bytes=None),
+    OPS.claiming("HuggingFace", None, None, None, None, None).claim("m", None, None),
     OPS.claims(targets(), lease=Default.KEPT, owner=None, max_attempts=None),
     OPS.retry(targets()[0], lease=Default.KEPT, claim_id=None, owner=None, max_attempts=None),
     OPS.renew([CLAIM, SECOND_CLAIM], lease=None),

@@ -25,6 +25,7 @@ RULES = [
     (r"(?ms)^ *# --- asyncio only: begin$.*?^ *# --- asyncio only: end\n", ""),
     (r"(?m)^ {12}(?:transport|near_cache): .*\n(?: {16}.*\n)*", ""),  # options of the asyncio client alone
     (r"from pyregistry\._(?:memory|mux) import \w+\n", ""),
+    (r"\bcall = self\._transport\.claim\(", "result = self._transport.claim("),
     (r"await _in_a_task\((.*)\)", r"\1"),
     (r"await asyncio\.to_thread\(([\w.]+)\)", r"\1()"),
     (r"\bawait ", ""),
