@@ -42,7 +42,7 @@ class _Call(msgspec.Struct, eq=False):
     op: Op[Any]
     key: Hashable = None  # under which it can be joined
     waiting: list[asyncio.Future[Any]] = []
-    late: list[tuple[Op[Any], asyncio.Future[Any]]] = []  # joined after it was written
+    late: list[tuple[Op[Any], asyncio.Future[Any]]] | None = None  # joined after it was written
     attempts: int = 0
     written: bool = False
     maybe_ran: bool = False
@@ -228,6 +228,7 @@ class MuxTransport(AsyncTransport):
         if call is None:
             self._ask(op, future)
         elif call.written:
+            call.late = call.late or []
             call.late.append((op, future))
         else:
             call.waiting.append(future)
@@ -300,10 +301,9 @@ class MuxTransport(AsyncTransport):
         queue = self._queue
         batch: Batch | None = None
         while queue:
-            call = queue[0]
+            call = queue.popleft()
             waiting, op = call.waiting, call.op
             if (not waiting or waiting[0].done()) and not call.wanted():
-                queue.popleft()
                 self._forget(call)
                 continue
             head, items = op.head, op.items
@@ -311,13 +311,12 @@ class MuxTransport(AsyncTransport):
                 batch = by_head.get(head)
             if batch is None or batch.items + items > BATCH or not items:
                 if len(batches) == room:
+                    queue.appendleft(call)
                     break
                 batch = by_head[head] = Batch(self, pipe, head)
                 batches.append(batch)
-            queue.popleft()
             batch.calls.append(call)
             batch.items += items
-            call.attempts += 1
             call.written = True
             if op.for_others is None:
                 self._forget(call)
@@ -458,8 +457,6 @@ class MuxTransport(AsyncTransport):
     def _not_connected(self, error: Exception) -> None:
         calls = list(self._queue)
         self._queue.clear()
-        for call in calls:
-            call.attempts += 1
         self._again(calls, error, ran=False)
 
     # What becomes of calls
@@ -469,6 +466,7 @@ class MuxTransport(AsyncTransport):
         passes = isinstance(error, (*NOT_RUN, *NO_ANSWER)) and not isinstance(error, DENIED)
         back: list[_Call] = []
         for call in calls:
+            call.attempts += 1
             call.maybe_ran |= ran
             if passes:
                 call.trouble = error
@@ -481,8 +479,8 @@ class MuxTransport(AsyncTransport):
             else:
                 call.written = False
                 # It is asked for once more: no answer can be older than their question now.
-                call.waiting += [future for _, future in call.late]
-                call.late.clear()
+                call.waiting += [future for _, future in call.late or ()]
+                call.late = None
                 back.append(call)
         self._queue.extendleft(reversed(back))
         if back:
@@ -530,7 +528,7 @@ class MuxTransport(AsyncTransport):
                     self._ask_anew(call)
                 else:
                     told = won
-                    live += [future for _, future in call.late if not future.done()]
+                    live += [future for _, future in call.late or () if not future.done()]
         except Exception as error:
             self._tell_error(op, answers, live, error)
             self._ask_anew(call)
@@ -555,8 +553,8 @@ class MuxTransport(AsyncTransport):
 
     def _ask_anew(self, call: _Call) -> None:
         """Who joined it after it was written can't have its answer."""
-        late, call.late = call.late, []
-        for op, future in late:
+        late, call.late = call.late, None
+        for op, future in late or ():
             if not future.done():
                 self._join(op, future)
 

@@ -10,7 +10,7 @@ import socket
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import datetime
 from enum import Enum
-from functools import cache, lru_cache
+from functools import cache, lru_cache, partial
 from typing import Any, Final, NamedTuple, TypeAlias, TypeVar, cast
 
 import msgspec
@@ -766,11 +766,11 @@ class Claiming:
         lease: seconds; ``None``: for ever.
     """
 
-    __slots__ = ("_begins", "_head", "_ids", "_lease", "_like", "_ops", "_owner")
+    __slots__ = ("_begins", "_give_back", "_head", "_ids", "_lease", "_like", "_owner", "_result")
 
     def __init__(self, ops: Ops, like: Target, head: Head, owner: str, lease: float | None) -> None:
-        self._ops = ops
         self._ids = ops.ids
+        self._give_back, self._result = ops.give_back, self._result_of  # bound once
         self._like = like
         self._begins = ops.keys.record(like.entry.removesuffix(like.name))
         self._head = head
@@ -784,27 +784,28 @@ class Claiming:
         """The right to download a model; raises `DamagedRecord`."""
         checks.model_name(name)
         keys = (self._begins + name,)
-
-        def decode(answers: Answers) -> ClaimResult:
-            answer = answers[0]
-            like, owner, lease = self._like, self._owner, self._lease
-            if isinstance(answer, wire.ClaimGiven):
-                return Claimed(_claim_of(name, like, answer, each, owner, lease))
-            return _claim_result(name, like, answer, each, owner, lease)
-
         if claim_id is None and expected_bytes is None:
             each = self._ids.new()
-            give_back = self._ops.give_back
-            return Op(self._head, decode, keys, (each, 0), 1, (self, name), True, _not_claimed, give_back)
+            decode = partial(self._result, name, each)
+            return Op(
+                self._head, decode, keys, (each, "0"), 1, (self, name), True, _not_claimed, self._give_back
+            )
         each = self._ids.new() if claim_id is None else Ops.named(claim_id)
         expected = 0 if expected_bytes is None else checks.whole("expected_bytes", expected_bytes)
-        op = Op(self._head, decode, keys, (each, expected), 1)
+        op = Op(self._head, partial(self._result, name, each), keys, (each, expected), 1)
         # Whoever names a claim himself may ask for it again by that name: such a one stays as it is.
         if claim_id is not None:
             return op
         return msgspec.structs.replace(
-            op, same=(self, name, expected), shared=True, for_others=_not_claimed, undo=self._ops.give_back
+            op, same=(self, name, expected), shared=True, for_others=_not_claimed, undo=self._give_back
         )
+
+    def _result_of(self, name: str, claim_id: str, answers: Answers) -> ClaimResult:
+        answer = answers[0]
+        like, owner, lease = self._like, self._owner, self._lease
+        if isinstance(answer, wire.ClaimGiven):
+            return Claimed(_claim_of(name, like, answer, claim_id, owner, lease))
+        return _claim_result(name, like, answer, claim_id, owner, lease)
 
 
 def _claim_result(

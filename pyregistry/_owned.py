@@ -234,7 +234,7 @@ class Held(Kept):
         )
 
 
-class OwnedClaim(Claim, frozen=True, kw_only=True):
+class OwnedClaim(Claim, frozen=True, kw_only=True, gc=True):
     """A claim that is kept alive while its owner downloads.
 
     It is a `Claim`, and renewed by the client until the download ends.

@@ -71,7 +71,7 @@ class Damaged(msgspec.Struct, array_like=True, frozen=True, tag="damaged"):
     why: str
 
 
-class _ClaimGranted(msgspec.Struct, array_like=True, frozen=True):
+class _ClaimGranted(msgspec.Struct, array_like=True, frozen=True, gc=False):
     token: int
     lease_end: int
     lease_left: int
@@ -88,7 +88,7 @@ class ClaimAgain(_ClaimGranted, frozen=True, tag="again"):
     """The caller's own claim, met by a request that was sent again."""
 
 
-class Exists(msgspec.Struct, array_like=True, frozen=True, tag="exists"):
+class Exists(msgspec.Struct, array_like=True, frozen=True, gc=False, tag="exists"):
     """Not claimed."""
 
     status: str

@@ -113,7 +113,7 @@ class ModelRecord(msgspec.Struct, frozen=True):
     permanent: bool = False
 
 
-class Claim(msgspec.Struct, frozen=True):
+class Claim(msgspec.Struct, frozen=True, gc=False):
     """The right to download one model. Whoever has its ``claim_id`` can use it: keep it to yourself.
 
     Attributes:
@@ -158,7 +158,7 @@ class Claim(msgspec.Struct, frozen=True):
         return f"Claim({', '.join(shown)})"
 
 
-class Claimed(msgspec.Struct, frozen=True):
+class Claimed(msgspec.Struct, frozen=True, gc=False):
     """The caller owns the download.
 
     Attributes:
@@ -168,7 +168,7 @@ class Claimed(msgspec.Struct, frozen=True):
     claim: Claim
 
 
-class AlreadyExists(msgspec.Struct, frozen=True):
+class AlreadyExists(msgspec.Struct, frozen=True, gc=False):
     """Somebody else owns the download, or it is over.
 
     Attributes:
