@@ -24,9 +24,9 @@
 -- Row: DOWNLOADED, ERROR, EVICTING | unchanged | AlreadyExists(status)
 
 -- The first claim of a model, by far the commonest: nothing but strings, since a table, and packing a number or a
--- word again, would cost as much as all the rest. They are few and short, or end with the token: Lua keeps all
--- strings in one hash table, and of a long one hashes the last byte and some before it. What such claims of one
--- call share is made once.
+-- word again, would cost as much as all the rest. They are few, and no longer than must be: Lua
+-- hashes each that it makes, some servers all of it, some only the last byte of a long one and some before it, so
+-- such end with the token. What such claims of one call share is made once.
 local first_begin, first_end, first_at, first_reply
 
 function judge_absent()

@@ -45,13 +45,19 @@ end
 local call, pack = redis.call, cmsgpack.pack
 local char, sub, concat = string.char, string.sub, table.concat
 
--- A whole number of 0 to 2^53 - 1 in decimal. In two parts, since %d may take no more than 32 bits, and %.0f
--- takes several times as long.
+-- A whole number of 0 to 2^53 - 1 in decimal. In parts, since %d may take no more than 32 bits, and %.0f takes several
+-- times as long; and those of a batch, which follow one another, have all but the end in common.
+local high, high_text
 local function text_of(number)
   local format = string.format
   if number < 10000000 then return format('%d', number) end
-  local low = number % 10000000
-  return format('%d%07d', (number - low) / 10000000, low)
+  local low = number % 100
+  if number - low ~= high then
+    high = number - low
+    local middle = high % 10000000
+    high_text = format('%d%05d', (high - middle) / 10000000, middle / 100)
+  end
+  return high_text .. char(48 + (low - low % 10) / 10, 48 + low % 10)
 end
 
 -- What a MessagePack string begins with.
@@ -80,7 +86,7 @@ end
 -- The item in hand: its record as the items before it left it (nil: there is none), and its slot, in
 -- which the batch remembers what was there (`was`, `was_bytes`) and what shall be (`is`, `bytes`).
 local slots, order = {}, {}
-local events, told = {}, 0
+local events, told = {''}, 0 -- what they begin with comes last: a long string made twice costs
 local slot, record, entry_at
 
 -- How a script judges the item in hand, one that has no record yet, and one whose record can't be read: each
@@ -245,7 +251,7 @@ end
 -- The batch: judges every item in order, each seeing what those before it decided.
 
 --@clock
-local replies, n = {}, 0
+local replies, n = {header(items)}, 1
 for item = 1, items do
   --@item
   local one, two, three, stored
@@ -295,7 +301,7 @@ end
 
 -- What is to be written.
 
-local now_text = text_of(now)
+local now_text = ticked and text_of(now)
 local adds, values = {}, {}
 local rems, sums, gone -- few calls have any
 for i = 1, #order do
@@ -338,7 +344,7 @@ end
 -- Each thing at once, the records last.
 
 if ticked or stepped_back or #values > 0 or gone then
-  local fields = {'time', now_text, nil, nil}
+  local fields = {'time', now_text or text_of(now), nil, nil}
   if ticked then fields[3], fields[4] = 'clock', clock == now and now_text or text_of(clock) end
   if stepped_back then
     local n = #fields
@@ -355,7 +361,8 @@ if ticked or stepped_back or #values > 0 or gone then
   local index = {
     DOWNLOADING = index_downloading, DOWNLOADED = index_downloaded, ERROR = index_error, EVICTING = index_evicting,
   }
-  if told > 0 then call('SPUBLISH', channel, header(told) .. concat(events)) end
+  events[1] = header(told)
+  if told > 0 then call('SPUBLISH', channel, concat(events)) end
   if rems then
     for status, list in pairs(rems) do call('ZREM', index[status], unpack(list)) end
   end
@@ -364,4 +371,4 @@ if ticked or stepped_back or #values > 0 or gone then
   if #values > 0 then call('MSET', unpack(values)) end
   if gone then call('DEL', unpack(gone)) end
 end
-return header(items) .. concat(replies)
+return concat(replies)

@@ -15,7 +15,7 @@ local index = {
   DOWNLOADING = index_downloading, DOWNLOADED = index_downloaded, ERROR = index_error, EVICTING = index_evicting,
 }
 
-local replies = {}
+local replies = {header(items)}
 for item = 1, items do
   bind(item)
   local text = redis.pcall('GET', record_key)
@@ -24,12 +24,12 @@ for item = 1, items do
     if record then
       entry_at = entry_at or string.find(record_key, '}:model:', 1, true) + 8
       local used = call('ZSCORE', index[record[STATUS]], sub(record_key, entry_at))
-      replies[item] = '\147' .. pack('found', whole_score(used)) .. text
+      replies[item + 1] = '\147' .. pack('found', whole_score(used)) .. text
     else
-      replies[item] = packed('damaged', why)
+      replies[item + 1] = packed('damaged', why)
     end
   else
-    replies[item] = packed('absent')
+    replies[item + 1] = packed('absent')
   end
 end
-return header(items) .. concat(replies)
+return concat(replies)
