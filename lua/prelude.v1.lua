@@ -23,6 +23,7 @@ end
 local MAX_INT = 9007199254740991
 
 local function int(text, name)
+  if text == '0' then return 0 end -- the commonest
   local value = tonumber(text)
   if not value or value < 0 or value > MAX_INT or value % 1 ~= 0 then
     refuse(name .. ' is not a whole number of 0 to 2^53 - 1')
@@ -85,8 +86,10 @@ end
 
 -- The item in hand: its record as the items before it left it (nil: there is none), and its slot, in
 -- which the batch remembers what was there (`was`, `was_bytes`) and what shall be (`is`, `bytes`).
-local slots, order = {}, {}
-local events, told = {''}, 0 -- what they begin with comes last: a long string made twice costs
+-- All tables have room for one item at once: one that grows costs more.
+local slots, order = {[''] = nil}, {nil}
+-- What the message begins with comes last (a long string that is made twice costs more than this).
+local events, told = {'', nil, nil, nil, nil, nil, nil}, 0
 local slot, record, entry_at
 
 -- How a script judges the item in hand, one that has no record yet, and one whose record can't be read: each
@@ -251,14 +254,14 @@ end
 -- The batch: judges every item in order, each seeing what those before it decided.
 
 --@clock
-local replies, n = {header(items)}, 1
+local replies, n = {header(items), nil, nil, nil}, 1
 for item = 1, items do
   --@item
   local one, two, three, stored
   slot = slots[record_key]
   if not slot then
     entry_at = entry_at or string.find(record_key, '}:model:', 1, true) + 8
-    -- With room for what is known of most (a table that grows costs more).
+    -- With room for what is known of most.
     slot = {key = record_key, entry = sub(record_key, entry_at), text = nil, is = nil, bytes = nil, stored = nil, used = nil}
     slots[record_key] = slot
     order[#order + 1] = slot
@@ -302,7 +305,7 @@ end
 -- What is to be written.
 
 local now_text = ticked and text_of(now)
-local adds, values = {}, {}
+local adds, values = {DOWNLOADING = nil}, {nil, nil}
 local rems, sums, gone -- few calls have any
 for i = 1, #order do
   local it = order[i]
@@ -361,8 +364,10 @@ if ticked or stepped_back or #values > 0 or gone then
   local index = {
     DOWNLOADING = index_downloading, DOWNLOADED = index_downloaded, ERROR = index_error, EVICTING = index_evicting,
   }
-  events[1] = header(told)
-  if told > 0 then call('SPUBLISH', channel, concat(events)) end
+  if told > 0 then
+    events[1] = header(told)
+    call('SPUBLISH', channel, concat(events))
+  end
   if rems then
     for status, list in pairs(rems) do call('ZREM', index[status], unpack(list)) end
   end
