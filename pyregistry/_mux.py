@@ -16,7 +16,6 @@ import asyncio
 import ctypes
 import warnings
 from asyncio import get_running_loop
-from collections import deque
 from collections.abc import Awaitable, Callable, Hashable, Iterable, Sequence
 from typing import Any, TypeVar, cast
 
@@ -67,12 +66,12 @@ class Batch:
 
     __slots__ = ("calls", "head", "items", "mux", "pipe")
 
-    def __init__(self, mux: MuxTransport, pipe: Pipe, head: Head) -> None:
+    def __init__(self, mux: MuxTransport, pipe: Pipe, head: Head, calls: list[_Call], items: int) -> None:
         self.mux = mux
         self.pipe = pipe
         self.head = head
-        self.calls: list[_Call] = []
-        self.items = 0
+        self.calls = calls
+        self.items = items
 
     def waited_for(self) -> bool:
         """Whether anybody waits for its reply."""
@@ -105,9 +104,8 @@ class MuxTransport(AsyncTransport):
         super()._begin_anew()
         self._pipe = None
         self._url: str | None = None
-        self._queue: deque[_Call] = deque()  # what is to be written
+        self._queue: dict[Head, list[_Call]] = {}  # what is to be written
         self._same: dict[Hashable, _Call] = {}  # what can be joined
-        self._asked: dict[Head, int] = {}  # items that were asked for since it was written last
         self._scheduled = False
         self._connecting: asyncio.Task[None] | None = None
         self._loading: asyncio.Task[None] | None = None
@@ -238,10 +236,12 @@ class MuxTransport(AsyncTransport):
         call = _Call(op, key, [future])
         if key is not None:
             self._same[key] = call
-        self._queue.append(call)
+        asked = self._queue.get(head)
+        if asked is None:
+            asked = self._queue[head] = []
+        asked.append(call)
         # A batch that is full goes out at once: the server works on it while the other tasks still ask.
-        asked = self._asked[head] = self._asked.get(head, 0) + op.items
-        if asked >= BATCH:
+        if not len(asked) % BATCH or op.items == BATCH:
             self._flush()
         elif not self._scheduled:
             self._soon()
@@ -263,7 +263,6 @@ class MuxTransport(AsyncTransport):
 
     def _flush(self) -> None:
         """Write what may be written."""
-        self._asked.clear()
         pipe = self._pipe
         if pipe is None:
             if self._closed:
@@ -296,30 +295,39 @@ class MuxTransport(AsyncTransport):
         return b""
 
     def _gather(self, pipe: Pipe, room: int) -> list[Batch]:
+        """What is to be written, in so many batches at most; the rest stays in the queue."""
         batches: list[Batch] = []
-        by_head: dict[Head, Batch] = {}
-        queue = self._queue
-        batch: Batch | None = None
-        while queue:
-            call = queue.popleft()
-            waiting, op = call.waiting, call.op
-            if (not waiting or waiting[0].done()) and not call.wanted():
-                self._forget(call)
+        queue, self._queue = self._queue, {}
+        for head, asked in queue.items():
+            calls = [
+                call
+                for call in asked
+                if ((waiting := call.waiting) and not waiting[0].done()) or call.wanted()
+            ]
+            if len(calls) < len(asked):
+                for call in asked:
+                    if not call.wanted():
+                        self._forget(call)
+            items = [call.op.items for call in calls]
+            if 0 not in items and 0 < sum(items) <= BATCH and len(batches) < room:  # nearly always
+                batches.append(Batch(self, pipe, head, calls, sum(items)))
                 continue
-            head, items = op.head, op.items
-            if batch is None or batch.head is not head:
-                batch = by_head.get(head)
-            if batch is None or batch.items + items > BATCH or not items:
-                if len(batches) == room:
-                    queue.appendleft(call)
-                    break
-                batch = by_head[head] = Batch(self, pipe, head)
-                batches.append(batch)
-            batch.calls.append(call)
-            batch.items += items
-            call.written = True
-            if op.for_others is None:
-                self._forget(call)
+            batch: Batch | None = None
+            for at, call in enumerate(calls):
+                count = items[at]
+                if batch is None or not count or not batch.items or batch.items + count > BATCH:
+                    if len(batches) == room:
+                        self._queue[head] = calls[at:]
+                        break
+                    batch = Batch(self, pipe, head, [], 0)
+                    batches.append(batch)
+                batch.calls.append(call)
+                batch.items += count
+        for batch in batches:
+            for call in batch.calls:
+                call.written = True
+                if call.key is not None and call.op.for_others is None:
+                    self._forget(call)
         return batches
 
     def _forget(self, call: _Call) -> None:
@@ -356,12 +364,20 @@ class MuxTransport(AsyncTransport):
             batch.pipe.drop(wrong)
             self.lost(batch, wrong)
             return
-        if len(batch.calls) == 1:
-            self._settle(batch.calls[0], answers)
-            return
         if len(batch.calls) == batch.items:
-            for call, each in zip(batch.calls, answers, strict=True):
-                self._settle(call, (each,))
+            same = self._same
+            for call, answer in zip(batch.calls, answers, strict=True):
+                waiting = call.waiting
+                if len(waiting) != 1 or call.late is not None or waiting[0].done():
+                    self._settle(call, (answer,))
+                    continue
+                # Nearly every one is waited for by one alone.
+                if call.key is not None:
+                    del same[call.key]
+                try:
+                    waiting[0].set_result(call.op.decode((answer,)))
+                except Exception as error:
+                    waiting[0].set_exception(error)
             return
         at = 0
         for call in batch.calls:
@@ -425,7 +441,7 @@ class MuxTransport(AsyncTransport):
     async def _connect(self) -> None:
         """Connect, as often as anybody waits for it."""
         try:
-            while any(call.wanted() for call in self._queue):
+            while any(call.wanted() for asked in self._queue.values() for call in asked):
                 if self._failures:
                     await asyncio.sleep(backoff(min(self._failures, ATTEMPTS - 1)))
                 try:
@@ -455,9 +471,7 @@ class MuxTransport(AsyncTransport):
         return pipe
 
     def _not_connected(self, error: Exception) -> None:
-        calls = list(self._queue)
-        self._queue.clear()
-        self._again(calls, error, ran=False)
+        self._again(self._taken(), error, ran=False)
 
     # What becomes of calls
 
@@ -482,15 +496,19 @@ class MuxTransport(AsyncTransport):
                 call.waiting += [future for _, future in call.late or ()]
                 call.late = None
                 back.append(call)
-        self._queue.extendleft(reversed(back))
+        for call in reversed(back):
+            self._queue.setdefault(call.op.head, []).insert(0, call)
         if back:
             self._soon()
 
     def _refuse_queued(self) -> None:
-        calls = list(self._queue)
-        self._queue.clear()
-        for call in calls:
+        for call in self._taken():
             self._fail(call, self._failure if call.maybe_ran else self._closed_error)
+
+    def _taken(self) -> list[_Call]:
+        """What was in the queue."""
+        queue, self._queue = self._queue, {}
+        return [call for asked in queue.values() for call in asked]
 
     def _failure(self, call: _Call) -> RegistryError:
         error = failure(call.op, call.maybe_ran, call.trouble, self._source.shown)
@@ -512,14 +530,8 @@ class MuxTransport(AsyncTransport):
         if call.key is not None:
             del self._same[call.key]
             call.key = None
-        op, live = call.op, call.waiting
-        if len(live) == 1 and not call.late and not live[0].done():  # nearly every one
-            try:
-                live[0].set_result(op.decode(answers))
-            except Exception as error:
-                live[0].set_exception(error)
-            return
-        live = [future for future in live if not future.done()]
+        op = call.op
+        live = [future for future in call.waiting if not future.done()]
         try:
             result = told = op.decode(answers)
             if op.for_others is not None and (call.late or len(live) > 1):
@@ -565,7 +577,7 @@ class MuxTransport(AsyncTransport):
 
     def _send_owed(self, ops: Iterable[Op[Any]]) -> None:
         for op in ops:
-            self._queue.append(_Call(op, owed=True))
+            self._queue.setdefault(op.head, []).append(_Call(op, owed=True))
             self._soon()
 
 
