@@ -39,10 +39,10 @@ function judge_absent()
     first_reply = ends .. pack(lease == 0 and -1 or lease, 1, '', 0)
   end
   -- STATUS, CREATED_AT, ATTEMPTS, OWNER, CLAIM_ID, LEASE_END, BEGAN, TOKEN
-  local text = first_begin .. string_header(claim_id) .. claim_id .. first_end .. token
+  local text = first_begin .. string_header(#claim_id) .. claim_id .. first_end .. token
   slot.text, slot.is, slot.bytes, slot.stored, slot.used = text, 'DOWNLOADING', 0, true, clock
   local n, entry = #events, slot.entry
-  events[n + 1], events[n + 2], events[n + 3] = '\150\167claimed', string_header(entry), entry
+  events[n + 1], events[n + 2], events[n + 3] = '\150\167claimed', string_header(#entry), entry
   events[n + 4], events[n + 5], events[n + 6] = first_at, token, text
   told = told + 1
   return '\151\167claimed', token, first_reply

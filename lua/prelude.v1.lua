@@ -61,11 +61,17 @@ local function text_of(number)
   return high_text .. char(48 + (low - low % 10) / 10, 48 + low % 10)
 end
 
--- What a MessagePack string begins with.
-local function string_header(text)
-  local n = #text
-  if n < 32 then return char(0xa0 + n) end
-  return n < 256 and '\217' .. char(n) or '\218' .. char((n - n % 256) / 256, n % 256)
+-- What a MessagePack string of such a length begins with: by the length, those of a batch are mostly the same.
+local string_headers = {claim_id = nil, entry = nil}
+local function string_header(n)
+  local known = string_headers[n]
+  if not known then
+    if n < 32 then known = char(0xa0 + n)
+    elseif n < 256 then known = '\217' .. char(n)
+    else known = '\218' .. char((n - n % 256) / 256, n % 256) end
+    string_headers[n] = known
+  end
+  return known
 end
 
 -- Lease time (microseconds): the server's clock, but it never goes back. `clock` is the last tick.
@@ -90,6 +96,7 @@ end
 local slots, order = {[''] = nil}, {nil}
 -- What the message begins with comes last (a long string that is made twice costs more than this).
 local events, told = {'', nil, nil, nil, nil, nil, nil}, 0
+local distinct = 0
 local slot, record, entry_at
 
 -- How a script judges the item in hand, one that has no record yet, and one whose record can't be read: each
@@ -255,6 +262,7 @@ end
 
 --@clock
 local replies, n = {header(items), nil, nil, nil}, 1
+local get = redis.pcall
 for item = 1, items do
   --@item
   local one, two, three, stored
@@ -264,8 +272,9 @@ for item = 1, items do
     -- With room for what is known of most.
     slot = {key = record_key, entry = sub(record_key, entry_at), text = nil, is = nil, bytes = nil, stored = nil, used = nil}
     slots[record_key] = slot
-    order[#order + 1] = slot
-    stored = redis.pcall('GET', record_key)
+    distinct = distinct + 1
+    order[distinct] = slot
+    stored = get('GET', record_key)
     if judge_absent and not stored then one, two, three = judge_absent() end
   end
   if not one then
@@ -305,9 +314,9 @@ end
 -- What is to be written.
 
 local now_text = ticked and text_of(now)
-local adds, values = {DOWNLOADING = nil}, {nil, nil}
+local adds, values, stores = {DOWNLOADING = nil}, {nil, nil}, 0
 local rems, sums, gone -- few calls have any
-for i = 1, #order do
+for i = 1, distinct do
   local it = order[i]
   local entry, was, is, used = it.entry, it.was, it.is, it.used
   if used then
@@ -335,8 +344,8 @@ for i = 1, #order do
     end
   end
   if it.stored then
-    local n = #values
-    values[n + 1], values[n + 2] = it.key, it.text
+    values[stores + 1], values[stores + 2] = it.key, it.text
+    stores = stores + 2
   elseif it.removed then
     gone = gone or {}
     local n = #gone
@@ -346,7 +355,7 @@ end
 
 -- Each thing at once, the records last.
 
-if ticked or stepped_back or #values > 0 or gone then
+if ticked or stepped_back or stores > 0 or gone then
   local fields = {'time', now_text or text_of(now), nil, nil}
   if ticked then fields[3], fields[4] = 'clock', clock == now and now_text or text_of(clock) end
   if stepped_back then
@@ -373,7 +382,7 @@ if ticked or stepped_back or #values > 0 or gone then
   end
   for status, list in pairs(adds) do call('ZADD', index[status], unpack(list)) end
   call('HSET', meta, unpack(fields))
-  if #values > 0 then call('MSET', unpack(values)) end
+  if stores > 0 then call('MSET', unpack(values)) end
   if gone then call('DEL', unpack(gone)) end
 end
 return concat(replies)
