@@ -116,7 +116,7 @@ def _all() -> list[Aim]:
             Row(operations.BLOCKING, what, "redis-py evalsha, blocking"),
             2.0,
         )
-        for what in ("claim_fresh", "touch_model", "set_status")
+        for what in ("claim_fresh", "touch_model", "set_status", "get_model_record")
     ]
     return [
         *_rate("Fresh claims, 500 tasks: against 0.4.0", *fresh, RUST_04, 1.0, server=REDIS),
