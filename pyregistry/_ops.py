@@ -83,11 +83,11 @@ KEPT_LEASE: Final = 30.0
 
 
 MOST_HEADS: Final = 64
-"""Of so many kinds of claims the heads are kept."""
+"""Of so many owners, leases and the like the heads are kept."""
 
 
 MOST_OPS: Final = 4096
-"""Of so many models the commonest operations are kept."""
+"""Of so many models, or kinds of models, the commonest operations are kept."""
 
 
 class Default(Enum):
@@ -190,13 +190,13 @@ def _splitting(answer: Any) -> Callable[[bytes], list[Any]]:
     def one(raw: msgspec.Raw) -> Any:
         try:
             return decode(raw)
-        except msgspec.DecodeError as error:  # somebody has put into the record what is no text
+        except ValueError as error:  # msgspec's, or what is no UTF-8: somebody has put that into the record
             return wire.Damaged(str(error))
 
     def split(reply: bytes) -> list[Any]:
         try:
             return decode_all(reply)
-        except msgspec.DecodeError:
+        except ValueError:
             return [one(raw) for raw in _raws(reply)]
 
     return split
@@ -263,8 +263,8 @@ def _kept(make: Callable[..., Op[T]]) -> Callable[..., Op[T]]:
     return get
 
 
-def _keep(kept: dict[K, T], key: K, value: T) -> None:
-    if len(kept) >= MOST_HEADS:
+def _keep(kept: dict[K, T], key: K, value: T, most: int) -> None:
+    if len(kept) >= most:
         kept.clear()
     kept[key] = value
 
@@ -332,7 +332,7 @@ class Ops:
             argv = (self.keys.channel, who, length, most)
             split = _SPLIT[script.name]
             head = Head(script.name, script, self.keys.shared, argv, resend=length != 0, split=split)
-            _keep(self._claim_heads, asked, head)
+            _keep(self._claim_heads, asked, head, MOST_HEADS)
         return head, who, seconds
 
     @property
@@ -399,6 +399,7 @@ class Ops:
 
     @staticmethod
     def named(claim_id: str) -> str:
+        """A claim id of the caller's own, checked."""
         return checks.name_like("claim_id", claim_id, checks.WORD_BYTES)
 
     def claiming(
@@ -422,7 +423,7 @@ class Ops:
         if known is None:
             target = checks.target("x", provider, revision, subset)
             known = Claiming(self, target, *self.head_of_claims(CLAIM, owner, lease, max_attempts))
-            _keep(self._claiming, asked, known)
+            _keep(self._claiming, asked, known, MOST_OPS)
         return known
 
     def claims(
@@ -777,7 +778,7 @@ class Claiming:
         self._owner = owner
         self._lease = lease
 
-    # Without a step too many: of these there are the most.
+    # Without a step too many: of such calls there are the most.
     def claim(
         self, name: str, claim_id: str | None = None, expected_bytes: int | None = None
     ) -> Op[ClaimResult]:

@@ -238,7 +238,8 @@ class AsyncRegistry(Core):
         try:
             result = await call
         except asyncio.CancelledError:
-            self._transport.give_back(call)
+            if claim_id is None:  # else its caller may ask for it again, by its name
+                self._transport.give_back(call)
             raise
         # --- asyncio only: end
         self._told_claim(result, lease)

@@ -20,6 +20,7 @@ from pyregistry import (
     AlreadyExists,
     AsyncRegistry,
     Claimed,
+    DamagedRecord,
     InvalidArgument,
     ModelStatus,
     OutcomeUnknown,
@@ -159,6 +160,23 @@ async def test_one_damaged_record_fails_its_own_call_alone(
     assert b is not same, "each has an error of his own"
 
 
+async def test_what_is_no_text_in_a_record_fails_its_own_claim_alone(
+    registry: AsyncRegistry, other: Registry, server_url: str
+) -> None:
+    """The reply names the owner before, and somebody has put other bytes there."""
+    before = other.try_claim_for_download("broken", "S3", lease=LEASE, owner="an owner")
+    assert isinstance(before, Claimed)
+    assert other.release_download_claim(before.claim)
+    key = f"pyregistry:{{{registry.namespace}}}:model:S3:broken"
+    with redis.Redis.from_url(server_url) as raw:
+        stored: Any = raw.get(key)
+        raw.set(key, stored.replace(b"an owner", b"an \xff\xfe\xfd\xfc\xfb"))
+    calls = [claim(registry, name) for name in ("first", "broken", "last")]
+    results: list[Any] = await asyncio.gather(*calls, return_exceptions=True)
+    assert [type(result) for result in results] == [Claimed, DamagedRecord, Claimed]
+    assert await registry.get_status("first") is ModelStatus.DOWNLOADING, "on the same connection"
+
+
 async def test_what_may_be_sent_again_shares_nothing_with_what_may_not(
     registry: AsyncRegistry, proxy: Proxy, other: Registry
 ) -> None:
@@ -218,6 +236,42 @@ async def test_claims_that_differ_are_asked_for_each(
     assert isinstance(first, Claimed)
     assert isinstance(second, AlreadyExists)
     assert second.lease_left == pytest.approx(LEASE, abs=SECONDS), "the lease of the first"
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"lease": True},
+        {"lease": "1.0"},
+        {"expected_bytes": False},
+        {"max_attempts": True},
+        {"max_attempts": 1.0},
+        {"claim_id": ""},
+        {"owner": ""},
+        {"revision": ""},
+    ],
+    ids=str,
+)
+async def test_bad_arguments_join_nobody(
+    registry: AsyncRegistry, proxy: Proxy, wrong: dict[str, Any]
+) -> None:
+    """Some are equal to good ones that somebody asks with."""
+    options: dict[str, Any] = {"lease": 1.0} | ({"max_attempts": 1} if "max_attempts" in wrong else {})
+    good = start(claim(registry, **options))
+    await turns(1)
+    with pytest.raises(InvalidArgument):
+        await claim(registry, **{**options, **wrong})
+    assert isinstance(await good, Claimed)
+    assert proxy.log_of("claim") == 1
+
+
+async def test_many_kinds_of_claims_join_all_the_same(registry: AsyncRegistry, proxy: Proxy) -> None:
+    """A revision for each model: as many kinds of claims as models."""
+    models = range(3 * BATCH)
+    calls = [start(claim(registry, f"model-{at}", revision=f"r{at}")) for _ in range(2) for at in models]
+    results = await asyncio.gather(*calls)
+    assert [type(result) for result in results] == [Claimed] * len(models) + [AlreadyExists] * len(models)
+    assert proxy.log_of("claim") == 3
 
 
 async def test_one_claim_of_many_is_told_apart(registry: AsyncRegistry) -> None:
@@ -359,17 +413,26 @@ async def test_the_next_who_waits_gets_the_claim(
     assert (proxy.sent["claim"], proxy.sent["release"]) == (1, 0)
 
 
-async def test_cancelled_between_the_answer_and_its_turn(registry: AsyncRegistry, proxy: Proxy) -> None:
+@pytest.mark.parametrize("own_name", [False, True])
+async def test_cancelled_between_the_answer_and_its_turn(
+    registry: AsyncRegistry, proxy: Proxy, own_name: bool
+) -> None:
     async def cancel_the_second() -> None:
         await claim(registry, "first")
         # Its answer came in the same reply: it has been told, and has not had its turn yet.
         second.cancel()
 
     first = start(cancel_the_second())
-    second = start(claim(registry, "second"))
+    second = start(claim(registry, "second", claim_id="ours" if own_name else None))
     await first
     await asyncio.wait({second})
     assert second.cancelled()
+    if own_name:  # who named it may ask for it again by that name
+        again = await claim(registry, "second", claim_id="ours")
+        assert isinstance(again, Claimed)
+        assert not again.claim.taken_over
+        assert proxy.sent["release"] == 0
+        return
     await comes(lambda: proxy.sent["release"], "it is released")
     again = await claim(registry, "second")
     assert isinstance(again, Claimed)
