@@ -152,7 +152,7 @@ class MuxTransport(AsyncTransport):
     def give_back(self, call: Awaitable[ClaimResult]) -> None:
         """Give back what was won in the moment between the answer and the turn of who was cancelled then."""
         future = cast("asyncio.Future[ClaimResult]", call)
-        if future.done() and not future.cancelled() and future.exception() is None:
+        if _has_result(future):
             self._send_owed(self._ops.give_back(future.result()))
 
     async def _answer_or_undo(self, op: Op[T], future: asyncio.Future[T]) -> T:
@@ -160,7 +160,7 @@ class MuxTransport(AsyncTransport):
             return await future
         except asyncio.CancelledError:
             # Cancelled in the moment between the answer and the task's turn?
-            if future.done() and not future.cancelled() and future.exception() is None:
+            if _has_result(future):
                 self._undo(op, future.result())
             raise
 
@@ -579,6 +579,10 @@ class MuxTransport(AsyncTransport):
         for op in ops:
             self._queue.setdefault(op.head, []).append(_Call(op, owed=True))
             self._soon()
+
+
+def _has_result(future: asyncio.Future[Any]) -> bool:
+    return future.done() and not future.cancelled() and future.exception() is None
 
 
 def _refusal(error: Exception) -> Exception:

@@ -211,8 +211,7 @@ class Registry(Core):
         Returns:
             `Claimed`, to the owner alone, or `AlreadyExists` with the status.
         """
-        if lease is Default.KEPT:
-            self._kept.check()
+        self._check_lease(lease)
         claiming = self._ops.claiming(provider, revision, subset, lease, owner, max_attempts)
         result = self._transport.claim(claiming, name, claim_id, expected_bytes)
         self._told_claim(result, lease)
