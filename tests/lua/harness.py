@@ -16,6 +16,7 @@ What a test breaks by hand it says with `damage`: that entry alone is then not l
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from dataclasses import dataclass
 from typing import Any
@@ -155,6 +156,28 @@ class State:
 _WORDS = tuple(status.value for status in STATUSES)
 
 
+@dataclass(frozen=True)
+class Moment:
+    """A reading of the server's clock, and when it was asked for and told, by one that nobody sets.
+
+    All in microseconds.
+    """
+
+    asked: int
+    utc: int
+    told: int
+
+
+def span(first: Moment, last: Moment) -> tuple[int, int]:
+    """The earliest and the latest that a script can have read that ran between two moments.
+
+    A machine's clock may be set back meanwhile, by part of a millisecond, as NTP and hypervisors do: by no
+    more than is missing from the time that has passed. The script may have read it before or after.
+    """
+    back = max((last.told - first.asked) - (last.utc - first.utc), 0)
+    return first.utc - back, last.utc + back
+
+
 def connected(url: str) -> Any:
     """A client; Any, as redis-py's types are those of both its clients."""
     return redis.Redis.from_url(url)
@@ -233,6 +256,11 @@ class Lab:
         """The server's clock, in microseconds."""
         seconds, microseconds = self.redis.time()
         return int(seconds) * SECOND + int(microseconds)
+
+    def moment(self) -> Moment:
+        """Now, to be told from another moment by `span`."""
+        asked, utc, told = time.monotonic_ns() // 1000, self.utc(), time.monotonic_ns() // 1000
+        return Moment(asked, utc, told)
 
     # By hand
 
@@ -319,14 +347,14 @@ class Lab:
         """Run a script; everything that must be true afterwards is. The reply, decoded."""
         script = script or load(name, 1)
         keys, args = self.command(script, items, shared)
-        before, at_first = self.state(), self.utc()
+        before, first = self.state(), self.moment()
         try:
             raw = self.send(script, keys, args)
         except redis.ResponseError:
             assert self.state().values == before.values, "a call that was refused has changed something"
             assert self._published() == [], "a call that was refused was published"
             raise
-        at_last, after, messages = self.utc(), self.state(), self._published()
+        last, after, messages = self.moment(), self.state(), self._published()
         reply = _DECODERS[name].decode(raw)
         self.events = [event for message in messages for event in wire.decode_events(message)]
         assert len(messages) == bool(self.events), "one message for all events of a call"
@@ -336,7 +364,7 @@ class Lab:
             assert self.events == []
         elif name not in OF_NO_MODEL:
             _Call(name, items, reply, self.events, before, after, self.damaged).check(
-                at_first, at_last, shared.get("by", _DEFAULTS["by"])
+                *span(first, last), shared.get("by", _DEFAULTS["by"])
             )
         for each, answer in zip(items, reply if name == "delete" else (), strict=False):
             if isinstance(answer, wire.Deleted):
@@ -444,8 +472,8 @@ class _Call:
     after: State
     damaged: set[str]
 
-    def check(self, at_first: int, at_last: int, by: str) -> None:
-        self._check_time(at_first, at_last)
+    def check(self, earliest: int, latest: int, by: str) -> None:
+        self._check_time(earliest, latest)
         told = self._told()
         self._check_ticks(told)
         self._check_events(told, by)
@@ -486,18 +514,18 @@ class _Call:
             return "EVICTING" not in self.before.sets_of(each.entry)
         return kind not in (None, *_NO_USE)
 
-    def _check_time(self, at_first: int, at_last: int) -> None:
+    def _check_time(self, earliest: int, latest: int) -> None:
         before, after = self.before, self.after
         skew, time = before.number("skew"), before.number("time")
-        least, most = max(at_first + skew, time), max(at_last + skew, time)
+        least, most = max(earliest + skew, time), max(latest + skew, time)
         if after.number("time") != time or any(event.kind is not EventKind.RENEWED for event in self.events):
             assert least <= after.number("time") <= most
         assert after.number("clock") >= before.number("clock")
         if skew >= 0:
             assert after.number("skew") >= skew
-        assert at_last + after.number("skew") >= after.number("time"), "lease time goes back"
+        assert latest + after.number("skew") >= after.number("time"), "lease time goes back"
         # It runs on from where it was, and does not jump.
-        assert at_first + after.number("skew") <= most
+        assert earliest + after.number("skew") <= most
 
     def _check_ticks(self, told: list[EventKind | None]) -> None:
         tick = max(self.after.number("time"), self.before.number("clock") + 1)

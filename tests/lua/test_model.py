@@ -20,7 +20,7 @@ from pyregistry import _wire as wire
 from pyregistry._scripts import load
 from pyregistry._wire import StoredRecord
 from pyregistry.models import EventKind
-from tests.lua.harness import HOUR, MINUTE, Item, Lab, State, item
+from tests.lua.harness import HOUR, MINUTE, Item, Lab, State, item, span
 
 replace = msgspec.structs.replace
 
@@ -389,11 +389,11 @@ class Walk:
     def run(self, name: str, items: list[Item]) -> Any:
         lab, model = self.lab, self.model
         self.show(f"{name} {items}")
-        before, at_first = lab.state(), lab.utc()
+        before, first = lab.state(), lab.moment()
         replies = lab.call(name, *items)
-        after, at_last = lab.state(), lab.utc()
+        after, last = lab.state(), lab.moment()
         self.show(f"  {replies}")
-        model.now = self.lease_time(before, after, replies, items, at_first, at_last)
+        model.now = self.lease_time(before, after, replies, items, *span(first, last))
         outcomes = [getattr(model, name)(each) for each in items]
         assert replies == [reply for reply, _ in outcomes]
         assert [event.kind for event in lab.events] == [kind for _, kind in outcomes if kind is not None]
@@ -408,19 +408,21 @@ class Walk:
         return replies
 
     def lease_time(
-        self, before: State, after: State, replies: Any, items: list[Item], at_first: int, at_last: int
+        self, before: State, after: State, replies: Any, items: list[Item], earliest: int, latest: int
     ) -> int:
         """When the script ran: as it stored it, or by what it said is left, or about so."""
         skew, time = before.number("skew"), before.number("time")
-        least, most = max(at_first + skew, time), max(at_last + skew, time)
+        least, most = max(earliest + skew, time), max(latest + skew, time)
         now = least
-        if after.number("time") != time:
+        if after.number("time") != time or any(
+            event.kind is not EventKind.RENEWED for event in self.lab.events
+        ):
             now = after.number("time")
-        elif least < most:  # else the clock was stepped back, and lease time stands still
+        else:
             for each, reply in zip(items, replies, strict=True):
                 record = self.model.records.get(each.model, StoredRecord())
                 if getattr(reply, "lease_left", 0) > 0:
-                    now = record.lease_end - reply.lease_left
+                    now = getattr(reply, "lease_end", record.lease_end) - reply.lease_left
                 if getattr(reply, "retry_left", 0) > 0:
                     now = record.retry_at - reply.retry_left
         assert least <= now <= most
