@@ -76,7 +76,7 @@ class Job:
         ops = setup.operations(self.what, self.count, self.models, self.tag, claims)
         for op in ops:
             if op not in made:
-                made[op] = tuple(map(str, op.command))
+                made[op] = tuple(map(str, op.head.command([op])))
         return [made[op] for op in ops]
 
 

@@ -61,7 +61,9 @@ def _cost(server: Server, client: redis.Redis, what: str, count: int, batch: int
     claims = setup.prepare(server.url, what, count, models, "cost")
     ops = setup.operations(what, count, models, "cost", claims, setup.PROVIDER)
     commands = (
-        [setup.batched(part) for part in chunks(ops, batch)] if ops[0].items else [op.command for op in ops]
+        [setup.batched(part) for part in chunks(ops, batch)]
+        if ops[0].items
+        else [op.head.command([op]) for op in ops]
     )
     client.config_resetstat()
     for part in chunks(commands, max(1, 640 // batch)):

@@ -113,7 +113,7 @@ def provider(value: ModelProvider | str) -> ModelProvider | str:
 
 def model_name(name: str) -> str:
     """A model's name, without the rest of what says which it is."""
-    if type(name) is str and name.isascii() and name.isprintable() and 0 < len(name) <= NAME_BYTES:
+    if type(name) is str and name and len(name) <= NAME_BYTES and name.isascii() and name.isprintable():
         return name  # nearly every one; the rest of this takes longer than all else that a claim needs
     if problem := _problem(name, NAME_BYTES):
         raise InvalidModelName("name", problem)

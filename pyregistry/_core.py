@@ -12,7 +12,7 @@ from pyregistry import _checks as checks
 from pyregistry import _wire as wire
 from pyregistry._checks import Target
 from pyregistry._keeper import KeptClaims
-from pyregistry._ops import ClaimResult, Default, Lease, Ops, Refusal
+from pyregistry._ops import KEPT, ClaimResult, Lease, Ops, Refusal
 from pyregistry._owned import Kept
 from pyregistry._source import ClientSource, UrlSource
 from pyregistry._wish import Wish
@@ -85,7 +85,7 @@ class Core:
         return Wish(target=targets[0], **wishes)
 
     def _check_lease(self, lease: Lease) -> None:
-        if lease is Default.KEPT:
+        if lease is KEPT:
             self._kept.check()
 
     def _told_claims(self, results: Sequence[ClaimResult | DamagedRecord], lease: Lease) -> None:
@@ -97,13 +97,13 @@ class Core:
 
     def _told_claim(self, result: ClaimResult, lease: Lease) -> None:
         if isinstance(result, Claimed):
-            if lease is Default.KEPT or result.claim.taken_over or _log.isEnabledFor(logging.DEBUG):
+            if lease is KEPT or result.claim.taken_over or _log.isEnabledFor(logging.DEBUG):
                 self._told_won(result.claim, lease, "claimed", logging.DEBUG)
         elif _log.isEnabledFor(logging.DEBUG):
             _log.debug("not claimed: it is %s", result.status)
 
     def _told_won(self, claim: Claim, lease: Lease, how: str, level: int) -> None:
-        if lease is Default.KEPT:
+        if lease is KEPT:
             self._kept.keep(claim)
         if claim.taken_over:
             _log.info(

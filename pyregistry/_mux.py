@@ -39,8 +39,9 @@ class _Call(msgspec.Struct, eq=False):
     """One request, of all who ask the same."""
 
     op: Op[Any]
-    key: Hashable = None  # under which it can be joined
-    waiting: list[asyncio.Future[Any]] = []
+    key: Hashable  # under which it can be joined
+    alone: asyncio.Future[Any] | None  # who waits, as long as nobody else does
+    together: list[asyncio.Future[Any]] | None = None
     late: list[tuple[Op[Any], asyncio.Future[Any]]] | None = None  # joined after it was written
     attempts: int = 0
     written: bool = False
@@ -48,10 +49,31 @@ class _Call(msgspec.Struct, eq=False):
     owed: bool = False  # to be sent though nobody waits
     trouble: Exception | None = None
 
+    def join(self, future: asyncio.Future[Any]) -> None:
+        """One more waits for its answer."""
+        if self.together is None:
+            self.together = [] if self.alone is None else [self.alone]
+            self.alone = None
+        self.together.append(future)
+
+    def join_late(self, op: Op[Any], future: asyncio.Future[Any]) -> None:
+        """One more waits, who may have to ask for himself."""
+        if self.late is None:
+            self.late = []
+            if self.alone is not None:
+                self.together, self.alone = [self.alone], None
+        self.late.append((op, future))
+
+    def waiting(self) -> list[asyncio.Future[Any]]:
+        """Who waits for its answer."""
+        if self.together is not None:
+            return [future for future in self.together if not future.done()]
+        return [] if self.alone is None or self.alone.done() else [self.alone]
+
     def wanted(self) -> bool:
         """Whether anybody waits, or something may have been won that has to be given back."""
-        for future in self.waiting:
-            if not future.done():
+        for future in self.together or (self.alone,):
+            if future is not None and not future.done():
                 return True
         return self.owed or bool(self.late) or (self.maybe_ran and self.op.undo is not None)
 
@@ -75,7 +97,7 @@ class Batch:
 
     def waited_for(self) -> bool:
         """Whether anybody waits for its reply."""
-        return any(not future.done() for call in self.calls for future in call.waiting)
+        return any(call.waiting() for call in self.calls)
 
     def packed(self) -> bytes:
         """The command, as it travels."""
@@ -135,16 +157,16 @@ class MuxTransport(AsyncTransport):
         """The claim of a model. Who is cancelled gives it back (`give_back`)."""
         future: asyncio.Future[ClaimResult] = self._future()
         if claim_id is None is expected_bytes:
+            key = claiming, name  # the operation's `same`, if one is made
             try:
-                # What it would be, if it is to be asked: joined without that being made.
-                call = self._same.get((claiming, name))
+                call = self._same.get(key)
             except TypeError:  # no name can be that: it is told what is wrong with it
                 call = None
             if call is None:
-                self._ask(claiming.claim(name), future)
+                self._ask(claiming.claim(name), key, future)
                 return future
             if not call.written:
-                call.waiting.append(future)
+                call.join(future)
                 return future
         self._join(claiming.claim(name, claim_id, expected_bytes), future)
         return future
@@ -222,26 +244,28 @@ class MuxTransport(AsyncTransport):
 
     def _join(self, op: Op[Any], future: asyncio.Future[Any]) -> None:
         """Ask, or wait for what is asked already."""
-        call = None if op.same is None else self._same.get(op.same)
+        key = op.same
+        call = None if key is None else self._same.get(key)
         if call is None:
-            self._ask(op, future)
+            self._ask(op, key, future)
+            if op.items == BATCH:
+                self._flush()
         elif call.written:
-            call.late = call.late or []
-            call.late.append((op, future))
+            call.join_late(op, future)
         else:
-            call.waiting.append(future)
+            call.join(future)
 
-    def _ask(self, op: Op[Any], future: asyncio.Future[Any]) -> None:
-        head, key = op.head, op.same
-        call = _Call(op, key, [future])
+    def _ask(self, op: Op[Any], key: Hashable, future: asyncio.Future[Any]) -> None:
+        head, call = op.head, _Call(op, key, future)
         if key is not None:
             self._same[key] = call
-        asked = self._queue.get(head)
-        if asked is None:
+        try:
+            asked = self._queue[head]
+        except KeyError:
             asked = self._queue[head] = []
         asked.append(call)
         # A batch that is full goes out at once: the server works on it while the other tasks still ask.
-        if not len(asked) % BATCH or op.items == BATCH:
+        if not len(asked) % BATCH:
             self._flush()
         elif not self._scheduled:
             self._soon()
@@ -302,7 +326,7 @@ class MuxTransport(AsyncTransport):
             calls = [
                 call
                 for call in asked
-                if ((waiting := call.waiting) and not waiting[0].done()) or call.wanted()
+                if ((alone := call.alone) is not None and not alone.done()) or call.wanted()
             ]
             if len(calls) < len(asked):
                 for call in asked:
@@ -367,17 +391,16 @@ class MuxTransport(AsyncTransport):
         if len(batch.calls) == batch.items:
             same = self._same
             for call, answer in zip(batch.calls, answers, strict=True):
-                waiting = call.waiting
-                if len(waiting) != 1 or call.late is not None or waiting[0].done():
+                alone = call.alone
+                if alone is None or alone.done():
                     self._settle(call, (answer,))
                     continue
                 # Nearly every one is waited for by one alone.
-                if call.key is not None:
-                    del same[call.key]
+                same.pop(call.key, None)
                 try:
-                    waiting[0].set_result(call.op.decode((answer,)))
+                    alone.set_result(call.op.decode((answer,)))
                 except Exception as error:
-                    waiting[0].set_exception(error)
+                    alone.set_exception(error)
             return
         at = 0
         for call in batch.calls:
@@ -427,7 +450,8 @@ class MuxTransport(AsyncTransport):
         """The scripts are gone, and `open` is due; nothing else is written meanwhile."""
         trouble: Exception = redis_errors.NoScriptError("the scripts were flushed again and again")
         try:
-            self.server = self._ops.open().read(await self._load(Aside(pipe)))
+            opened = self._ops.open()
+            self.server = opened.head.read(opened, await self._load(Aside(pipe)))
         except Exception as error:
             trouble = error
             self._retire(pipe)
@@ -488,12 +512,13 @@ class MuxTransport(AsyncTransport):
                 self._fail(call, self._failure)
             elif not passes:
                 self._fail(call, lambda _call: _refusal(error))
-            elif call.attempts >= self._attempts or (ran and not call.op.resend):
+            elif call.attempts >= self._attempts or (ran and not call.op.head.resend):
                 self._fail(call, self._failure)
             else:
                 call.written = False
                 # It is asked for once more: no answer can be older than their question now.
-                call.waiting += [future for _, future in call.late or ()]
+                for _, future in call.late or ():
+                    call.join(future)
                 call.late = None
                 back.append(call)
         for call in reversed(back):
@@ -521,9 +546,8 @@ class MuxTransport(AsyncTransport):
     def _fail(self, call: _Call, error: Callable[[_Call], Exception]) -> None:
         """Each who waits gets an error of his own: it is changed on its way."""
         self._forget(call)
-        for future in call.waiting:
-            if not future.done():
-                future.set_exception(error(call))
+        for future in call.waiting():
+            future.set_exception(error(call))
         self._ask_anew(call)
 
     def _settle(self, call: _Call, answers: Sequence[Any]) -> None:
@@ -531,7 +555,7 @@ class MuxTransport(AsyncTransport):
             del self._same[call.key]
             call.key = None
         op = call.op
-        live = [future for future in call.waiting if not future.done()]
+        live = call.waiting()
         try:
             result = told = op.decode(answers)
             if op.for_others is not None and (call.late or len(live) > 1):
@@ -577,7 +601,7 @@ class MuxTransport(AsyncTransport):
 
     def _send_owed(self, ops: Iterable[Op[Any]]) -> None:
         for op in ops:
-            self._queue.setdefault(op.head, []).append(_Call(op, owed=True))
+            self._queue.setdefault(op.head, []).append(_Call(op, None, None, owed=True))
             self._soon()
 
 

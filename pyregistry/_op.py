@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterable, Sequence
-from typing import Any, Generic, TypeAlias, TypeVar, cast
+from typing import Any, Generic, Protocol, TypeAlias, TypeVar, cast
 
 import hiredis
 import msgspec
@@ -64,8 +64,7 @@ class Head:
         keys: list[str] = [*self.keys]
         argv: list[str | int] = [*self.argv]
         for op in ops:
-            keys += op.keys
-            argv += op.argv
+            op.add_to(keys, argv)
         return self.laid_out(keys, argv)
 
     def laid_out(self, keys: Sequence[str], argv: Sequence[str | int]) -> Command:
@@ -74,22 +73,52 @@ class Head:
             return (*self._words, *keys, *argv)
         return (*self._words, len(keys), *keys, *argv)
 
+    def read(self, op: Op[T], reply: Any) -> T:
+        """What the reply means to an operation that went out alone."""
+        return op.decode(self.split(reply) if op.items else (reply,))
 
-class Op(msgspec.Struct, Generic[T], frozen=True, eq=False):
-    """One request of a caller.
+
+class Op(Protocol[T]):
+    """One request of a caller: what a transport has to know of it.
 
     Attributes:
         head: what it shares with others.
-        decode: what the answers to its items mean; one without items gets the one reply there is.
         keys: the keys of its items, as many for each.
         argv: the arguments of its items, as many for each.
         items: how many they are; 0: it has none, and goes out alone.
         same: operations for which this is equal ask the same, and may be one request; ``None``:
             there is no other like it.
         shared: all who ask the same may be given one result, the object: nobody can change it.
+        decode: what the answers to its items mean; one without items gets the one reply there is.
         for_others: only one who asks the same can get this result; what the others are told.
         undo: what gives back what was won, if nobody waits for it any more.
     """
+
+    @property
+    def head(self) -> Head: ...
+    @property
+    def keys(self) -> Sequence[str]: ...
+    @property
+    def argv(self) -> Sequence[str | int]: ...
+    @property
+    def items(self) -> int: ...
+    @property
+    def same(self) -> Hashable: ...
+    @property
+    def shared(self) -> bool: ...
+    @property
+    def decode(self) -> Callable[[Sequence[Any]], T]: ...
+    @property
+    def for_others(self) -> Callable[[T], T | None] | None: ...
+    @property
+    def undo(self) -> Callable[[T], Iterable[Op[Any]]] | None: ...
+
+    def add_to(self, keys: list[str], argv: list[str | int]) -> None:
+        """Add its keys and arguments to those of a call."""
+
+
+class PlainOp(msgspec.Struct, Generic[T], frozen=True, eq=False):
+    """An operation that brings all that there is to know of it."""
 
     head: Head
     decode: Callable[[Sequence[Any]], T]
@@ -101,27 +130,7 @@ class Op(msgspec.Struct, Generic[T], frozen=True, eq=False):
     for_others: Callable[[T], T | None] | None = None
     undo: Callable[[T], Iterable[Op[Any]]] | None = None
 
-    @property
-    def name(self) -> str:
-        """What the caller called, for errors."""
-        return self.head.name
-
-    @property
-    def script(self) -> Script | None:
-        """What runs, if it is a script."""
-        return self.head.script
-
-    @property
-    def resend(self) -> bool:
-        """Whether it may be sent again once it may have run."""
-        return self.head.resend
-
-    @property
-    def command(self) -> Command:
-        """What is sent if it goes out alone."""
-        head = self.head
-        return head.laid_out((*head.keys, *self.keys), (*head.argv, *self.argv))
-
-    def read(self, reply: Any) -> T:
-        """What the reply means if it went out alone."""
-        return self.decode(self.head.split(reply) if self.items else (reply,))
+    def add_to(self, keys: list[str], argv: list[str | int]) -> None:
+        """Add its keys and arguments to those of a call."""
+        keys += self.keys
+        argv += self.argv

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from datetime import datetime
 from enum import Enum
-from functools import cache, lru_cache, partial
-from typing import Any, Final, NamedTuple, TypeAlias, TypeVar, cast
+from functools import cache, lru_cache
+from typing import Any, ClassVar, Final, NamedTuple, TypeAlias, TypeVar, cast
 
 import msgspec
 
@@ -20,7 +20,7 @@ from pyregistry import _wire as wire
 from pyregistry._checks import Target
 from pyregistry._ids import ClaimIds
 from pyregistry._keys import Keyspace, parse_entry
-from pyregistry._op import Head, Op
+from pyregistry._op import Head, Op, PlainOp
 from pyregistry._scripts import BATCH, Script, load
 from pyregistry.errors import (
     DamagedRecord,
@@ -102,6 +102,9 @@ class Default(Enum):
     def __repr__(self) -> str:
         return f"<{self.value}>"
 
+
+KEPT: Final = Default.KEPT
+"""What every claim looks at: on its enum, Python looks for it much longer (up to 3.11)."""
 
 Lease: TypeAlias = "float | Default | None"
 Model: TypeAlias = "ModelRef | tuple[str, ModelProvider | str] | str"
@@ -382,7 +385,7 @@ class Ops:
         """Is the server fit, and the one that wrote last?"""
         keys = (*self.keys.shared, self.keys.record("x"), self.keys.holds("x"))
         head = self._head("connect", OPEN, keys, self.keys.channel, SCHEMA)
-        return Op(head, lambda answers: _decode_opened(answers[0]))
+        return PlainOp(head, lambda answers: _decode_opened(answers[0]))
 
     # Claims
 
@@ -390,7 +393,7 @@ class Ops:
         """A lease in microseconds (0: for ever) and in seconds."""
         if lease is None:
             return 0, None
-        seconds = KEPT_LEASE if lease is Default.KEPT else lease
+        seconds = KEPT_LEASE if lease is KEPT else lease
         if isinstance(seconds, Default):
             raise InvalidArgument("lease", f"{seconds!r} is not for this call")
         if type(seconds) is float:
@@ -448,7 +451,7 @@ class Ops:
         def undo(results: Iterable[ClaimResult | DamagedRecord]) -> list[Op[str]]:
             return [self.release(result.claim) for result in results if isinstance(result, Claimed)]
 
-        return Op(head, decode, self._records(targets), argv, len(targets), undo=undo)
+        return PlainOp(head, decode, self._records(targets), argv, len(targets), undo=undo)
 
     def give_back(self, result: ClaimResult) -> list[Op[str]]:
         """What gives back what nobody waits for any more."""
@@ -480,7 +483,7 @@ class Ops:
         def undo(result: Claim | Refusal) -> list[Op[str]]:
             return [self.release(result)] if isinstance(result, Claim) else []
 
-        return Op(
+        return PlainOp(
             head,
             decode,
             self._records([target]),
@@ -527,7 +530,7 @@ class Ops:
 
         resend = all(length != 0 for length, _ in lengths)
         head = self._writing("renew", RENEW, resend=resend)
-        return Op(head, decode, self._records(targets), argv, len(targets))
+        return PlainOp(head, decode, self._records(targets), argv, len(targets))
 
     def finish(
         self,
@@ -577,7 +580,7 @@ class Ops:
                 raise damaged(target.ref, answer.why)
             return _lost(answer) if isinstance(answer, wire.Lost) else ""
 
-        return Op(self._writing(name, script), decode, self._records([target]), argv, 1)
+        return PlainOp(self._writing(name, script), decode, self._records([target]), argv, 1)
 
     # What anybody may do
 
@@ -598,12 +601,14 @@ class Ops:
             return answer
 
         head = self._writing("set_status", SET_STATUS, self.owner, resend=False)
-        return Op(head, decode, self._records([target]), (wanted.value, checks.text("message", message)), 1)
+        return PlainOp(
+            head, decode, self._records([target]), (wanted.value, checks.text("message", message)), 1
+        )
 
     def _touch_of(self, *model: Any) -> Op[bool]:
         """A model is in use, whoever provides it; the reply says whether it is known."""
         each = self.touch(self.targets(*model))
-        return Op(
+        return PlainOp(
             each.head,
             lambda answers: any(settled(each.decode(answers))),
             each.keys,
@@ -625,7 +630,7 @@ class Ops:
                     known.append(isinstance(answer, wire.Known))
             return known
 
-        return Op(self._touch_head, decode, self._records(targets), (), len(targets))
+        return PlainOp(self._touch_head, decode, self._records(targets), (), len(targets))
 
     def delete(self, targets: Sequence[Target], *, expected_token: int | None, force: bool) -> Op[int]:
         """The registry forgets these; the reply counts what is gone."""
@@ -653,7 +658,7 @@ class Ops:
             return gone
 
         head = self._writing("delete", DELETE, self.owner, resend=expected_token is not None)
-        return Op(head, decode, keys, argv, len(targets))
+        return PlainOp(head, decode, keys, argv, len(targets))
 
     # Reads
 
@@ -672,7 +677,7 @@ class Ops:
 
         keys = self._records(targets)
         same = (self._status_head, *keys)
-        return Op(self._status_head, decode, keys, (), len(targets), same, True)
+        return PlainOp(self._status_head, decode, keys, (), len(targets), same, True)
 
     def read(self, targets: Sequence[Target]) -> Op[list[ModelRecord | DamagedRecord | None]]:
         """The records of these models."""
@@ -689,13 +694,13 @@ class Ops:
     def _reading(self, targets: Sequence[Target], decode: Callable[[Answers], T]) -> Op[T]:
         keys = self._records(targets)
         head = self._head("get_model_record", READ, tuple(self.keys.indexes.values()))
-        return Op(head, decode, keys, (), len(targets), same=(head, *keys))
+        return PlainOp(head, decode, keys, (), len(targets), same=(head, *keys))
 
     def stored(self, targets: Sequence[Target]) -> Op[Answers]:
         """What the keys of these models hold; it may be kept."""
         keys = self._records(targets)
         head = self._head("get_model_record", None, near=True)
-        return Op(head, lambda values: values, keys, (), len(targets), same=(head, *keys))
+        return PlainOp(head, lambda values: values, keys, (), len(targets), same=(head, *keys))
 
     def page(self, status: ModelStatus | None, from_score: int, limit: int) -> Op[list[tuple[str, int]]]:
         """The next entries by last use, and their scores."""
@@ -706,7 +711,7 @@ class Ops:
             flat = _decode_page(answers[0])
             return [(str(entry), int(score)) for entry, score in zip(flat[::2], flat[1::2], strict=True)]
 
-        return Op(self._head("get_models_by_last_used", PAGE), decode, keys, (from_score, limit))
+        return PlainOp(self._head("get_models_by_last_used", PAGE), decode, keys, (from_score, limit))
 
     def listed(self, entries: Sequence[tuple[str, int]]) -> Op[list[ModelRecord | DamagedRecord | None]]:
         """The records of index entries."""
@@ -718,7 +723,7 @@ class Ops:
             ]
 
         keys = [self.keys.record(entry) for entry, _ in entries]
-        return Op(self._head("get_models_by_last_used", None), decode, keys, (), len(entries))
+        return PlainOp(self._head("get_models_by_last_used", None), decode, keys, (), len(entries))
 
     def counts(self) -> Op[StatusCounts]:
         """How many records there are by status."""
@@ -734,7 +739,7 @@ class Ops:
         return self._counted(lambda answers: _decode_counts(answers[0]))
 
     def _counted(self, decode: Callable[[Answers], T]) -> Op[T]:
-        return Op(self._head("get_status_counts", COUNTS, self.keys.shared), decode)
+        return PlainOp(self._head("get_status_counts", COUNTS, self.keys.shared), decode)
 
     # The registry itself
 
@@ -744,7 +749,7 @@ class Ops:
         def decode(answers: Answers) -> datetime:
             return wire.time_of(_decode_now(answers[0]).time)
 
-        return Op(self._head("now", NOW, (self.keys.meta,)), decode)
+        return PlainOp(self._head("now", NOW, (self.keys.meta,)), decode)
 
     def cache(self, proposed: str | None = None) -> Op[str | None]:
         """Which cache the namespace stands for; where that is not known, ``proposed`` from now on."""
@@ -753,7 +758,7 @@ class Ops:
             return _decode_cache(answers[0]).cache_id or None
 
         argv = (checks.text("cache_id", proposed, checks.WORD_BYTES),)
-        return Op(self._head("cache", CACHE, (self.keys.meta,)), decode, (), argv)
+        return PlainOp(self._head("cache", CACHE, (self.keys.meta,)), decode, (), argv)
 
 
 class Claiming:
@@ -765,48 +770,89 @@ class Claiming:
         head: what all these claims share.
         owner: who claims.
         lease: seconds; ``None``: for ever.
+
+    Attributes:
+        begins: the key of a model's record, but for the name.
+        give_back: what gives back what nobody waits for any more.
     """
 
-    __slots__ = ("_begins", "_give_back", "_head", "_ids", "_lease", "_like", "_owner", "_result")
+    __slots__ = ("_new_id", "begins", "give_back", "head", "lease", "like", "owner")
 
     def __init__(self, ops: Ops, like: Target, head: Head, owner: str, lease: float | None) -> None:
-        self._ids = ops.ids
-        self._give_back, self._result = ops.give_back, self._result_of  # bound once
-        self._like = like
-        self._begins = ops.keys.record(like.entry.removesuffix(like.name))
-        self._head = head
-        self._owner = owner
-        self._lease = lease
+        self._new_id = ops.ids.new
+        self.give_back = ops.give_back
+        self.like = like
+        self.begins = ops.keys.record(like.entry.removesuffix(like.name))
+        self.head = head
+        self.owner = owner
+        self.lease = lease
 
-    # Without a step too many: of such calls there are the most.
     def claim(
         self, name: str, claim_id: str | None = None, expected_bytes: int | None = None
     ) -> Op[ClaimResult]:
         """The right to download a model; raises `DamagedRecord`."""
         checks.model_name(name)
-        keys = (self._begins + name,)
-        if claim_id is None and expected_bytes is None:
-            each = self._ids.new()
-            decode = partial(self._result, name, each)
-            return Op(
-                self._head, decode, keys, (each, "0"), 1, (self, name), True, _not_claimed, self._give_back
-            )
-        each = self._ids.new() if claim_id is None else Ops.named(claim_id)
+        if claim_id is None is expected_bytes:  # nearly always
+            return _ClaimOp(self.head, self, name, self._new_id())
+        each = self._new_id() if claim_id is None else Ops.named(claim_id)
         expected = 0 if expected_bytes is None else checks.whole("expected_bytes", expected_bytes)
-        op = Op(self._head, partial(self._result, name, each), keys, (each, expected), 1)
-        # Whoever names a claim himself may ask for it again by that name: such a one stays as it is.
-        if claim_id is not None:
-            return op
-        return msgspec.structs.replace(
-            op, same=(self, name, expected), shared=True, for_others=_not_claimed, undo=self._give_back
-        )
+        return _ClaimOp(self.head, self, name, each, expected or "0", claim_id is not None)
 
-    def _result_of(self, name: str, claim_id: str, answers: Answers) -> ClaimResult:
-        answer = answers[0]
-        like, owner, lease = self._like, self._owner, self._lease
+
+class _ClaimOp(msgspec.Struct, frozen=True, eq=False, gc=False):
+    """The claim of one model. Of such operations there are the most: nothing is made before it is needed.
+
+    It is not the collector's: nothing that it leads to can lead back to it.
+    """
+
+    items: ClassVar[int] = 1
+    shared: ClassVar[bool] = True
+
+    head: Head
+    claiming: Claiming
+    name: str
+    claim_id: str
+    expected_bytes: str | int = "0"  # what nearly all say, as it travels
+    named: bool = False  # by its caller
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        return (self.claiming.begins + self.name,)
+
+    @property
+    def argv(self) -> tuple[str | int, ...]:
+        return self.claim_id, self.expected_bytes
+
+    @property
+    def same(self) -> Hashable:
+        # Whoever names a claim himself may ask for it again by that name: such a one stays as it is.
+        if self.named:
+            return None
+        if self.expected_bytes == "0":
+            return self.claiming, self.name
+        return self.claiming, self.name, self.expected_bytes
+
+    @property
+    def undo(self) -> Callable[[ClaimResult], Iterable[Op[Any]]] | None:
+        return None if self.named else self.claiming.give_back
+
+    def add_to(self, keys: list[str], argv: list[str | int]) -> None:
+        keys.append(self.claiming.begins + self.name)
+        argv += (self.claim_id, self.expected_bytes)
+
+    def decode(self, answers: Answers) -> ClaimResult:
+        of, answer = self.claiming, answers[0]
         if isinstance(answer, wire.ClaimGiven):
-            return Claimed(_claim_of(name, like, answer, claim_id, owner, lease))
-        return _claim_result(name, like, answer, claim_id, owner, lease)
+            return Claimed(_claim_of(self.name, of.like, answer, self.claim_id, of.owner, of.lease))
+        return _claim_result(self.name, of.like, answer, self.claim_id, of.owner, of.lease)
+
+    @staticmethod
+    def for_others(result: ClaimResult) -> ClaimResult | None:
+        """What the others are told of a claim that one of them has got; nothing if nobody has."""
+        if not isinstance(result, Claimed):
+            return None
+        claim = result.claim
+        return AlreadyExists(ModelStatus.DOWNLOADING, claim.lease_expires_at, claim.lease)
 
 
 def _claim_result(
@@ -897,14 +943,6 @@ def _readable_statuses(targets: Sequence[Target], values: Answers) -> Iterator[M
                 yield wire.decode_status(value).status
             except msgspec.DecodeError as error:
                 yield damaged(target.ref, str(error))
-
-
-def _not_claimed(result: ClaimResult) -> ClaimResult | None:
-    """What the others are told of a claim that one of them has got; nothing if nobody has."""
-    if not isinstance(result, Claimed):
-        return None
-    claim = result.claim
-    return AlreadyExists(ModelStatus.DOWNLOADING, claim.lease_expires_at, claim.lease)
 
 
 def _evicting(ref: ModelRef, call: str) -> EvictionInProgress:

@@ -80,8 +80,8 @@ def failure(op: Op[Any], maybe_ran: bool, trouble: BaseException | None, shown: 
     """The public form of having given up."""
     why = f"{shown}: {trouble}"
     if maybe_ran and op.head.writes:
-        return OutcomeUnknown(op.name, why)
-    return RegistryUnavailable(f"{op.name}: {why}")
+        return OutcomeUnknown(op.head.name, why)
+    return RegistryUnavailable(f"{op.head.name}: {why}")
 
 
 class _Pending:
@@ -114,7 +114,7 @@ class Asked(Generic[T]):
             self.failed(reply, shown)
             return
         try:
-            self.outcome = self.op.read(reply)
+            self.outcome = self.op.head.read(self.op, reply)
         except Exception as error:
             self.outcome = error
 
@@ -127,7 +127,7 @@ class Asked(Generic[T]):
         elif isinstance(error, NO_ANSWER):
             self.trouble = error
             self._maybe_ran |= sent
-            if sent and not self.op.resend:
+            if sent and not self.op.head.resend:
                 self.give_up(shown)
         else:
             self.outcome = refusal(error)

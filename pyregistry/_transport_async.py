@@ -235,7 +235,7 @@ class AsyncTransport:
     async def _exchange(self, line: Line, asked: Sequence[Asked[Any]]) -> None:
         shown = self._source.shown
         try:
-            await line.send([each.op.command for each in asked])
+            await line.send([each.op.head.command([each.op]) for each in asked])
             for each in asked:
                 each.answered(await line.reply(), shown)
         except (redis_errors.RedisError, OSError) as error:
@@ -258,10 +258,10 @@ class AsyncTransport:
     async def _open(self, line: Speaks) -> Opened:
         op = self._ops.open()
         try:
-            reply = await ask(line, *op.command)
+            reply = await ask(line, *op.head.command([op]))
         except redis_errors.NoScriptError:
             reply = await self._load(line)
-        return op.read(reply)
+        return op.head.read(op, reply)
 
     async def _load(self, line: Speaks) -> Any:
         """Load `open`, run it, load the others: NOSCRIPT always means that `open` is due."""
@@ -275,7 +275,7 @@ class AsyncTransport:
             if version is None:
                 raise
             raise ServerTooOld(version) from None
-        reply = await ask(line, *op.command)
+        reply = await ask(line, *op.head.command([op]))
         await line.send(LOADS)
         for _ in LOADS:
             await _answer(line)

@@ -188,7 +188,7 @@ class Transport:
     def _exchange(self, line: Line, asked: Sequence[Asked[Any]]) -> None:
         shown = self._source.shown
         try:
-            line.send([each.op.command for each in asked])
+            line.send([each.op.head.command([each.op]) for each in asked])
             for each in asked:
                 each.answered(line.reply(), shown)
         except (redis_errors.RedisError, OSError) as error:
@@ -211,10 +211,10 @@ class Transport:
     def _open(self, line: Speaks) -> Opened:
         op = self._ops.open()
         try:
-            reply = ask(line, *op.command)
+            reply = ask(line, *op.head.command([op]))
         except redis_errors.NoScriptError:
             reply = self._load(line)
-        return op.read(reply)
+        return op.head.read(op, reply)
 
     def _load(self, line: Speaks) -> Any:
         """Load `open`, run it, load the others: NOSCRIPT always means that `open` is due."""
@@ -228,7 +228,7 @@ class Transport:
             if version is None:
                 raise
             raise ServerTooOld(version) from None
-        reply = ask(line, *op.command)
+        reply = ask(line, *op.head.command([op]))
         line.send(LOADS)
         for _ in LOADS:
             _answer(line)

@@ -17,7 +17,7 @@ import msgspec
 
 from pyregistry import _wire as wire
 from pyregistry._keys import STATUSES, Keyspace, parse_entry
-from pyregistry._op import Head, Op
+from pyregistry._op import Head, PlainOp
 from pyregistry._ops import Ops
 from pyregistry._source import DEFAULT_TIMEOUT, source_of
 from pyregistry._transport_sync import Transport
@@ -132,7 +132,7 @@ class _Server:
     def ask(self, verb: str, *words: Any) -> Any:
         """The raw reply: bytes, numbers, lists."""
         return self._transport.call(
-            Op(Head("doctor", None, verb=verb), lambda replies: replies[0], argv=words)
+            PlainOp(Head("doctor", None, verb=verb), lambda replies: replies[0], argv=words)
         )
 
     def config(self) -> dict[str, str] | None:

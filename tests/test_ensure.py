@@ -37,7 +37,7 @@ from pyregistry import (
     _flight_async,
     _flight_sync,
 )
-from pyregistry._op import Head, Op
+from pyregistry._op import Head, PlainOp
 from pyregistry._owned import now
 from pyregistry._replies import ATTEMPTS
 from pyregistry._wish import VISIBILITY_TIMEOUT
@@ -228,7 +228,9 @@ def test_who_waits_goes_on_at_once_when_it_is_given_back(
 def listens(other: Registry) -> bool:
     """Whether anybody hears what happens in the namespace."""
     ask = Head("listeners", None, verb="PUBSUB SHARDNUMSUB")
-    return other._transport.call(Op(ask, lambda replies: bool(replies[0][1]), argv=[other._ops.keys.channel]))
+    return other._transport.call(
+        PlainOp(ask, lambda replies: bool(replies[0][1]), argv=[other._ops.keys.channel])
+    )
 
 
 # Errors

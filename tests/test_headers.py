@@ -527,7 +527,7 @@ SENT: dict[str, tuple[Op[Any], dict[str, Any], list[dict[str, Any]]]] = {
 @pytest.mark.parametrize("script", ALL, ids=repr)
 def test_what_is_sent_is_what_the_header_says(script: Script) -> None:
     op, shared, items = SENT[script.name]
-    assert op.script is script
+    assert op.head.script is script
     places = {"record_key": "model:", "holds_key": "holds:"}
     keys = [PREFIX + KEYS[name] for name in script.keys]
     for at in range(len(items)):
@@ -544,7 +544,7 @@ def test_what_is_sent_is_what_the_header_says(script: Script) -> None:
     assert op.items in (0, len(items))
     assert all(set(each) == {arg.name for arg in script.item_args} for each in items)
     command = (script.sha, len(keys), *keys, *argv)
-    assert op.command == ("EVALSHA", *command)
+    assert op.head.command([op]) == ("EVALSHA", *command)
 
 
 FIT = {
@@ -575,14 +575,14 @@ LEAST: list[Op[Any]] = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("op", [*LEAST, *(op for op, _, _ in SENT.values())], ids=lambda op: op.name)
+@pytest.mark.parametrize("op", [*LEAST, *(op for op, _, _ in SENT.values())], ids=lambda op: op.head.name)
 def test_arguments_are_of_the_types_that_the_header_says(op: Op[Any]) -> None:
     """With everything said, and with as little as can be."""
-    assert op.script is not None
-    types = [arg.type for arg in op.script.args]
+    assert op.head.script is not None
+    types = [arg.type for arg in op.head.script.args]
     values = [*op.head.argv, *op.argv]
     while len(types) < len(values):
-        types += [arg.type for arg in op.script.item_args]
+        types += [arg.type for arg in op.head.script.item_args]
     for value, kind in zip(values, types, strict=True):
         assert re.fullmatch(FIT[kind], str(value)), (value, kind)
 
@@ -591,4 +591,4 @@ def test_arguments_are_of_the_types_that_the_header_says(op: Op[Any]) -> None:
 def test_what_may_be_sent_again(script: Script) -> None:
     """Without a word about conditions in the header, the operation says the same."""
     op, words = SENT[script.name][0], said(script, "Re-send")
-    assert op.resend is words.startswith("safe")
+    assert op.head.resend is words.startswith("safe")

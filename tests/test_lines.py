@@ -28,7 +28,7 @@ from pyregistry import (
     _transport_sync,
 )
 from pyregistry._lines_sync import FastLine, Line, OwnLine, OwnLines, line_of, lines_of
-from pyregistry._op import Head, Op
+from pyregistry._op import Head, Op, PlainOp
 from pyregistry._source import CONNECTIONS, UrlSource
 from pyregistry.aio import AT_ONCE
 from tests.proxy import SECONDS, Proxy, until
@@ -387,7 +387,7 @@ def test_what_the_server_says_of_its_own_accord_is_no_reply(
 ) -> None:
     with Registry.from_url(server_url, namespace) as registry:
         transport = registry._transport
-        track: Op[Any] = Op(Head("track", None, verb="CLIENT TRACKING ON"), lambda replies: replies[0])
+        track: Op[Any] = PlainOp(Head("track", None, verb="CLIENT TRACKING ON"), lambda replies: replies[0])
         (model,) = registry._ops.targets("model", "S3", None, None)
         status = registry._ops.get_status("model", "S3", None, None)
         written = registry._ops.set_status(model, "ERROR", None)

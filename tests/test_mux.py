@@ -28,7 +28,7 @@ from pyregistry import (
     RegistryClosed,
     RegistryUnavailable,
 )
-from pyregistry._op import Head, Op
+from pyregistry._op import Head, PlainOp
 from pyregistry._pipe import COMMANDS
 from pyregistry._replies import ATTEMPTS
 from pyregistry._scripts import BATCH
@@ -201,7 +201,7 @@ async def test_what_may_be_sent_again_shares_nothing_with_what_may_not(
 async def test_what_cannot_travel_fails_alone(registry: AsyncRegistry) -> None:
     transport: Any = registry._transport
     unfit: Any = object()
-    call = transport.call(Op(Head("unfit", None, verb="ECHO"), lambda replies: replies[0], argv=[unfit]))
+    call = transport.call(PlainOp(Head("unfit", None, verb="ECHO"), lambda replies: replies[0], argv=[unfit]))
     told: Any = await asyncio.gather(call, registry.get_status("model"), return_exceptions=True)
     assert isinstance(told[0], TypeError)
     assert told[1] is None
@@ -731,7 +731,7 @@ async def test_what_the_server_says_of_its_own_accord_is_no_reply(
     async with registry:
         transport._pipe.on_push[b"invalidate"] = pushed.append
         track = Head("track", None, verb="CLIENT TRACKING ON")
-        assert await transport.call(Op(track, lambda replies: replies[0])) == b"OK"
+        assert await transport.call(PlainOp(track, lambda replies: replies[0])) == b"OK"
         calls = []
         for at in range(20):
             await registry.get_status(f"m{at}", "S3")
