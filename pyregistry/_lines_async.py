@@ -8,7 +8,6 @@ from typing import Any, Protocol
 
 from redis import exceptions as redis_errors
 
-from pyregistry._op import Command
 from pyregistry._replies import DENIED, NOT_RUN
 from pyregistry._source import CONNECTIONS
 
@@ -16,8 +15,8 @@ from pyregistry._source import CONNECTIONS
 class Speaks(Protocol):
     """What takes commands, and gives their replies in order."""
 
-    async def send(self, commands: Sequence[Command]) -> None:
-        """Write commands."""
+    async def send(self, commands: Sequence[bytes]) -> None:
+        """Write commands, packed."""
 
     async def reply(self) -> Any:
         """The next reply; an exception, if the server says an error. Raises redis-py's errors: none comes."""
@@ -38,10 +37,10 @@ class Line:
         self.owed = 0
         self.spoilt = False
 
-    async def send(self, commands: Sequence[Command]) -> None:
-        """Write commands."""
+    async def send(self, commands: Sequence[bytes]) -> None:
+        """Write commands, packed."""
         self.owed += len(commands)
-        await self.connection.send_packed_command(self.connection.pack_commands(commands))
+        await self.connection.send_packed_command(commands)
 
     async def reply(self) -> Any:
         """The next reply; an exception, if the server says an error. Raises redis-py's errors: none comes."""

@@ -23,7 +23,7 @@ import msgspec
 from redis import exceptions as redis_errors
 
 from pyregistry._ear import Ear
-from pyregistry._op import Head, Op, pack
+from pyregistry._op import Head, Op
 from pyregistry._ops import Claiming, ClaimResult
 from pyregistry._pipe import Aside, Expected, Pipe
 from pyregistry._replies import ATTEMPTS, DENIED, NO_ANSWER, NOT_RUN, backoff, failure, refusal
@@ -101,7 +101,7 @@ class Batch:
 
     def packed(self) -> bytes:
         """The command, as it travels."""
-        return pack(self.head.command([call.op for call in self.calls]))
+        return self.head.packed([call.op for call in self.calls])
 
     def keys(self) -> list[str]:
         """The keys of its items."""

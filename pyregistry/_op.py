@@ -8,7 +8,7 @@ from typing import Any, Generic, Protocol, TypeAlias, TypeVar, cast
 import hiredis
 import msgspec
 
-from pyregistry._scripts import Script
+from pyregistry._scripts import BATCH, Script
 
 T = TypeVar("T")
 
@@ -34,7 +34,10 @@ class Head:
         changes: whether it may change records. (A touch changes the index alone.)
     """
 
-    __slots__ = ("_words", "argv", "changes", "keys", "name", "near", "resend", "script", "split", "writes")
+    __slots__ = (
+        "_argv", "_begins", "_words", "argv", "changes", "keys", "name", "near", "resend", "script",
+        "split", "writes",
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -58,24 +61,51 @@ class Head:
         self.writes = script is not None and script.writes and script.name != "open"
         self.changes = self.writes and script is not None and script.name != "touch"
         self._words = verb.split() if script is None else ["EVALSHA", script.sha]
+        self._begins: dict[tuple[int, int], bytes] = {}
+        self._argv = _packed(self.argv)
 
     def command(self, ops: Iterable[Op[Any]]) -> Command:
         """What is sent for these operations, whose head this is."""
-        keys: list[str] = [*self.keys]
-        argv: list[str | int] = [*self.argv]
+        keys, argv = [*self.keys], [*self.argv]
         for op in ops:
             op.add_to(keys, argv)
-        return self.laid_out(keys, argv)
+        return (*self._words, *([] if self.script is None else [len(keys)]), *keys, *argv)
 
-    def laid_out(self, keys: Sequence[str], argv: Sequence[str | int]) -> Command:
-        """What is sent with these keys and arguments."""
-        if self.script is None:
-            return (*self._words, *keys, *argv)
-        return (*self._words, len(keys), *keys, *argv)
+    def packed(self, ops: Iterable[Op[Any]]) -> bytes:
+        """The same, as it travels."""
+        keys: list[str] = []
+        argv: list[str | int] = []
+        for op in ops:
+            op.add_to(keys, argv)
+        counts = len(keys), len(argv)
+        begins = self._begins.get(counts) or self._begin(*counts)
+        if not argv:
+            return b"".join((begins, _packed(keys), self._argv))
+        return b"".join((begins, _packed(keys), self._argv, _packed(argv)))
+
+    def _begin(self, keys: int, argv: int) -> bytes:
+        """What a command with so many keys and arguments more begins with: of most it is the greater part."""
+        words: list[str | int] = [*self._words]
+        if self.script is not None:
+            words.append(len(self.keys) + keys)
+        words += self.keys
+        count = len(words) + keys + len(self.argv) + argv
+        begins = b"*%d\r\n" % count + _packed(words)
+        if keys <= BATCH:
+            self._begins[keys, argv] = begins
+        return begins
 
     def read(self, op: Op[T], reply: Any) -> T:
         """What the reply means to an operation that went out alone."""
         return op.decode(self.split(reply) if op.items else (reply,))
+
+
+def _packed(words: Sequence[str | int]) -> bytes:
+    """A part of a command, as it travels."""
+    if not words:
+        return b""
+    whole = pack(tuple(words))
+    return whole[whole.index(b"\n") + 1 :]  # without the line that says how many they are
 
 
 class Op(Protocol[T]):

@@ -18,7 +18,7 @@ import hiredis
 from redis import exceptions as redis_errors
 from redis._parsers.hiredis import NOT_ENOUGH_DATA
 
-from pyregistry._op import Command, pack
+from pyregistry._op import pack
 from pyregistry._owned import now
 
 T = TypeVar("T")
@@ -235,12 +235,11 @@ class Aside:
         self._pipe = pipe
         self._replies: deque[asyncio.Future[Any]] = deque()
 
-    async def send(self, commands: Sequence[Command]) -> None:
-        """Write commands."""
+    async def send(self, commands: Sequence[bytes]) -> None:
+        """Write commands, packed."""
         futures = [asyncio.get_running_loop().create_future() for _ in commands]
         self._replies.extend(futures)
-        packed = b"".join([pack(command) for command in commands])
-        self._pipe.send(packed, [Reply(partial(_settle, future)) for future in futures])
+        self._pipe.send(b"".join(commands), [Reply(partial(_settle, future)) for future in futures])
 
     async def reply(self) -> Any:
         """The reply to the oldest of them that has not been read; an exception, if it is an error, or none comes."""

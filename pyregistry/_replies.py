@@ -7,7 +7,7 @@ from typing import Any, Final, Generic, TypeVar
 
 from redis import exceptions as redis_errors
 
-from pyregistry._op import Op
+from pyregistry._op import Op, pack
 from pyregistry._ops import SCHEMA, SCRIPTS
 from pyregistry.errors import (
     AccessDenied,
@@ -53,7 +53,7 @@ _DENIED_TEXTS = (
 )
 
 #: The commands that load every script but `open`, in one write.
-LOADS = [("SCRIPT", "LOAD", script.text) for script in SCRIPTS]
+LOADS = [pack(("SCRIPT", "LOAD", script.text)) for script in SCRIPTS]
 
 
 def backoff(attempt: int) -> float:

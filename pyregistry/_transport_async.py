@@ -16,7 +16,7 @@ from typing import Any, TypeVar, cast
 from redis import exceptions as redis_errors
 
 from pyregistry._lines_async import Line, Lines, Speaks, line_of, lines_of
-from pyregistry._op import Op
+from pyregistry._op import Op, pack
 from pyregistry._ops import OPEN, Claiming, ClaimResult, Ops
 from pyregistry._replies import ATTEMPTS, DENIED, LOADS, NOT_RUN, PENDING, Asked, backoff, too_old
 from pyregistry._source import ClientSource, UrlSource
@@ -235,7 +235,7 @@ class AsyncTransport:
     async def _exchange(self, line: Line, asked: Sequence[Asked[Any]]) -> None:
         shown = self._source.shown
         try:
-            await line.send([each.op.head.command([each.op]) for each in asked])
+            await line.send([each.op.head.packed([each.op]) for each in asked])
             for each in asked:
                 each.answered(await line.reply(), shown)
         except (redis_errors.RedisError, OSError) as error:
@@ -258,7 +258,8 @@ class AsyncTransport:
     async def _open(self, line: Speaks) -> Opened:
         op = self._ops.open()
         try:
-            reply = await ask(line, *op.head.command([op]))
+            await line.send([op.head.packed([op])])
+            reply = await _answer(line)
         except redis_errors.NoScriptError:
             reply = await self._load(line)
         return op.head.read(op, reply)
@@ -275,7 +276,8 @@ class AsyncTransport:
             if version is None:
                 raise
             raise ServerTooOld(version) from None
-        reply = await ask(line, *op.head.command([op]))
+        await line.send([op.head.packed([op])])
+        reply = await _answer(line)
         await line.send(LOADS)
         for _ in LOADS:
             await _answer(line)
@@ -305,7 +307,7 @@ async def _in_a_task(call: Coroutine[Any, Any, None]) -> None:
 # --- asyncio only: end
 async def ask(line: Speaks, *command: str | int) -> Any:
     """The reply to one command."""
-    await line.send([command])
+    await line.send([pack(command)])
     return await _answer(line)
 
 

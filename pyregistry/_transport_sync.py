@@ -16,7 +16,7 @@ from typing import Any, TypeVar, cast
 from redis import exceptions as redis_errors
 
 from pyregistry._lines_sync import Line, Lines, Speaks, line_of, lines_of
-from pyregistry._op import Op
+from pyregistry._op import Op, pack
 from pyregistry._ops import OPEN, Claiming, ClaimResult, Ops
 from pyregistry._replies import ATTEMPTS, DENIED, LOADS, NOT_RUN, PENDING, Asked, backoff, too_old
 from pyregistry._source import ClientSource, OwnSource
@@ -188,7 +188,7 @@ class Transport:
     def _exchange(self, line: Line, asked: Sequence[Asked[Any]]) -> None:
         shown = self._source.shown
         try:
-            line.send([each.op.head.command([each.op]) for each in asked])
+            line.send([each.op.head.packed([each.op]) for each in asked])
             for each in asked:
                 each.answered(line.reply(), shown)
         except (redis_errors.RedisError, OSError) as error:
@@ -211,7 +211,8 @@ class Transport:
     def _open(self, line: Speaks) -> Opened:
         op = self._ops.open()
         try:
-            reply = ask(line, *op.head.command([op]))
+            line.send([op.head.packed([op])])
+            reply = _answer(line)
         except redis_errors.NoScriptError:
             reply = self._load(line)
         return op.head.read(op, reply)
@@ -228,7 +229,8 @@ class Transport:
             if version is None:
                 raise
             raise ServerTooOld(version) from None
-        reply = ask(line, *op.head.command([op]))
+        line.send([op.head.packed([op])])
+        reply = _answer(line)
         line.send(LOADS)
         for _ in LOADS:
             _answer(line)
@@ -237,7 +239,7 @@ class Transport:
 
 def ask(line: Speaks, *command: str | int) -> Any:
     """The reply to one command."""
-    line.send([command])
+    line.send([pack(command)])
     return _answer(line)
 
 

@@ -29,6 +29,7 @@ __all__ = ["Finding", "Level", "examine"]
 EXAMPLES = 10
 """How many models a finding names at most."""
 
+_STEP_SECONDS = 0.1  # by less a clock is set back on any day
 _CLOCK_SECONDS = 60.0  # what `open` makes the ticks jump ahead of a lost second: clocks may differ by that
 _FULL = 0.9
 _PAGE = 500
@@ -309,7 +310,7 @@ def _clock(facts: Facts) -> Finding:
 
 def _lease_time(facts: Facts) -> Iterator[Finding]:
     ahead = max(facts.last_write - facts.server_time, facts.skew)
-    if ahead > 0:
+    if ahead >= _STEP_SECONDS:
         yield Finding(
             Level.INFO,
             "lease time",

@@ -219,6 +219,13 @@ def test_a_clock_that_stepped_back(patient: Patient) -> None:
     assert 3000 < float(found.message.split()[0]) <= 3600, "it stays ahead"
 
 
+def test_a_clock_that_was_set_right(patient: Patient) -> None:
+    """By part of a millisecond, as NTP does: nobody has to know."""
+    patient.client.hset(patient.keys.meta, "skew", 250)
+    patient.registry.set_status("m", PROVIDER, "DOWNLOADED")
+    assert patient.found("lease time") == []
+
+
 # The records
 
 

@@ -14,7 +14,7 @@ import pytest
 
 from pyregistry import _wire as wire
 from pyregistry._checks import Target, target
-from pyregistry._op import Op
+from pyregistry._op import Op, pack
 from pyregistry._ops import OPEN, SCRIPTS, Default, Ops, Said
 from pyregistry._scripts import Arg, Row, Script, compose, load, lock_lines, lua_folder
 from pyregistry.models import Claim, EventKind
@@ -545,6 +545,7 @@ def test_what_is_sent_is_what_the_header_says(script: Script) -> None:
     assert all(set(each) == {arg.name for arg in script.item_args} for each in items)
     command = (script.sha, len(keys), *keys, *argv)
     assert op.head.command([op]) == ("EVALSHA", *command)
+    assert op.head.packed([op]) == pack(("EVALSHA", *command))
 
 
 FIT = {
