@@ -96,10 +96,7 @@ def ours(registry: AsyncRegistry, job: Job) -> Call:
 
     async def hot_path(number: int) -> bool:
         model = names[number % models]
-        if hasattr(registry, "is_downloaded"):
-            there: bool = await registry.is_downloaded(model)
-        else:
-            there = await registry.get_status(model) is ModelStatus.DOWNLOADED
+        there = await registry.is_downloaded(model)
         await registry.touch_model(model)
         return there
 

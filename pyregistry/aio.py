@@ -750,9 +750,11 @@ class AsyncRegistry(Core):
             question = (name, provider, revision, subset)
             try:
                 known = near.answers.get(question)
-                if known is not None and (now() < near.until or await transport.vouched()):
-                    known = near.answers.get(question)
-                    if known is not None:
+                if known is not None:
+                    if now() < near.until:
+                        return known
+                    # Once more: the news may have come meanwhile.
+                    if await transport.vouched() and (known := near.answers.get(question)) is not None:
                         return known
             except TypeError:
                 pass  # no name can be that: it is told what is wrong with it below
