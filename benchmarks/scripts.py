@@ -25,12 +25,13 @@ OPERATIONS = (
 
 
 def run(server: Server, options: Options) -> list[Figure]:
-    """Each script on an almost empty server; then with many records; then the original's claim."""
+    """Each script on an almost empty server, in turn with the original's claims; then with many records."""
     count = options.calls(64 * 200)
     count -= count % BATCH
+    few, many = options.sizes[0], min(options.sizes[-1], 100_000)
     figures: list[Figure] = []
     with redis.Redis.from_url(server.url) as client:
-        for records in (options.sizes[0], min(options.sizes[-1], 100_000)):
+        for records in (few, many):
             rows = {
                 (what, batch): Figure(
                     TABLE, server.name, what, BATCHED if batch > 1 else ALONE, {"records": records}
@@ -38,12 +39,17 @@ def run(server: Server, options: Options) -> list[Figure]:
                 for what in OPERATIONS
                 for batch in ((1,) if what in SINGLE else (1, BATCH))
             }
-            for _ in range(options.rounds):
-                for (what, batch), row in rows.items():
-                    row.add(script_us=_cost(server, client, what, count, batch, records))
             figures += rows.values()
+            with ExitStack() as stack:
+                originals = _originals(server, options, stack) if records == few else {}
+                figures += originals.values()
+                for _ in range(options.rounds):
+                    for peer, row in originals.items():
+                        if not row.note:
+                            row.add(script_us=_cost_of_original(client, peer, count))
+                    for (what, batch), row in rows.items():
+                        row.add(script_us=_cost(server, client, what, count, batch, records))
             progress(TABLE, server, f"{records:,} records")
-        figures += _originals(server, client, options)
     return figures
 
 
@@ -92,25 +98,22 @@ def _evalsha_us(client: redis.Redis) -> float:
     return float(stats["cmdstat_evalsha"]["usec"])
 
 
-def _originals(server: Server, client: redis.Redis, options: Options) -> list[Figure]:
-    """The claim scripts of the Rust original, as its own client runs them."""
-    count = options.calls(64 * 200)
-    job = Job("claim_fresh", 50, count, count)
-    figures = []
+def _originals(server: Server, options: Options, stack: ExitStack) -> dict[who.Rust, Figure]:
+    """The claims of the Rust original, as its own client sends them."""
+    rows = {}
     for peer in who.rust(options):
-        row = Figure(TABLE, server.name, "claim_fresh", peer.name, {"records": 0})
-        figures.append(row)
-        with ExitStack() as stack:
-            try:
-                peer.start(server, stack)
-            except Absent as why:
-                row.note = str(why)
-                continue
-            for _ in range(options.rounds):
-                client.flushall()
-                peer.prepare(job)
-                client.config_resetstat()
-                peer.go()
-                row.add(script_us=_evalsha_us(client) / count)
-    progress(TABLE, server, "the original's claims")
-    return figures
+        row = rows[peer] = Figure(TABLE, server.name, "claim_fresh", peer.name, {"records": 0})
+        try:
+            peer.start(server, stack)
+        except Absent as why:
+            row.note = str(why)
+    return rows
+
+
+def _cost_of_original(client: redis.Redis, peer: who.Rust, count: int) -> float:
+    """Microseconds for one claim."""
+    client.flushall()
+    peer.prepare(Job("claim_fresh", 50, count, count))
+    client.config_resetstat()
+    peer.go()
+    return _evalsha_us(client) / count

@@ -40,7 +40,7 @@ class Line:
     async def send(self, commands: Sequence[bytes]) -> None:
         """Write commands, packed."""
         self.owed += len(commands)
-        await self.connection.send_packed_command(commands)
+        await self.connection.send_packed_command([b"".join(commands)])
 
     async def reply(self) -> Any:
         """The next reply; an exception, if the server says an error. Raises redis-py's errors: none comes."""

@@ -60,7 +60,7 @@ class Line:
     def send(self, commands: Sequence[bytes]) -> None:
         """Write commands, packed."""
         self.owed += len(commands)
-        self.connection.send_packed_command(commands)
+        self.connection.send_packed_command([b"".join(commands)])
 
     def reply(self) -> Any:
         """The next reply; an exception, if the server says an error. Raises redis-py's errors: none comes."""
