@@ -258,8 +258,7 @@ class AsyncTransport:
     async def _open(self, line: Speaks) -> Opened:
         op = self._ops.open()
         try:
-            await line.send([op.head.packed([op])])
-            reply = await _answer(line)
+            reply = await _reply_to(line, op.head.packed([op]))
         except redis_errors.NoScriptError:
             reply = await self._load(line)
         return op.head.read(op, reply)
@@ -276,8 +275,7 @@ class AsyncTransport:
             if version is None:
                 raise
             raise ServerTooOld(version) from None
-        await line.send([op.head.packed([op])])
-        reply = await _answer(line)
+        reply = await _reply_to(line, op.head.packed([op]))
         await line.send(LOADS)
         for _ in LOADS:
             await _answer(line)
@@ -307,7 +305,11 @@ async def _in_a_task(call: Coroutine[Any, Any, None]) -> None:
 # --- asyncio only: end
 async def ask(line: Speaks, *command: str | int) -> Any:
     """The reply to one command."""
-    await line.send([pack(command)])
+    return await _reply_to(line, pack(command))
+
+
+async def _reply_to(line: Speaks, packed: bytes) -> Any:
+    await line.send([packed])
     return await _answer(line)
 
 

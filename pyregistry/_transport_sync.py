@@ -211,8 +211,7 @@ class Transport:
     def _open(self, line: Speaks) -> Opened:
         op = self._ops.open()
         try:
-            line.send([op.head.packed([op])])
-            reply = _answer(line)
+            reply = _reply_to(line, op.head.packed([op]))
         except redis_errors.NoScriptError:
             reply = self._load(line)
         return op.head.read(op, reply)
@@ -229,8 +228,7 @@ class Transport:
             if version is None:
                 raise
             raise ServerTooOld(version) from None
-        line.send([op.head.packed([op])])
-        reply = _answer(line)
+        reply = _reply_to(line, op.head.packed([op]))
         line.send(LOADS)
         for _ in LOADS:
             _answer(line)
@@ -239,7 +237,11 @@ class Transport:
 
 def ask(line: Speaks, *command: str | int) -> Any:
     """The reply to one command."""
-    line.send([pack(command)])
+    return _reply_to(line, pack(command))
+
+
+def _reply_to(line: Speaks, packed: bytes) -> Any:
+    line.send([packed])
     return _answer(line)
 
 
