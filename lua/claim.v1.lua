@@ -23,15 +23,17 @@
 -- Row: EVICTING, lease over | DOWNLOADING, new claim, `attempts` 1 | Claimed: taken over
 -- Row: DOWNLOADED, ERROR, EVICTING | unchanged | AlreadyExists(status)
 
--- The first claim of a model, by far the commonest: nothing but strings, since a table, and packing a number or a
--- word again, would cost as much as all the rest. They are few, and no longer than must be: Lua
+-- The first claim of a model, by far the commonest, in place: nothing but strings, since a table, packing a number or a
+-- word again, and a function, would cost as much as all the rest. They are few, and no longer than must be: Lua
 -- hashes each that it makes, some servers all of it, some only the last byte of a long one and some before it, so
 -- such end with the token. What such claims of one call share is made once.
 local first_begin, first_end, first_at, first_reply
 
-function judge_absent()
-  if expected_bytes > 0 then return nil end
-  local token = pack(tick())
+--@absent
+
+if expected_bytes == 0 then
+  clock = clock < now and now or clock + 1 -- a tick
+  local token, entry = pack(clock), slot.entry
   if not first_begin then
     local at, ends = pack(now), pack(lease == 0 and 0 or now + lease)
     first_begin = '\152\171DOWNLOADING' .. at .. '\1' .. pack(owner)
@@ -40,12 +42,12 @@ function judge_absent()
   end
   -- STATUS, CREATED_AT, ATTEMPTS, OWNER, CLAIM_ID, LEASE_END, BEGAN, TOKEN
   local text = first_begin .. string_header(#claim_id) .. claim_id .. first_end .. token
-  slot.text, slot.is, slot.bytes, slot.stored, slot.used = text, 'DOWNLOADING', 0, true, clock
-  local n, entry = #events, slot.entry
+  slot.text, slot.is, slot.used = text, 'DOWNLOADING', clock
+  events, told = events or {'', nil, nil, nil, nil, nil, nil}, told + 1
+  local n = #events
   events[n + 1], events[n + 2], events[n + 3] = '\150\167claimed', string_header(#entry), entry
   events[n + 4], events[n + 5], events[n + 6] = first_at, token, text
-  told = told + 1
-  return '\151\167claimed', token, first_reply
+  one, two, three = '\151\167claimed', token, first_reply
 end
 
 --@records
@@ -68,7 +70,7 @@ end
 
 function judge()
   if not record then
-    record = blank()
+    record = {BLANK}
     record[CREATED_AT] = now
     return give('claimed', 1)
   end

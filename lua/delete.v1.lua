@@ -27,7 +27,7 @@ function judge()
   if token and record[TOKEN] ~= token then return packed('other', record[TOKEN]) end
   if not force then
     if record[STATUS] == 'EVICTING' and is_live() then return packed('evicting', lease_left()) end
-    local holders = redis.pcall('ZCOUNT', holds_key, '(' .. text_of(now), '+inf')
+    local holders = redis.pcall('ZCOUNT', holds_key, '(' .. string.format('%.0f', now), '+inf')
     if type(holders) == 'table' then return packed('damaged', 'its holders are not a sorted set') end
     if holders > 0 then return packed('held', holders) end
   end
@@ -36,7 +36,7 @@ end
 
 function judge_damaged()
   -- A record that can't be read goes by force alone; it shows no token to compare.
-  if force and not token and not slot.removed then return deleted() end
-  if slot.removed then return packed('absent') end
+  if force and not token and slot.is ~= false then return deleted() end
+  if slot.is == false then return packed('absent') end
   return packed('damaged', slot.damaged)
 end

@@ -53,7 +53,7 @@ end
 --@clock
 local known = call('HMGET', meta, 'schema', 'server')
 local found = tonumber(known[1]) or schema
-if found > schema then error({err = 'SCHEMATOONEW ' .. text_of(found)}, 0) end
+if found > schema then error({err = 'SCHEMATOONEW ' .. string.format('%.0f', found)}, 0) end
 
 local info = call('INFO', 'server')
 local server = string.match(info, 'run_id:(%x+)')
@@ -61,15 +61,15 @@ local version = string.match(info, 'valkey_version:(%S+)')
 version = version and 'valkey ' .. version or 'redis ' .. string.match(info, 'redis_version:(%S+)')
 
 if known[2] ~= server then
-  local fields = {'schema', text_of(found), 'server', server}
+  local fields = {'schema', string.format('%.0f', found), 'server', server}
   if time > 0 then
     fields[#fields + 1] = 'clock'
-    fields[#fields + 1] = text_of(clock + 60000000 + now - time)
+    fields[#fields + 1] = string.format('%.0f', clock + 60000000 + now - time)
     -- Else a registry that nobody writes to would count the same hours again at its next restart.
     fields[#fields + 1] = 'time'
-    fields[#fields + 1] = text_of(now)
+    fields[#fields + 1] = string.format('%.0f', now)
   end
   call('HSET', meta, unpack(fields))
 end
-if stepped_back then call('HSET', meta, 'time', text_of(now), 'skew', text_of(skew)) end
+if stepped_back then call('HSET', meta, 'time', string.format('%.0f', now), 'skew', string.format('%.0f', skew)) end
 return pack({server, version, found})

@@ -16,8 +16,8 @@ if limit < 1 or limit > 1000 then refuse('limit is not 1 to 1000') end
 
 local heads, at = {}, {}
 for item = 1, items do
-  bind(item)
-  heads[item] = call('ZRANGE', index_key, text_of(from), '+inf', 'BYSCORE', 'LIMIT', 0, limit, 'WITHSCORES')
+  --@item
+  heads[item] = call('ZRANGE', index_key, string.format('%.0f', from), '+inf', 'BYSCORE', 'LIMIT', 0, limit, 'WITHSCORES')
   at[item] = 1
 end
 

@@ -1,19 +1,20 @@
 -- prelude 1: arguments, lease time, records, and the bookkeeping of a batch.
 --
 -- The loader puts the sections of this file, which begin with a line `--@section`, and the script's own text
--- together, and leaves out the functions that nothing needs. What a script costs alone is mostly the making of its
--- closures; so what needs a record is made when the first item has one, inside the loop over the items.
+-- together, and leaves out the functions that nothing needs. What a script costs alone is mostly what it makes: its
+-- closures, with what they share, and its tables. So what needs a record is made when the first item has one, inside
+-- the loop over the items, and one item alone is written without tables.
 --
 -- For the line `--@bindings` the loader puts what it reads in the script's header: how many items there are, and a
 -- local for each shared key and argument; for the line `--@item` what sets a local for each key and argument of the
--- item in hand. A script that judges no items gets that as `bind(item)`, and comes after the section `records`; `batch`
--- is left out. The lines `--@clock` and `--@records` stand for those sections; the latter begins with `blank()`, a
--- record in which nothing is said yet. The names of a record's elements become their positions (`record[TOKEN]`).
+-- item in hand. A script that judges no items comes after the section `records`, and may have such lines; `batch` is left
+-- out. The lines `--@clock` and `--@records` stand for those sections. `record[TOKEN]` is an element of a record by its
+-- name, `{BLANK}` a record in which nothing is said yet, `KNOWN` how many elements that has.
 --
--- A script says how to judge an item (`judge`) and what becomes of its record (`save`, `use`, `remove`). What comes
--- before its line `--@records` is made at once: it may judge an item that has no record yet (`judge_absent`). Every
--- item is judged before anything is written; nothing can fail after the first write, but for what the `open`
--- script has checked.
+-- A script says how to judge an item (`judge`) and what becomes of its record (`save`, `remove`, or a new `slot.used`).
+-- What comes before its line `--@absent` is made at once; what stands between that and its line `--@records` judges, in
+-- place, an item that has no record yet, or leaves it to `judge`. Every item is judged before anything is written;
+-- nothing can fail after the first write, but for what the `open` script has checked.
 
 local function refuse(why)
   error({err = 'ERR pyregistry: ' .. why}, 0)
@@ -22,92 +23,37 @@ end
 -- Integers travel as decimal text; a double holds them exactly up to 2^53 - 1.
 local MAX_INT = 9007199254740991
 
-local function int(text, name)
-  if text == '0' then return 0 end -- the commonest
-  local value = tonumber(text)
-  if not value or value < 0 or value > MAX_INT or value % 1 ~= 0 then
-    refuse(name .. ' is not a whole number of 0 to 2^53 - 1')
-  end
-  return value
-end
-
-local function int_or_nil(text, name)
-  if text == '' then return nil end
-  return int(text, name)
-end
-
-local function flag(text, name)
-  if text ~= '0' and text ~= '1' then refuse(name .. ' is neither 0 nor 1') end
-  return text == '1'
-end
-
 --@bindings
 
 local call, pack = redis.call, cmsgpack.pack
 local char, sub, concat = string.char, string.sub, table.concat
 
--- A whole number of 0 to 2^53 - 1 in decimal. In parts, since %d may take no more than 32 bits, and %.0f takes several
--- times as long; and those of a batch, which follow one another, have all but the end in common.
-local high, high_text
-local function text_of(number)
-  local format = string.format
-  if number < 10000000 then return format('%d', number) end
-  local low = number % 100
-  if number - low ~= high then
-    high = number - low
-    local middle = high % 10000000
-    high_text = format('%d%05d', (high - middle) / 10000000, middle / 100)
-  end
-  return high_text .. char(48 + (low - low % 10) / 10, 48 + low % 10)
-end
-
--- What a MessagePack string of such a length begins with: by the length, those of a batch are mostly the same.
-local string_headers = {claim_id = nil, entry = nil}
+-- What a MessagePack string of such a length begins with.
 local function string_header(n)
-  local known = string_headers[n]
-  if not known then
-    if n < 32 then known = char(0xa0 + n)
-    elseif n < 256 then known = '\217' .. char(n)
-    else known = '\218' .. char((n - n % 256) / 256, n % 256) end
-    string_headers[n] = known
-  end
-  return known
+  return n < 32 and char(0xa0 + n) or n < 256 and char(0xd9, n) or char(0xda, (n - n % 256) / 256, n % 256)
 end
 
 -- Lease time (microseconds): the server's clock, but it never goes back. `clock` is the last tick.
 
-local now, time, skew, clock, stepped_back, ticked
+local now, time, skew, clock, last_clock, stepped_back
 
--- A number that only grows: the token of whoever gets one, and the score of a use.
-local function tick()
-  clock = clock < now and now or clock + 1
-  ticked = true
-  return clock
-end
-
--- What a MessagePack array of up to 255 elements begins with.
-local function header(length)
-  return length < 16 and char(0x90 + length) or '\220\0' .. char(length)
-end
-
--- The item in hand: its record as the items before it left it (nil: there is none), and its slot, in
--- which the batch remembers what was there (`was`, `was_bytes`) and what shall be (`is`, `bytes`).
--- All tables have room for one item at once: one that grows costs more.
-local slots, order = {[''] = nil}, {nil}
--- What the message begins with comes last (a long string that is made twice costs more than this).
-local events, told = {'', nil, nil, nil, nil, nil, nil}, 0
-local distinct = 0
+-- The item in hand: its record as the items before it left it (nil: there is none), and its slot, in which the batch
+-- remembers what was there (`was`, `was_bytes`) and, once that changes, what shall be (`is`, false: nothing; `bytes`).
 local slot, record, entry_at
 
--- How a script judges the item in hand, one that has no record yet, and one whose record can't be read: each
--- gives the packed reply, `judge` and `judge_absent` in up to three pieces. `judge_absent` may give nothing; then
--- `judge` has the word.
-local judge, judge_absent, judge_damaged, look
+-- What happened, in pieces. What the message begins with comes last (a long string that is made twice costs more than
+-- this). The table has room for one event at once: one that grows costs more.
+local events, told = nil, 0
+
+-- How a script judges the item in hand, and one whose record can't be read: each gives the packed reply, `judge` in up
+-- to three pieces.
+local judge, judge_damaged, record_of, packed
 
 --@section clock
 
 local stored = call('HMGET', meta, 'time', 'skew', 'clock')
-time, skew, clock = tonumber(stored[1]) or 0, tonumber(stored[2]) or 0, tonumber(stored[3]) or 0
+time, skew, last_clock = tonumber(stored[1]) or 0, tonumber(stored[2]) or 0, tonumber(stored[3]) or 0
+clock = last_clock
 local utc = call('TIME')
 now = utc[1] * 1000000 + utc[2] + skew
 stepped_back = now < time
@@ -118,33 +64,32 @@ end
 
 --@section records
 
-local BLANK
-
--- The record in `text`, or nil and why it can't be read.
-local function record_of(text)
+-- The record in `text`, or nil and why it can't be read. What an older layout left out is filled in.
+function record_of(text)
   if type(text) == 'table' then return nil, 'not a string' end
-  local first = string.byte(text) or 0
-  if not (first >= 0x90 and first <= 0x9f or first == 0xdc) then
+  local first, length, begin = string.byte(text) or 0, 0, 1
+  if first >= 0x90 and first <= 0x9f then
+    length = first - 0x90
+  elseif first == 0xdc then
+    length, begin = (string.byte(text, 2) or 0) * 256 + (string.byte(text, 3) or 0), 3
+  else
     return nil, 'not a MessagePack array'
   end
-  local whole, rest, record = pcall(cmsgpack.unpack_one, text)
-  if not whole or rest ~= -1 then return nil, 'not one whole MessagePack value' end
-  -- Not `#record`: that stops anywhere if an element is nil.
-  local length = first == 0xdc and string.byte(text, 2) * 256 + string.byte(text, 3) or first - 0x90
   if length > 255 then return nil, 'too many elements' end
-  BLANK = BLANK or blank()
-  local known = #BLANK
-  for i = 1, length < known and length or known do
-    local element = record[i]
-    if type(element) ~= type(BLANK[i])
-        or (type(element) == 'number' and (element < 0 or element >= 2 ^ 63 or element % 1 ~= 0)) then
+  -- As values and not as the array: a table that is made at once costs less than one that grows.
+  local read = {pcall(cmsgpack.unpack_limit, text, length, begin)}
+  if not read[1] or read[2] ~= -1 then return nil, 'not one whole MessagePack value' end
+  local record, type = {BLANK}, type
+  for i = 1, length do
+    local element, usual = read[i + 2], record[i]
+    local kind = type(element)
+    if usual == '' and kind ~= 'string' or usual == 0
+        and (kind ~= 'number' or element < 0 or element >= 2 ^ 63 or element % 1 ~= 0) then
       return nil, 'element ' .. i .. ' is of a wrong type'
     end
-  end
-  for i = length + 1, known do record[i] = BLANK[i] end
-  -- With a hole among the elements of a newer layout the record would be packed as a map.
-  for i = known + 1, length do
-    if record[i] == nil then return nil, 'element ' .. i .. ' is nil' end
+    -- With a hole among the elements of a newer layout the record would be packed as a map.
+    if i > KNOWN and element == nil then return nil, 'element ' .. i .. ' is nil' end
+    record[i] = element
   end
   local status = record[STATUS]
   if status ~= 'DOWNLOADING' and status ~= 'DOWNLOADED' and status ~= 'ERROR' and status ~= 'EVICTING' then
@@ -153,52 +98,50 @@ local function record_of(text)
   return record
 end
 
--- Known size, else what is expected.
-local function bytes_of(record)
-  return record[SIZE_BYTES] > 0 and record[SIZE_BYTES] or record[BYTES_TOTAL]
-end
-
 -- A score as the whole number that a tick is, whatever somebody may have set by hand.
 local function whole_score(text)
   return math.floor(math.max(0, math.min(tonumber(text) or 0, MAX_INT)))
 end
 
 -- A MessagePack array of up to 15 elements.
-local function packed(...)
+function packed(...)
   return char(0x90 + select('#', ...)) .. pack(...)
+end
+
+-- A number that only grows: the token of whoever gets one, and the score of a use.
+local function tick()
+  clock = clock < now and now or clock + 1
+  return clock
 end
 
 -- Tells what happened. The record's last use goes with it: whoever waits needs no other read.
 local function announce(kind, by)
+  events, told = events or {'', nil, nil}, told + 1
   local n = #events
   events[n + 1] = '\150' .. pack(kind, slot.entry, now, by or '', slot.used or 0)
-  events[n + 2] = slot.text or pack(blank())
-  told = told + 1
+  events[n + 2] = slot.text or pack({BLANK})
 end
 
 -- Store `record` for this item. `kind` names the event (nil: none goes out), `used` is the tick of a new
 -- last use (nil: that stays), `by` the caller where the record does not name him.
 local function save(kind, used, by)
   -- What says nothing at the end is left out, as an older layout would.
-  BLANK = BLANK or blank()
   local length = #record
-  while record[length] == BLANK[length] do length = length - 1 end
-  slot.record, slot.text = record, header(length) .. pack(unpack(record, 1, length))
-  slot.is, slot.bytes = record[STATUS], bytes_of(record)
-  slot.stored, slot.used = true, used or slot.used
+  if length == KNOWN then
+    while record[length] == '' or record[length] == 0 do length = length - 1 end
+  end
+  local begin = length < 16 and char(0x90 + length) or '\220\0' .. char(length)
+  slot.record, slot.text = record, begin .. pack(unpack(record, 1, length))
+  slot.is, slot.used = record[STATUS], used or slot.used
+  slot.bytes = record[SIZE_BYTES] > 0 and record[SIZE_BYTES] or record[BYTES_TOTAL] -- known, else what is expected
   if kind then announce(kind, by) end
-end
-
--- A new last use, nothing else.
-local function use()
-  slot.used = tick()
 end
 
 -- The record goes, and with it the key beside it.
 local function remove(kind, by, beside)
   announce(kind, by)
-  slot.record, slot.text, slot.is, slot.bytes = nil, nil, nil, 0
-  slot.removed, slot.beside, slot.heal = true, beside, true
+  slot.record, slot.text, slot.is, slot.bytes = nil, nil, false, 0
+  slot.beside, slot.heal = beside, true
 end
 
 -- Claims
@@ -261,102 +204,171 @@ end
 -- The batch: judges every item in order, each seeing what those before it decided.
 
 --@clock
-local replies, n = {header(items), nil, nil, nil}, 1
+-- The slots, in order and by key, and the replies: one item alone needs no tables for many.
+local slots, distinct, replies, n = nil, 0, nil, 1
+if items > 1 then slots, replies = {}, {'\220\0' .. char(items)} end
 local get = redis.pcall
+local one, two, three
 for item = 1, items do
   --@item
-  local one, two, three, stored
-  slot = slots[record_key]
+  local stored
+  one = nil
+  slot = slots and slots[record_key]
   if not slot then
     entry_at = entry_at or string.find(record_key, '}:model:', 1, true) + 8
-    -- With room for what is known of most.
-    slot = {key = record_key, entry = sub(record_key, entry_at), text = nil, is = nil, bytes = nil, stored = nil, used = nil}
-    slots[record_key] = slot
-    distinct = distinct + 1
-    order[distinct] = slot
+    -- With room for what most have: a table that grows costs more.
+    slot = {key = record_key, entry = sub(record_key, entry_at), text = nil, used = nil, record = nil}
+    if slots then
+      distinct = distinct + 1
+      slots[distinct], slots[record_key] = slot, slot
+    end
     stored = get('GET', record_key)
-    if judge_absent and not stored then one, two, three = judge_absent() end
+    if not stored then
+      --@absent
+    end
   end
   if not one then
     if not judge then
       --@records
 
-      function look(stored)
-        if stored then
-          slot.record, slot.damaged = record_of(stored)
-          if slot.record then
-            slot.text, slot.was, slot.was_bytes = stored, slot.record[STATUS], bytes_of(slot.record)
-            slot.is, slot.bytes = slot.was, slot.was_bytes
-          end
-        elseif slot.text and not slot.record then
-          slot.record = record_of(slot.text) -- what `judge_absent` gave was only text
-        end
-        record = slot.record
-      end
-
-      function judge_damaged()
-        return packed('damaged', slot.damaged)
-      end
-
       --@script
     end
-    look(stored)
-    if slot.damaged then one = judge_damaged() else one, two, three = judge() end
+    if stored then
+      slot.record, slot.damaged = record_of(stored)
+      record = slot.record
+      if record then
+        slot.text, slot.was = stored, record[STATUS]
+        slot.was_bytes = record[SIZE_BYTES] > 0 and record[SIZE_BYTES] or record[BYTES_TOTAL]
+      end
+    else
+      -- What was judged in place is only text.
+      if slot.is and not slot.record then slot.record = record_of(slot.text) end
+      record = slot.record
+    end
+    if not slot.damaged then
+      one, two, three = judge()
+    elseif judge_damaged then
+      one, two, three = judge_damaged()
+    else
+      one, two, three = packed('damaged', slot.damaged)
+    end
   end
-  n = n + 1
-  replies[n] = one
-  if two then
-    replies[n + 1], replies[n + 2] = two, three
-    n = n + 2
+  if replies then
+    n = n + 1
+    replies[n] = one
+    if two then
+      replies[n + 1], replies[n + 2] = two, three
+      n = n + 2
+    end
   end
 end
 
--- What is to be written.
+-- What is to be written: each thing at once, the records last.
 
-local now_text = ticked and text_of(now)
-local adds, values, stores = {DOWNLOADING = nil}, {nil, nil}, 0
+local reply = not replies and (two and '\145' .. one .. two .. three or '\145' .. one)
+local ticked = clock ~= last_clock
+
+if told > 0 then
+  events[1] = told == 1 and '\145' or '\220\0' .. char(told)
+  call('SPUBLISH', channel, concat(events))
+end
+if not slots then
+  local is, was, entry = slot.is, slot.was, slot.entry
+  local bytes, was_bytes = slot.bytes or 0, slot.was_bytes or 0
+  if not stepped_back and (is == nil or bytes + was_bytes == 0 or was == is and bytes == was_bytes) then
+    -- One item that changes no sum, the commonest call.
+    if is ~= nil or ticked then
+      local heal = slot.heal
+      if heal or is ~= nil and was and was ~= is then
+        if is ~= 'DOWNLOADING' and (heal or was == 'DOWNLOADING') then call('ZREM', index_downloading, entry) end
+        if is ~= 'DOWNLOADED' and (heal or was == 'DOWNLOADED') then call('ZREM', index_downloaded, entry) end
+        if is ~= 'ERROR' and (heal or was == 'ERROR') then call('ZREM', index_error, entry) end
+        if is ~= 'EVICTING' and (heal or was == 'EVICTING') then call('ZREM', index_evicting, entry) end
+      end
+      local format = string.format
+      local now_text = format('%.0f', now)
+      local clock_text = clock == now and now_text or format('%.0f', clock)
+      if slot.used and is ~= false then
+        local status = is or was
+        local index = status == 'DOWNLOADING' and index_downloading or status == 'DOWNLOADED' and index_downloaded
+          or status == 'ERROR' and index_error or index_evicting
+        call('ZADD', index, clock_text, entry)
+      end
+      if ticked then
+        call('HSET', meta, 'time', now_text, 'clock', clock_text)
+      else
+        call('HSET', meta, 'time', now_text)
+      end
+      if is then
+        call('MSET', slot.key, slot.text)
+      elseif is == false then
+        call('DEL', slot.key, slot.beside)
+      end
+    end
+    return reply
+  end
+  slots, distinct = {slot}, 1
+end
+
+-- A whole number of 0 to 2^53 - 1 in decimal. In parts, since %d may take no more than 32 bits, and %.0f takes several
+-- times as long; and those of a batch, which follow one another, have all but the end in common.
+local high, high_text
+local function text_of(number)
+  local format = string.format
+  if number < 10000000 then return format('%d', number) end
+  local low = number % 100
+  if number - low ~= high then
+    high = number - low
+    local middle = high % 10000000
+    high_text = format('%d%05d', (high - middle) / 10000000, middle / 100)
+  end
+  return high_text .. char(48 + (low - low % 10) / 10, 48 + low % 10)
+end
+
+local adds, values, stores, now_text = {}, {}, 0, text_of(now)
 local rems, sums, gone -- few calls have any
 for i = 1, distinct do
-  local it = order[i]
+  local it = slots[i]
   local entry, was, is, used = it.entry, it.was, it.is, it.used
   if used then
-    local score, list = used == now and now_text or text_of(used), adds[is]
+    local status = is or was
+    local score, list = used == now and now_text or text_of(used), adds[status]
     if list then
       local n = #list
       list[n + 1], list[n + 2] = score, entry
     else
-      adds[is] = {score, entry}
+      adds[status] = {score, entry}
     end
   end
-  local bytes, was_bytes = it.bytes or 0, it.was_bytes or 0
-  if bytes + was_bytes > 0 and (was ~= is or bytes ~= was_bytes) then
-    sums = sums or {}
-    if was then sums[was] = (sums[was] or 0) - was_bytes end
-    if is then sums[is] = (sums[is] or 0) + bytes end
-  end
-  if it.heal or was and was ~= is then
-    for status in pairs(it.heal and {DOWNLOADING = 1, DOWNLOADED = 1, ERROR = 1, EVICTING = 1} or {[was] = 1}) do
-      if status ~= is then
-        rems = rems or {}
-        rems[status] = rems[status] or {}
-        table.insert(rems[status], entry)
+  if is ~= nil then
+    local bytes, was_bytes = it.bytes or 0, it.was_bytes or 0
+    if bytes + was_bytes > 0 and (was ~= is or bytes ~= was_bytes) then
+      sums = sums or {}
+      if was then sums[was] = (sums[was] or 0) - was_bytes end
+      if is then sums[is] = (sums[is] or 0) + bytes end
+    end
+    if it.heal or was and was ~= is then
+      for status in pairs(it.heal and {DOWNLOADING = 1, DOWNLOADED = 1, ERROR = 1, EVICTING = 1} or {[was] = 1}) do
+        if status ~= is then
+          rems = rems or {}
+          rems[status] = rems[status] or {}
+          table.insert(rems[status], entry)
+        end
       end
     end
-  end
-  if it.stored then
-    values[stores + 1], values[stores + 2] = it.key, it.text
-    stores = stores + 2
-  elseif it.removed then
-    gone = gone or {}
-    local n = #gone
-    gone[n + 1], gone[n + 2] = it.key, it.beside
+    if is then
+      values[stores + 1], values[stores + 2] = it.key, it.text
+      stores = stores + 2
+    else
+      gone = gone or {}
+      local n = #gone
+      gone[n + 1], gone[n + 2] = it.key, it.beside
+    end
   end
 end
 
--- Each thing at once, the records last.
-
 if ticked or stepped_back or stores > 0 or gone then
-  local fields = {'time', now_text or text_of(now), nil, nil}
+  local fields = {'time', now_text, nil, nil}
   if ticked then fields[3], fields[4] = 'clock', clock == now and now_text or text_of(clock) end
   if stepped_back then
     local n = #fields
@@ -373,10 +385,6 @@ if ticked or stepped_back or stores > 0 or gone then
   local index = {
     DOWNLOADING = index_downloading, DOWNLOADED = index_downloaded, ERROR = index_error, EVICTING = index_evicting,
   }
-  if told > 0 then
-    events[1] = header(told)
-    call('SPUBLISH', channel, concat(events))
-  end
   if rems then
     for status, list in pairs(rems) do call('ZREM', index[status], unpack(list)) end
   end
@@ -385,4 +393,4 @@ if ticked or stepped_back or stores > 0 or gone then
   if stores > 0 then call('MSET', unpack(values)) end
   if gone then call('DEL', unpack(gone)) end
 end
-return concat(replies)
+return reply or concat(replies)

@@ -11,25 +11,25 @@
 -- Re-send: safe: it writes nothing
 -- Event: none
 
-local index = {
-  DOWNLOADING = index_downloading, DOWNLOADED = index_downloaded, ERROR = index_error, EVICTING = index_evicting,
-}
-
-local replies = {header(items)}
+local replies, reply = items > 1 and {'\220\0' .. char(items)}
 for item = 1, items do
-  bind(item)
+  --@item
   local text = redis.pcall('GET', record_key)
   if text then
     local record, why = record_of(text)
     if record then
       entry_at = entry_at or string.find(record_key, '}:model:', 1, true) + 8
-      local used = call('ZSCORE', index[record[STATUS]], sub(record_key, entry_at))
-      replies[item + 1] = '\147' .. pack('found', whole_score(used)) .. text
+      local status = record[STATUS]
+      local index = status == 'DOWNLOADING' and index_downloading or status == 'DOWNLOADED' and index_downloaded
+        or status == 'ERROR' and index_error or index_evicting
+      local used = call('ZSCORE', index, sub(record_key, entry_at))
+      reply = '\147' .. pack('found', whole_score(used)) .. text
     else
-      replies[item + 1] = packed('damaged', why)
+      reply = packed('damaged', why)
     end
   else
-    replies[item + 1] = packed('absent')
+    reply = packed('absent')
   end
+  if replies then replies[item + 1] = reply end
 end
-return concat(replies)
+return replies and concat(replies) or '\145' .. reply

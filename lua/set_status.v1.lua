@@ -17,11 +17,11 @@
 -- Row: DOWNLOADING, to DOWNLOADING | message changed; claim, lease, token stay | done
 -- Row: anything else | that status; claim, lease, back-off, permanence cleared, `attempts` 0 | done
 
-local settable = {DOWNLOADING = true, DOWNLOADED = true, ERROR = true}
-
 function judge()
-  if not settable[status] and status ~= 'EVICTING' then refuse('status is unknown') end
-  if not settable[status] or (record and record[STATUS] == 'EVICTING' and is_live()) then
+  if status ~= 'DOWNLOADING' and status ~= 'DOWNLOADED' and status ~= 'ERROR' and status ~= 'EVICTING' then
+    refuse('status is unknown')
+  end
+  if status == 'EVICTING' or (record and record[STATUS] == 'EVICTING' and is_live()) then
     return packed('refused', record and record[STATUS] or '')
   end
   slot.heal = true
@@ -30,17 +30,17 @@ function judge()
     save('set', tick(), by)
     return packed('done', '', '', 0)
   end
-  local ended = {'done', '', '', 0}
+  local owner, claim_id, token = '', '', 0 -- of the claim that this ends
   if not record then
-    record = blank()
+    record = {BLANK}
     record[CREATED_AT] = now
   elseif record[STATUS] == 'DOWNLOADING' and record[CLAIM_ID] ~= '' and is_live() then
-    ended = {'done', record[OWNER], record[CLAIM_ID], record[TOKEN]}
+    owner, claim_id, token = record[OWNER], record[CLAIM_ID], record[TOKEN]
   end
   no_claim()
   record[STATUS], record[TOKEN], record[MESSAGE] = status, tick(), message
   record[OWNER], record[ATTEMPTS] = '', 0
   if status == 'DOWNLOADED' then record[LEASE_END] = now end
   save('set', record[TOKEN], by)
-  return pack(ended)
+  return packed('done', owner, claim_id, token)
 end

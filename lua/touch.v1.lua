@@ -16,6 +16,6 @@
 
 function judge()
   if not record then return packed('unknown') end
-  if record[STATUS] ~= 'EVICTING' then use() end
+  if record[STATUS] ~= 'EVICTING' then slot.used = tick() end
   return packed('known')
 end

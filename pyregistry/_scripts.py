@@ -26,7 +26,9 @@ _HEADER_LINE = re.compile(
 )
 _REQUIRED = {"Prelude", "Keys", "Args", "Reply", "Errors", "Re-send", "Event"}
 _ELEMENT = re.compile(r"\[([A-Z][A-Z_]*)\]")
-_FUNCTION = re.compile(r"(?m)(?:^--.*\n)*^local function (\w+)\([^)]*\)(?: .* end|\n(?:(?: .*)?\n)*^end)\n+")
+_FUNCTION = re.compile(
+    r"(?m)(?:^--.*\n)*^(?:local )?function (\w+)\([^)]*\)(?: .* end|\n(?:(?: .*)?\n)*^end)\n+"
+)
 _POSITIONS = {name.upper(): at for at, name in enumerate(StoredRecord.__struct_fields__, start=1)}
 _DEFAULTS = StoredRecord.__struct_defaults__
 
@@ -100,23 +102,46 @@ def _counts(script: str, keys: int, args: int, item_keys: int, item_args: int) -
         lines = [f"local items = (#KEYS - {keys}) / {item_keys}"]
         wrong = f"items % 1 ~= 0 or items < 1 or items > {BATCH} or #ARGV ~= {args} + items * {item_args}"
         right = f"1 to {BATCH} items"
-    return [
-        *lines,
-        f"if {wrong} then",
-        f"  refuse('{script} takes {right}, not ' .. #KEYS .. ' keys and ' .. #ARGV .. ' arguments')",
-        "end",
-    ]
+    why = f"{script} takes {right}, not ' .. #KEYS .. ' keys and ' .. #ARGV .. ' arguments"
+    return [*lines, *_refused(wrong, why)]
+
+
+def _refused(wrong: str, why: str) -> list[str]:
+    """The generated Lua that ends a wrong call. In place: a function that few calls need costs each of them."""
+    return [f"if {wrong} then", f"  error({{err = 'ERR pyregistry: {why}'}}, 0)", "end"]
 
 
 def _read(arg: Arg, position: str, last: str = "") -> list[str]:
     """The generated Lua that reads an argument; ``last``: where its last text is, which is not read twice."""
     name, text = arg.name, f"ARGV[{position}]"
+    if last:
+        parse = [f"{last} = {text}", *_parsed(arg, last)]
+        return [f"if {text} ~= {last} then", *(f"  {line}" for line in parse), "end"]
     if arg.type == "str":
         return [f"{name} = {text}"]
     if arg.type == "word":
-        return [f"{name} = {text}", f"if {name} == '' then refuse('{name} is empty') end"]
-    parse = f"{name} = {arg.type.replace('int?', 'int_or_nil')}({last or text}, '{name}')"
-    return [f"if {text} ~= {last} then", f"  {last} = {text}", f"  {parse}", "end"] if last else [parse]
+        return [f"{name} = {text}", *_refused(f"{name} == ''", f"{name} is empty")]
+    return _parsed(arg, text)
+
+
+def _parsed(arg: Arg, text: str) -> list[str]:
+    """The generated Lua that makes a number or a boolean of a text."""
+    name = arg.name
+    if arg.type == "flag":
+        return [
+            f"{name} = {text} == '1'",
+            *_refused(f"not {name} and {text} ~= '0'", f"{name} is neither 0 nor 1"),
+        ]
+    wrong = f"{name} < 0 or {name} > MAX_INT or {name} % 1 ~= 0"
+    wrong = (
+        f"{name} and ({wrong}) or not {name} and {text} ~= ''"
+        if arg.type == "int?"
+        else f"not {name} or {wrong}"
+    )
+    return [
+        f"{name} = tonumber({text})",
+        *_refused(wrong, f"{name} is not a whole number of 0 to 2^53 - 1"),
+    ]
 
 
 class _Bound(NamedTuple):
@@ -155,16 +180,18 @@ def _bindings(script: str, header: dict[str, str]) -> _Bound:
     return _Bound(shared, item)
 
 
-def _blank(source: str) -> str:
-    """A record in which nothing is said, as far as the source names elements, in Lua."""
-    last = max((_POSITIONS[name] for name in _ELEMENT.findall(source)), default=0)
-    return ", ".join("''" if default == "" else str(default) for default in _DEFAULTS[:last])
+def _with_layout(code: str, source: str) -> str:
+    """The Lua with what it has to know of a record: where elements are, how many the source names, their defaults."""
+    known = max((_POSITIONS[name] for name in _ELEMENT.findall(source)), default=0)
+    blank = ", ".join("''" if default == "" else str(default) for default in _DEFAULTS[:known])
+    code = re.sub(r"\bBLANK\b", blank, re.sub(r"\bKNOWN\b", str(known), code))
+    return _ELEMENT.sub(lambda found: f"[{_POSITIONS[found[1]]}]", code)
 
 
 def _without_idle(code: str) -> str:
     """The Lua without the functions (and what is said of them) that nothing needs."""
     while True:
-        said = re.sub(r"--.*", "", code)
+        said = re.sub(r"--.*|(?m:^local [\w, ]+$)", "", code)  # no comments, no mere declarations
         idle = [
             found[0]
             for found in _FUNCTION.finditer(code)
@@ -195,15 +222,14 @@ def _put_together(script: str, prelude: str, header: dict[str, str], body: str) 
     """The text that runs, but for its first line and the names of elements."""
     front, clock, records, batch = _sections(prelude, header["Prelude"])
     shared, item = _bindings(script, header)
-    records = f"local function blank()\n  return {{{_blank(prelude + body)}}}\nend\n\n{records}"
+    lines = {"item": "\n".join([*item, ""]), "clock": clock}
     early, _, late = body.rpartition("\n--@records\n")
     if re.search(r"(?m)^function judge\(", body):
-        rest = early + _put(
-            batch, script, item="\n".join([*item, ""]), clock=clock, records=records, script=late
-        )
+        early, _, absent = early.partition("\n--@absent\n")
+        rest = early + _put(batch, script, **lines, absent=absent, records=records, script=late)
     else:
-        shared += ["local function bind(item)", *item, "end"]
-        rest = records + re.sub(r"(?m)^--@clock\n", lambda _: clock, body)
+        said = {name: text for name, text in lines.items() if f"--@{name}\n" in body}
+        rest = records + _put(body, script, **said)
     return _without_idle(_put(front, script, bindings="\n".join([*shared, ""])) + rest)
 
 
@@ -241,7 +267,7 @@ def compose(name: str, version: int, source: str, preludes: Path) -> Script:
     if unknown := set(_ELEMENT.findall(prelude + body)) - _POSITIONS.keys():
         raise ValueError(f"{script}: a record has no {', '.join(sorted(unknown))}")
     code = _put_together(script, prelude, header, body)
-    text = f"{shebang}\n{_ELEMENT.sub(lambda found: f'[{_POSITIONS[found[1]]}]', code)}"
+    text = f"{shebang}\n{_with_layout(code, prelude + body)}"
     return Script(
         name=name,
         version=version,

@@ -42,13 +42,10 @@ def said(script: Script, field: str) -> str:
 
 PRELUDE = """\
 -- prelude
-local function refuse(why)
-  error(why)
-end
 
 --@bindings
 
-local judge, judge_at_once
+local judge, idle_too
 
 --@section clock
 
@@ -64,9 +61,14 @@ local function idle()
   return also_idle()
 end
 
--- nor this.
+-- nor this,
+function idle_too()
+  return 1
+end
+
+-- nor that.
 local function also_idle()
-  if true then return blank() end
+  if true then return {BLANK} end
 
   return 0
 end
@@ -76,11 +78,14 @@ end
 --@clock
 for item = 1, items do
   --@item
+  if not stored then
+    --@absent
+  end
   if not judge then
     --@records
     --@script
   end
-  judge()
+  judge({BLANK}, KNOWN)
 end
 """
 SOURCE = """\
@@ -99,8 +104,11 @@ SOURCE = """\
 --
 -- Row: absent | unchanged | nothing
 
-function judge_at_once()
-end
+local first
+
+--@absent
+
+first = first or by
 
 --@records
 
@@ -132,19 +140,18 @@ def test_the_text_is_put_together_from_the_header(preludes: Path) -> None:
     """The whole of it: what is named is bound, what is idle is left out, and elements are positions."""
     fields = wire.StoredRecord.__struct_fields__
     token, owner = (fields.index(name) + 1 for name in ("token", "owner"))
+    blank = ", ".join("''" if each == "" else "0" for each in wire.StoredRecord.__struct_defaults__[:token])
     script = compose("sample", 3, SOURCE, preludes)
-    header, _, judge = SOURCE.partition("\n")[2].partition("function judge_at_once")
+    takes = "sample.v3 takes 1 to 64 items, not ' .. #KEYS .. ' keys and ' .. #ARGV .. ' arguments"
+    header, _, judge = SOURCE.partition("\n")[2].partition("local first")
     assert script.text == (
         f"""\
 #!lua flags=allow-oom
 -- prelude
-local function refuse(why)
-  error(why)
-end
 
 local items = (#KEYS - 2) / 2
 if items % 1 ~= 0 or items < 1 or items > 64 or #ARGV ~= 2 + items * 3 then
-  refuse('sample.v3 takes 1 to 64 items, not ' .. #KEYS .. ' keys and ' .. #ARGV .. ' arguments')
+  error({{err = 'ERR pyregistry: {takes}'}}, 0)
 end
 local meta = KEYS[1]
 local index = KEYS[2]
@@ -152,13 +159,14 @@ local channel
 channel = ARGV[1]
 local by
 by = ARGV[2]
-if by == '' then refuse('by is empty') end
+if by == '' then
+  error({{err = 'ERR pyregistry: by is empty'}}, 0)
+end
 local record_key, holds_key, token, done, force, last_token, last_done, last_force
 
-local judge, judge_at_once
+local judge, idle_too
 
-{header}function judge_at_once()
-end
+{header}local first
 now = 1
 
 for item = 1, items do
@@ -167,16 +175,29 @@ holds_key = KEYS[2 + item * 2]
 local a = 2 + (item - 1) * 3
 if ARGV[a + 1] ~= last_token then
   last_token = ARGV[a + 1]
-  token = int(last_token, 'token')
+  token = tonumber(last_token)
+  if not token or token < 0 or token > MAX_INT or token % 1 ~= 0 then
+    error({{err = 'ERR pyregistry: token is not a whole number of 0 to 2^53 - 1'}}, 0)
+  end
 end
 if ARGV[a + 2] ~= last_done then
   last_done = ARGV[a + 2]
-  done = int_or_nil(last_done, 'done')
+  done = tonumber(last_done)
+  if done and (done < 0 or done > MAX_INT or done % 1 ~= 0) or not done and last_done ~= '' then
+    error({{err = 'ERR pyregistry: done is not a whole number of 0 to 2^53 - 1'}}, 0)
+  end
 end
 if ARGV[a + 3] ~= last_force then
   last_force = ARGV[a + 3]
-  force = flag(last_force, 'force')
+  force = last_force == '1'
+  if not force and last_force ~= '0' then
+    error({{err = 'ERR pyregistry: force is neither 0 nor 1'}}, 0)
+  end
 end
+  if not stored then
+
+first = first or by
+  end
   if not judge then
 -- For whoever needs it.
 local function needed() return record[{token}] end
@@ -185,7 +206,7 @@ function judge()
   return record[{owner}], needed()
 end
   end
-  judge()
+  judge({{{blank}}}, {token})
 end
 """
     )
@@ -194,14 +215,14 @@ end
 
 
 def test_a_script_that_judges_no_items_binds_them_itself(preludes: Path) -> None:
-    source = SOURCE.replace("\n--@records\n\nfunction judge()", "\n--@clock\nlook = function()")
-    source = source.replace(", needed()", ", bind(1), idle()")
+    source = SOURCE.replace("\n--@records\n\nfunction judge()", "\n--@clock\n  --@item\nlook = function()")
+    source = source.replace(", needed()", ", idle()")
     text = compose("sample", 1, source, preludes).text
-    assert "local function bind(item)\nrecord_key = KEYS" in text
+    assert "\nnow = 1\n\nrecord_key = KEYS" in text, "what binds an item, where it says so"
     assert "local function idle(" in text, "and what that needs:"
     assert "local function also_idle(" in text
     blank = ", ".join("''" if each == "" else "0" for each in wire.StoredRecord.__struct_defaults__[:8])
-    assert f"local function blank()\n  return {{{blank}}}\nend" in text, "up to the last that is named"
+    assert f"return {{{blank}}}" in text, "up to the last that is named"
     assert "\nnow = 1\n" in text, "the clock, where it says so"
     assert "judge()" not in text
     assert "needed" not in text
@@ -256,7 +277,7 @@ def test_a_header_that_does_not_fit(preludes: Path, old: str, new: str, why: str
 def test_preludes_that_do_not_fit(preludes: Path) -> None:
     with pytest.raises(FileNotFoundError):
         compose("sample", 1, SOURCE.replace("Prelude: 1", "Prelude: 2"), preludes)
-    for line in ("--@bindings", "--@script", "--@item", "--@clock", "--@records"):
+    for line in ("--@bindings", "--@script", "--@item", "--@clock", "--@absent", "--@records"):
         (preludes / "prelude.v2.lua").write_text(PRELUDE.replace(line, "-- nothing"))
         with pytest.raises(ValueError, match=f"sample.v1: not one line {line}"):
             compose("sample", 1, SOURCE.replace("Prelude: 1", "Prelude: 2"), preludes)

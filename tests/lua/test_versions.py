@@ -38,9 +38,7 @@ def newer(monkeypatch: pytest.MonkeyPatch) -> dict[str, Script]:
         if name == "claim":
             give = "return give_claim(kind, 1,"
             source = changed(source, give, f"record[MIRROR] = 'near ' .. channel\n  {give}")
-            source = changed(
-                source, "if expected_bytes > 0 then return nil end", "if true then return nil end"
-            )
+            source = changed(source, "if expected_bytes == 0 then", "if false then")
         made[name] = compose(name, 2, source, lua_folder())
     return made
 
