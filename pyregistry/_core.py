@@ -147,15 +147,13 @@ class Core:
     def _told_status(
         self, ref: ModelRef, status: ModelStatus | str, reply: wire.StatusSet, dropped: Iterable[Kept]
     ) -> None:
-        ours = self._ops.ids.made(reply.ended_claim_id) or any(
-            kept.claim.claim_id == reply.ended_claim_id for kept in dropped
-        )
-        if reply.ended_claim_id and not ours:
+        ended = reply.ended_claim_id
+        if ended and not (self._ops.ids.made(ended) or any(kept.claim.claim_id == ended for kept in dropped)):
             _log.warning(
                 "set_status of %s to %s ended the live claim of %s (token %d)",
                 _Shown(ref), status, reply.ended_owner, reply.ended_token,
             )  # fmt: skip
-        else:
+        elif _log.isEnabledFor(logging.DEBUG):
             _log.debug("set %s to %s", _Shown(ref), status)
 
     def _told_touch(self, name: str) -> None:

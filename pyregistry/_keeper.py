@@ -174,6 +174,8 @@ class KeptClaims:
 
     def drop_models(self, targets: list[Target], token: int | None = None) -> list[Kept]:
         """Renew no claim of these models, or only not the one with this token; returns what was kept."""
+        if not self.claims:  # nearly always
+            return []
         refs = {target.ref for target in targets}
         with _keeper.lock:
             dropped = [

@@ -19,8 +19,9 @@ SILENCE = 3.0
 PING_EVERY = 1.0
 """Seconds of silence after which such a proof is asked for."""
 
-TURN = 0.002
-"""Seconds of answers after which the event loop has its turn, however many ask, and with it the news."""
+TURN = 0.005
+"""Seconds of answers after which the event loop has its turn, however many ask, and with it the news: as long as Python
+lets a thread run before another. With many tasks the turn itself takes a millisecond or two."""
 
 MOST = 10_000
 """Records, or answers, that are kept; the oldest go."""

@@ -301,6 +301,7 @@ class Ops:
         # As they are called: (name, provider, revision, subset).
         self.touch_model = _kept(self._touch_of)
         self.get_status = _kept(self._status_of)
+        self.get_record = _kept(self._record_of)
 
     def _head(
         self,
@@ -685,6 +686,20 @@ class Ops:
         same = (self._status_head, *keys)
         return PlainOp(self._status_head, decode, keys, (), len(targets), same, True)
 
+    def _record_of(self, *model: Any) -> Op[ModelRecord | None]:
+        """The record of a model; where any provider will do, one that is DOWNLOADED, else the first there is."""
+        targets = self.targets(*model)
+        each, ref = self.read(targets), targets[0].ref
+
+        def decode(answers: Answers) -> ModelRecord | None:
+            if len(answers) == 1 and isinstance(answers[0], wire.Found):  # nearly always
+                found = read_record(ref, answers[0])
+                if isinstance(found, ModelRecord):
+                    return found
+            return preferred_record(each.decode(answers))
+
+        return PlainOp(each.head, decode, each.keys, (), each.items, ("record", *each.keys), True)
+
     def read(self, targets: Sequence[Target]) -> Op[list[ModelRecord | DamagedRecord | None]]:
         """The records of these models."""
 
@@ -912,6 +927,8 @@ def _claim_of(
 
 def status_of(status: ModelStatus | str) -> ModelStatus:
     """A status, also by its word."""
+    if type(status) is ModelStatus:
+        return status
     try:
         return ModelStatus(status)
     except ValueError:

@@ -145,15 +145,15 @@ class AsyncTransport:
                 each.failed(error, self._source.shown, sent=False)
                 if self._shared and not isinstance(error, NOT_RUN):
                     each.give_up(self._source.shown)  # it has tried as often as its user wants
-            return [each for each in asked if each.outcome is PENDING]
+            return _unanswered(asked)
         try:
             if self._closed:
                 self._check_open()
             await self._exchange(line, asked)
-            again = [each for each in asked if each.outcome is PENDING]
+            again = _unanswered(asked)
             if again:
                 await self._reload(line, again)
-                again = [each for each in again if each.outcome is PENDING]
+                again = _unanswered(again)
                 # After READONLY the next connection may lead to the new primary.
                 line.spoilt |= bool(again)
             return again
@@ -303,6 +303,13 @@ async def _in_a_task(call: Coroutine[Any, Any, None]) -> None:
 
 
 # --- asyncio only: end
+def _unanswered(asked: list[Asked[Any]]) -> list[Asked[Any]]:
+    for each in asked:
+        if each.outcome is PENDING:
+            return [each for each in asked if each.outcome is PENDING]
+    return []  # nearly always
+
+
 async def ask(line: Speaks, *command: str | int) -> Any:
     """The reply to one command."""
     return await _reply_to(line, pack(command))

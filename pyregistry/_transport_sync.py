@@ -123,15 +123,15 @@ class Transport:
                 each.failed(error, self._source.shown, sent=False)
                 if self._shared and not isinstance(error, NOT_RUN):
                     each.give_up(self._source.shown)  # it has tried as often as its user wants
-            return [each for each in asked if each.outcome is PENDING]
+            return _unanswered(asked)
         try:
             if self._closed:
                 self._check_open()
             self._exchange(line, asked)
-            again = [each for each in asked if each.outcome is PENDING]
+            again = _unanswered(asked)
             if again:
                 self._reload(line, again)
-                again = [each for each in again if each.outcome is PENDING]
+                again = _unanswered(again)
                 # After READONLY the next connection may lead to the new primary.
                 line.spoilt |= bool(again)
             return again
@@ -233,6 +233,13 @@ class Transport:
         for _ in LOADS:
             _answer(line)
         return reply
+
+
+def _unanswered(asked: list[Asked[Any]]) -> list[Asked[Any]]:
+    for each in asked:
+        if each.outcome is PENDING:
+            return [each for each in asked if each.outcome is PENDING]
+    return []  # nearly always
 
 
 def ask(line: Speaks, *command: str | int) -> Any:

@@ -24,6 +24,7 @@ from pyregistry.models import (
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
 _PROVIDERS = {provider.value: provider for provider in ModelProvider}
+_STATUSES = {status.value: status for status in ModelStatus}
 # The messages of the seed contract: shown while nothing else was said, not stored.
 _BEGAN_MESSAGES = {1: "Starting download...", 2: "Retrying download..."}
 
@@ -262,32 +263,37 @@ def provider_of(word: str) -> ModelProvider | str:
 
 
 def record_of(ref: ModelRef, stored: StoredRecord, last_used: int) -> ModelRecord:
-    """The public form of a record. One that the index has lost shows when it was made as its last use."""
-    status = ModelStatus(stored.status)
+    """The public form of a record. One that the index has lost shows when it was made as its last use.
+
+    Raises:
+        ValueError: its status is unknown.
+    """
+    status = _STATUSES.get(stored.status) or ModelStatus(stored.status)
     there = status is ModelStatus.DOWNLOADED
+    began = _BEGAN_MESSAGES.get(stored.began) if status is ModelStatus.DOWNLOADING else None
+    # By position: with so many names the call alone would take a third longer.
     return ModelRecord(
-        model_name=ref.name,
-        provider=provider_of(str(ref.provider)),
-        status=status,
-        created_at=time_of(stored.created_at),
-        last_used_at=time_of(last_used or stored.created_at),
-        message=stored.message
-        or (_BEGAN_MESSAGES.get(stored.began) if status is ModelStatus.DOWNLOADING else None),
-        revision=ref.revision,
-        subset=ref.subset,
-        token=stored.token,
-        attempts=stored.attempts,
-        size_bytes=stored.size_bytes or None,
-        location=stored.location or None,
-        resolved_revision=stored.resolved_revision or None,
-        owner=stored.owner or None,
-        lease_expires_at=None if there else time_or_none(stored.lease_end),
-        finished_at=time_or_none(stored.lease_end) if there else None,
-        bytes_done=stored.bytes_done or None,
-        bytes_total=stored.bytes_total or None,
-        previous_owner=stored.previous_owner or None,
-        retry_at=time_or_none(stored.retry_at),
-        permanent=bool(stored.permanent),
+        ref.name,
+        provider_of(str(ref.provider)),
+        status,
+        time_of(stored.created_at),
+        time_of(last_used or stored.created_at),
+        stored.message or began,
+        ref.revision,
+        ref.subset,
+        stored.token,
+        stored.attempts,
+        stored.size_bytes or None,
+        stored.location or None,
+        stored.resolved_revision or None,
+        stored.owner or None,
+        None if there else time_or_none(stored.lease_end),
+        time_or_none(stored.lease_end) if there else None,
+        stored.bytes_done or None,
+        stored.bytes_total or None,
+        stored.previous_owner or None,
+        time_or_none(stored.retry_at),
+        bool(stored.permanent),
     )
 
 

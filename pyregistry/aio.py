@@ -616,9 +616,10 @@ class AsyncRegistry(Core):
             OutcomeUnknown: no answer came; it is not sent again by itself.
         """
         target = checks.target(name, provider, revision, subset)
-        op = self._ops.set_status(target, status, message)
+        wanted = status_of(status)
+        op = self._ops.set_status(target, wanted, message)
         # Our own claim of it ends by this, and that is no loss.
-        stays = status_of(status) is ModelStatus.DOWNLOADING
+        stays = wanted is ModelStatus.DOWNLOADING
         dropped = [] if stays else self._kept.drop_models([target])
         try:
             reply = await self._transport.call(op)
@@ -807,13 +808,12 @@ class AsyncRegistry(Core):
         Returns:
             Its record, or ``None`` if it is unknown. From memory (``near_cache``) with the last use as of then.
         """
-        targets = self._ops.targets(name, provider, revision, subset)
         # --- asyncio only: begin
         if isinstance(self._transport, RememberingTransport):
+            targets = self._ops.targets(name, provider, revision, subset)
             return preferred_record(await self._transport.records(targets))
         # --- asyncio only: end
-        found = await self._transport.call(self._ops.read(targets))
-        return preferred_record(found)
+        return await self._transport.call(self._ops.get_record(name, provider, revision, subset))
 
     async def get_model_records(self, models: Iterable[Model]) -> list[ModelRecord | None]:
         """All that is known of many models, in batches.

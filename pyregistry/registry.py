@@ -587,9 +587,10 @@ class Registry(Core):
             OutcomeUnknown: no answer came; it is not sent again by itself.
         """
         target = checks.target(name, provider, revision, subset)
-        op = self._ops.set_status(target, status, message)
+        wanted = status_of(status)
+        op = self._ops.set_status(target, wanted, message)
         # Our own claim of it ends by this, and that is no loss.
-        stays = status_of(status) is ModelStatus.DOWNLOADING
+        stays = wanted is ModelStatus.DOWNLOADING
         dropped = [] if stays else self._kept.drop_models([target])
         try:
             reply = self._transport.call(op)
@@ -756,9 +757,7 @@ class Registry(Core):
         Returns:
             Its record, or ``None`` if it is unknown. From memory (``near_cache``) with the last use as of then.
         """
-        targets = self._ops.targets(name, provider, revision, subset)
-        found = self._transport.call(self._ops.read(targets))
-        return preferred_record(found)
+        return self._transport.call(self._ops.get_record(name, provider, revision, subset))
 
     def get_model_records(self, models: Iterable[Model]) -> list[ModelRecord | None]:
         """All that is known of many models, in batches.

@@ -23,10 +23,10 @@ VENVS = Path(os.environ.get("PYREGISTRY_VENV") or ROOT / ".venv").absolute()
 VENV = VENVS / f"{sys.version_info.major}.{sys.version_info.minor}"
 
 # Command: the extra that it needs, and what it runs; the last one gets the caller's options.
-# Four workers on any machine: the tests wait more than they compute.
+# Four workers on any machine: the tests wait more than they compute. Who has none left takes over another's.
 COMMANDS: dict[str, tuple[str, list[list[str]]]] = {
     "demo": ("all", [["pyregistry", "demo"]]),
-    "test": ("test", [["pytest", "-n", "4"]]),
+    "test": ("test", [["pytest", "-n", "4", "--dist", "worksteal"]]),
     "lint": ("dev", [["ruff", "check"], ["ruff", "format", "--check"], ["mypy"]]),
 }
 
