@@ -17,7 +17,7 @@ TABLE = "Memory per record"
 
 def run(server: Server, options: Options) -> list[Figure]:
     """Once, as it is the same each time: names of 40 characters, as in `benchmarks.scale`."""
-    size = options.calls(1_000_000)
+    size = options.calls(200_000)
     figures = []
     with redis.Redis.from_url(server.url) as client, Registry.from_url(server.url, "scale") as registry:
         keys = Keyspace("scale")

@@ -26,7 +26,7 @@ OPERATIONS = (
 
 def run(server: Server, options: Options) -> list[Figure]:
     """Each script on an almost empty server, in turn with the original's claims; then with many records."""
-    count = options.calls(64 * 200)
+    count = options.calls(64 * 100)
     count -= count % BATCH
     few, many = options.sizes[0], min(options.sizes[-1], 100_000)
     figures: list[Figure] = []
