@@ -292,7 +292,7 @@ if not slots then
         local status = is or was
         local index = status == 'DOWNLOADING' and index_downloading or status == 'DOWNLOADED' and index_downloaded
           or status == 'ERROR' and index_error or index_evicting
-        call('ZADD', index, clock_text, entry)
+        call('ZADD', index, slot.used == clock and clock_text or format('%.0f', slot.used), entry)
       end
       if ticked then
         call('HSET', meta, 'time', now_text, 'clock', clock_text)
