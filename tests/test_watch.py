@@ -242,8 +242,10 @@ def test_a_subscription_is_tried_again_with_back_off(kind: str) -> None:
 def test_it_ends_with_its_client(server_url: str, namespace: str) -> None:
     registry = Registry.from_url(server_url, namespace)
     with ThreadPoolExecutor(1) as pool:
-        wanted = pool.submit(lambda: list(registry.watch()))
-        until(lambda: registry._listener.is_up, "it listens")
+        events = registry.watch()
+        wanted = pool.submit(list, events)
+        # Not only its listener: closed before it has begun, it would be told so.
+        until(lambda: events._watcher.begun, "it listens")
         registry.close()
         assert wanted.result(SECONDS) == []
 
@@ -251,10 +253,12 @@ def test_it_ends_with_its_client(server_url: str, namespace: str) -> None:
 async def test_it_ends_with_its_client_on_a_loop(server_url: str, namespace: str) -> None:
     registry = AsyncRegistry.from_url(server_url, namespace)
 
+    events = registry.watch()
+
     async def watch() -> list[Any]:
-        return [event async for event in registry.watch()]
+        return [event async for event in events]
 
     task = asyncio.create_task(watch())
-    await asyncio.to_thread(until, lambda: registry._listener.is_up, "it listens")
+    await asyncio.to_thread(until, lambda: events._watcher.begun, "it listens")
     await registry.close()
     assert await asyncio.wait_for(task, SECONDS) == []
