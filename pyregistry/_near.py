@@ -21,7 +21,7 @@ PING_EVERY = 1.0
 
 TURN = 0.005
 """Seconds of answers after which the event loop has its turn, however many ask, and with it the news: as long as Python
-lets a thread run before another. With many tasks the turn itself takes a millisecond or two."""
+lets a thread run before another."""
 
 MOST = 10_000
 """Records, or answers, that are kept; the oldest go."""

@@ -304,6 +304,7 @@ async def _in_a_task(call: Coroutine[Any, Any, None]) -> None:
 
 # --- asyncio only: end
 def _unanswered(asked: list[Asked[Any]]) -> list[Asked[Any]]:
+    """Those that are to go out, maybe again."""
     for each in asked:
         if each.outcome is PENDING:
             return [each for each in asked if each.outcome is PENDING]

@@ -236,6 +236,7 @@ class Transport:
 
 
 def _unanswered(asked: list[Asked[Any]]) -> list[Asked[Any]]:
+    """Those that are to go out, maybe again."""
     for each in asked:
         if each.outcome is PENDING:
             return [each for each in asked if each.outcome is PENDING]
