@@ -43,9 +43,10 @@ def main() -> None:
     threading.Thread(target=read, args=(told,), daemon=True).start()
 
     def download(claim: OwnedClaim, folder: Path | None = None) -> None:
-        say("begins", claim.token, claim.previous_owner)
         if folder is not None:
             (folder / "weights").write_text(name)
+        # Said last: whoever hears it may stop this process, and then its folder is swept away under it.
+        say("begins", claim.token, claim.previous_owner)
         at = 0
         while not told.wait(0.02):
             at += 1
@@ -90,6 +91,7 @@ class Replica:
     def _read(self) -> None:
         assert self.process.stdout is not None
         for line in self.process.stdout:
+            print(self.name, "says", line, end="")  # for the report of a test that failed
             self.said.append(json.loads(line))
 
     def __enter__(self) -> Self:

@@ -594,10 +594,16 @@ def test_a_policy_is_checked() -> None:
 # Owners that are lost
 
 
+@pytest.mark.parametrize("error", [None, FileNotFoundError("swept")], ids=["ends well", "fails"])
 def test_what_was_lost_does_not_count(
-    any_registry: Registry, other: Registry, downloads: Downloads, pool: ThreadPoolExecutor
+    any_registry: Registry,
+    other: Registry,
+    downloads: Downloads,
+    pool: ThreadPoolExecutor,
+    error: Exception | None,
 ) -> None:
     downloads.go.clear()
+    downloads.error = error  # who comes later sweeps the folders of those who lost their claim
     wanted = pool.submit(any_registry.ensure, *MODEL, downloads, lease=1.0)
     assert downloads.begun.wait(SECONDS)
     other.set_status(*MODEL, ModelStatus.DOWNLOADED, "it was here all along")
