@@ -29,6 +29,7 @@ import redis.asyncio
 from redis.asyncio.lock import Lock
 
 from benchmarks import setup
+from benchmarks.bare import BareSocket, packed
 from pyregistry import AsyncRegistry, Claimed, ModelStatus, Registry
 from pyregistry._ops import SCRIPTS
 
@@ -234,6 +235,16 @@ def redis_py_blocking(url: str, stack: ExitStack) -> BlockingMake:
     return make
 
 
+def bare_socket(url: str, stack: ExitStack) -> BlockingMake:
+    bare = stack.enter_context(BareSocket(url))
+
+    def make(job: Job) -> BlockingCall:
+        commands = packed(job.commands())
+        return lambda number: bare.ask(commands[number])
+
+    return make
+
+
 def python_redis_lock(url: str, stack: ExitStack) -> BlockingMake:
     library: Any = importlib.import_module("redis_lock")
     client = stack.enter_context(redis.Redis.from_url(url))
@@ -256,6 +267,7 @@ CLIENTS: dict[str, Callable[[str, AsyncExitStack], Awaitable[Make]]] = {
 BLOCKING_CLIENTS: dict[str, Callable[[str, ExitStack], BlockingMake]] = {
     "pyregistry-blocking": pyregistry_blocking,
     "redis-py-blocking": redis_py_blocking,
+    "bare-socket": bare_socket,
     "python-redis-lock": python_redis_lock,
 }
 

@@ -7,7 +7,7 @@ from typing import Any, TypeAlias
 
 import redis
 
-from pyregistry import Claim, Claimed, Registry
+from pyregistry import Claim, Claimed, ModelStatus, Registry
 from pyregistry._op import Op
 from pyregistry._ops import FINISH, Ops, chunks
 
@@ -96,7 +96,7 @@ def operation(
         return ops.delete(ops.targets(name, provider, None, None), expected_token=None, force=False)
     (target_of,) = ops.targets(name, PROVIDER, None, None)
     if what == "set_status":
-        return ops.set_status(target_of, "DOWNLOADED", None)
+        return ops.set_status(target_of, ModelStatus.DOWNLOADED, None)
     if what == "retry":
         return ops.retry(target_of, lease=LEASE, claim_id=None, owner=None, max_attempts=None)
     if what == "counts":

@@ -145,16 +145,16 @@ class Core:
         return True
 
     def _told_status(
-        self, ref: ModelRef, status: ModelStatus | str, reply: wire.StatusSet, dropped: Iterable[Kept]
+        self, target: Target, status: ModelStatus, reply: wire.StatusSet, dropped: Iterable[Kept]
     ) -> None:
         ended = reply.ended_claim_id
         if ended and not (self._ops.ids.made(ended) or any(kept.claim.claim_id == ended for kept in dropped)):
             _log.warning(
                 "set_status of %s to %s ended the live claim of %s (token %d)",
-                _Shown(ref), status, reply.ended_owner, reply.ended_token,
+                _Shown(target.ref), status, reply.ended_owner, reply.ended_token,
             )  # fmt: skip
         elif _log.isEnabledFor(logging.DEBUG):
-            _log.debug("set %s to %s", _Shown(ref), status)
+            _log.debug("set %s to %s", _Shown(target.ref), status)
 
     def _told_touch(self, name: str) -> None:
         if _log.isEnabledFor(logging.DEBUG):

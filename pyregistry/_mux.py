@@ -101,7 +101,8 @@ class Batch:
 
     def packed(self) -> bytes:
         """The command, as it travels."""
-        return self.head.packed([call.op for call in self.calls])
+        calls = self.calls
+        return calls[0].op.packed() if len(calls) == 1 else self.head.packed([call.op for call in calls])
 
     def keys(self) -> list[str]:
         """The keys of its items."""

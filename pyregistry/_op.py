@@ -77,6 +77,10 @@ class Head:
         argv: list[str | int] = []
         for op in ops:
             op.add_to(keys, argv)
+        return self.filled(keys, argv)
+
+    def filled(self, keys: Sequence[str], argv: Sequence[str | int]) -> bytes:
+        """The command that takes these, the keys and arguments of operations, as it travels."""
         counts = len(keys), len(argv)
         begins = self._begins.get(counts) or self._begin(*counts)
         if not argv:
@@ -146,8 +150,11 @@ class Op(Protocol[T]):
     def add_to(self, keys: list[str], argv: list[str | int]) -> None:
         """Add its keys and arguments to those of a call."""
 
+    def packed(self) -> bytes:
+        """The command that asks this alone, as it travels."""
 
-class PlainOp(msgspec.Struct, Generic[T], frozen=True, eq=False):
+
+class PlainOp(msgspec.Struct, Generic[T], eq=False):
     """An operation that brings all that there is to know of it."""
 
     head: Head
@@ -159,8 +166,16 @@ class PlainOp(msgspec.Struct, Generic[T], frozen=True, eq=False):
     shared: bool = False
     for_others: Callable[[T], T | None] | None = None
     undo: Callable[[T], Iterable[Op[Any]]] | None = None
+    _packed: bytes = b""  # of one that is kept much of a blocking call would go into packing it anew
 
     def add_to(self, keys: list[str], argv: list[str | int]) -> None:
         """Add its keys and arguments to those of a call."""
         keys += self.keys
         argv += self.argv
+
+    def packed(self) -> bytes:
+        """The command that asks this alone, as it travels."""
+        packed = self._packed
+        if not packed:
+            packed = self._packed = self.head.filled(self.keys, self.argv)
+        return packed

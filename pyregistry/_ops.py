@@ -11,6 +11,7 @@ from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from datetime import datetime
 from enum import Enum
 from functools import cache, lru_cache
+from operator import attrgetter
 from typing import Any, ClassVar, Final, NamedTuple, TypeAlias, TypeVar, cast
 
 import msgspec
@@ -302,6 +303,7 @@ class Ops:
         self.touch_model = _kept(self._touch_of)
         self.get_status = _kept(self._status_of)
         self.get_record = _kept(self._record_of)
+        self._set_to = _kept(self._setting)  # without a message
 
     def _head(
         self,
@@ -585,14 +587,15 @@ class Ops:
 
     # What anybody may do
 
-    def set_status(
-        self, target: Target, status: ModelStatus | str, message: str | None
-    ) -> Op[wire.StatusSet]:
+    def set_status(self, target: Target, status: ModelStatus, message: str | None) -> Op[wire.StatusSet]:
         """Somebody says what is true."""
-        wanted = status_of(status)
-        if wanted is ModelStatus.EVICTING:
+        if status is ModelStatus.EVICTING:
             raise InvalidArgument("status", "EVICTING comes from an eviction alone")
+        # The owner of now: a process that forks is another. The word: to hash an enum's member takes longer.
+        make = self._set_to if message is None else self._setting
+        return make(target, status.value, self.owner, checks.text("message", message))
 
+    def _setting(self, target: Target, status: str, owner: str, message: str) -> Op[wire.StatusSet]:
         def decode(answers: Answers) -> wire.StatusSet:
             answer: wire.SetReply = answers[0]
             if isinstance(answer, wire.Damaged):
@@ -601,19 +604,21 @@ class Ops:
                 raise _evicting(target.ref, "set_status")
             return answer
 
-        head = self._writing("set_status", SET_STATUS, self.owner, resend=False)
-        return PlainOp(
-            head, decode, self._records([target]), (wanted.value, checks.text("message", message)), 1
-        )
+        head = self._writing("set_status", SET_STATUS, owner, resend=False)
+        return PlainOp(head, decode, self._records([target]), (status, message), 1)
 
     def _touch_of(self, *model: Any) -> Op[bool]:
         """A model is in use, whoever provides it; the reply says whether it is known."""
         each = self.touch(self.targets(*model))
 
         def decode(answers: Answers) -> bool:
-            if len(answers) == 1 and isinstance(answers[0], wire.Known):  # nearly always
-                return True
-            return any(settled(each.decode(answers)))
+            known = False
+            for answer in answers:
+                if isinstance(answer, wire.Known):
+                    known = True
+                elif isinstance(answer, wire.Damaged):
+                    return any(settled(each.decode(answers)))
+            return known
 
         return PlainOp(
             each.head,
@@ -677,7 +682,7 @@ class Ops:
             try:
                 found = [wire.decode_status(value).status for value in values if value is not None]
             except msgspec.DecodeError:
-                return _preferred(list(_readable_statuses(targets, values)), lambda status: status)
+                return _preferred(_readable_statuses(targets, values), lambda status: status)
             if ModelStatus.DOWNLOADED in found:
                 return ModelStatus.DOWNLOADED
             return found[0] if found else None
@@ -689,14 +694,10 @@ class Ops:
     def _record_of(self, *model: Any) -> Op[ModelRecord | None]:
         """The record of a model; where any provider will do, one that is DOWNLOADED, else the first there is."""
         targets = self.targets(*model)
-        each, ref = self.read(targets), targets[0].ref
+        each, refs = self.read(targets), [target.ref for target in targets]
 
         def decode(answers: Answers) -> ModelRecord | None:
-            if len(answers) == 1 and isinstance(answers[0], wire.Found):  # nearly always
-                found = read_record(ref, answers[0])
-                if isinstance(found, ModelRecord):
-                    return found
-            return preferred_record(each.decode(answers))
+            return preferred_record(map(read_record, refs, answers))
 
         return PlainOp(each.head, decode, each.keys, (), each.items, ("record", *each.keys), True)
 
@@ -861,6 +862,9 @@ class _ClaimOp(msgspec.Struct, frozen=True, eq=False, gc=False):
         keys.append(self.claiming.begins + self.name)
         argv += (self.claim_id, self.expected_bytes)
 
+    def packed(self) -> bytes:
+        return self.head.filled((self.claiming.begins + self.name,), (self.claim_id, self.expected_bytes))
+
     def decode(self, answers: Answers) -> ClaimResult:
         of, answer = self.claiming, answers[0]
         if isinstance(answer, wire.ClaimGiven):
@@ -941,22 +945,32 @@ def known_of(found: Sequence[bool | Exception]) -> bool | Exception:
     return next((each for each in found if isinstance(each, Exception)), any(found))
 
 
-def preferred_record(found: Sequence[ModelRecord | Exception | None]) -> ModelRecord | None:
-    """Of the records of one name: one that is DOWNLOADED, else the first there is."""
-    for each in found:
-        if isinstance(each, Exception) and not isinstance(each, DamagedRecord):
-            raise each  # it may stand for the one that is DOWNLOADED
-    return _preferred([record for record in found if record is not None], lambda record: record.status)
+def preferred_record(found: Iterable[ModelRecord | Exception | None]) -> ModelRecord | None:
+    """Of the records of one name: one that is DOWNLOADED, else the first there is.
+
+    Raises:
+        Exception: one is not known, and may be the one that is DOWNLOADED; or all that there are are damaged.
+    """
+    return _preferred(found, attrgetter("status"))
 
 
-def _preferred(found: Sequence[T | Exception], status: Callable[[T], ModelStatus]) -> T | None:
-    whole = [each for each in found if not isinstance(each, Exception)]
-    if whole:
-        return next((each for each in whole if status(each) is ModelStatus.DOWNLOADED), whole[0])
+def _preferred(found: Iterable[T | Exception | None], status: Callable[[T], ModelStatus]) -> T | None:
+    first: T | None = None
+    error: DamagedRecord | None = None
     for each in found:
-        if isinstance(each, Exception):
+        if each is None:
+            continue
+        if isinstance(each, DamagedRecord):
+            error = error or each
+        elif isinstance(each, Exception):
             raise each
-    return None
+        elif status(each) is ModelStatus.DOWNLOADED:
+            return each
+        elif first is None:
+            first = each
+    if first is None and error is not None:
+        raise error
+    return first
 
 
 def _readable_statuses(targets: Sequence[Target], values: Answers) -> Iterator[ModelStatus | DamagedRecord]:

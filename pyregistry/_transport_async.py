@@ -235,7 +235,7 @@ class AsyncTransport:
     async def _exchange(self, line: Line, asked: Sequence[Asked[Any]]) -> None:
         shown = self._source.shown
         try:
-            await line.send([each.op.head.packed([each.op]) for each in asked])
+            await line.send([each.op.packed() for each in asked])
             for each in asked:
                 each.answered(await line.reply(), shown)
         except (redis_errors.RedisError, OSError) as error:
@@ -258,7 +258,7 @@ class AsyncTransport:
     async def _open(self, line: Speaks) -> Opened:
         op = self._ops.open()
         try:
-            reply = await _reply_to(line, op.head.packed([op]))
+            reply = await _reply_to(line, op.packed())
         except redis_errors.NoScriptError:
             reply = await self._load(line)
         return op.head.read(op, reply)
@@ -275,7 +275,7 @@ class AsyncTransport:
             if version is None:
                 raise
             raise ServerTooOld(version) from None
-        reply = await _reply_to(line, op.head.packed([op]))
+        reply = await _reply_to(line, op.packed())
         await line.send(LOADS)
         for _ in LOADS:
             await _answer(line)

@@ -188,7 +188,7 @@ class Transport:
     def _exchange(self, line: Line, asked: Sequence[Asked[Any]]) -> None:
         shown = self._source.shown
         try:
-            line.send([each.op.head.packed([each.op]) for each in asked])
+            line.send([each.op.packed() for each in asked])
             for each in asked:
                 each.answered(line.reply(), shown)
         except (redis_errors.RedisError, OSError) as error:
@@ -211,7 +211,7 @@ class Transport:
     def _open(self, line: Speaks) -> Opened:
         op = self._ops.open()
         try:
-            reply = _reply_to(line, op.head.packed([op]))
+            reply = _reply_to(line, op.packed())
         except redis_errors.NoScriptError:
             reply = self._load(line)
         return op.head.read(op, reply)
@@ -228,7 +228,7 @@ class Transport:
             if version is None:
                 raise
             raise ServerTooOld(version) from None
-        reply = _reply_to(line, op.head.packed([op]))
+        reply = _reply_to(line, op.packed())
         line.send(LOADS)
         for _ in LOADS:
             _answer(line)

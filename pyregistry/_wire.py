@@ -274,7 +274,7 @@ def record_of(ref: ModelRef, stored: StoredRecord, last_used: int) -> ModelRecor
     # By position: by so many names the call takes three times as long.
     return ModelRecord(
         ref.name,
-        provider_of(str(ref.provider)),
+        ref.provider if type(ref.provider) is ModelProvider else provider_of(str(ref.provider)),
         status,
         time_of(stored.created_at),
         time_of(last_used or stored.created_at),

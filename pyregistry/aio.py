@@ -626,7 +626,7 @@ class AsyncRegistry(Core):
         except BaseException:
             self._kept.keep_on(dropped)
             raise
-        self._told_status(target.ref, status, reply, dropped)
+        self._told_status(target, wanted, reply, dropped)
 
     async def touch_model(
         self,

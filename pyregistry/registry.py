@@ -597,7 +597,7 @@ class Registry(Core):
         except BaseException:
             self._kept.keep_on(dropped)
             raise
-        self._told_status(target.ref, status, reply, dropped)
+        self._told_status(target, wanted, reply, dropped)
 
     def touch_model(
         self,

@@ -29,6 +29,7 @@ from pyregistry import (
     Registry,
     RegistryClosed,
     RegistryError,
+    RegistryEvent,
     _keeper,
     _ops,
 )
@@ -451,6 +452,20 @@ def test_a_childs_set_status_on_a_parents_claim_is_somebody_elses(
 
         (warning,) = in_child(child)
         assert result.claim.owner in warning
+
+
+def test_what_a_child_says_of_a_model_is_told_in_its_own_name(server_url: str, namespace: str) -> None:
+    with Registry.from_url(server_url, namespace) as registry, registry.watch() as events:
+
+        def say() -> int:
+            registry.set_status("model", "S3", ModelStatus.ERROR)
+            return os.getpid()
+
+        for pid in (say(), in_child(say), say()):  # what the parent says again is sent from memory
+            event = next(events)
+            assert isinstance(event, RegistryEvent)
+            assert event.by is not None
+            assert event.by.endswith(f":{pid}")
 
 
 # multiprocessing

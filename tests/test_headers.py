@@ -17,7 +17,7 @@ from pyregistry._checks import Target, target
 from pyregistry._op import Op, pack
 from pyregistry._ops import OPEN, SCRIPTS, Default, Ops, Said
 from pyregistry._scripts import Arg, Row, Script, compose, load, lock_lines, lua_folder
-from pyregistry.models import Claim, EventKind
+from pyregistry.models import Claim, EventKind, ModelStatus
 from tools import lock_scripts
 
 ROOT = Path(__file__).parent.parent
@@ -527,7 +527,7 @@ SENT: dict[str, tuple[Op[Any], dict[str, Any], list[dict[str, Any]]]] = {
     ),
     "release": (OPS.release(CLAIM), {}, [{"claim_id": "the id", "token": 77}]),
     "set_status": (
-        OPS.set_status(targets()[0], "ERROR", "x"),
+        OPS.set_status(targets()[0], ModelStatus.ERROR, "x"),
         {"by": "the caller"},
         [{"status": "ERROR", "message": "x"}],
     ),
@@ -566,7 +566,7 @@ def test_what_is_sent_is_what_the_header_says(script: Script) -> None:
     assert all(set(each) == {arg.name for arg in script.item_args} for each in items)
     command = (script.sha, len(keys), *keys, *argv)
     assert op.head.command([op]) == ("EVALSHA", *command)
-    assert op.head.packed([op]) == pack(("EVALSHA", *command))
+    assert op.head.packed([op]) == op.packed() == op.packed() == pack(("EVALSHA", *command))
 
 
 FIT = {
@@ -589,7 +589,7 @@ LEAST: list[Op[Any]] = [
         permanent=True,
     ),
     OPS.release(CLAIM),
-    OPS.set_status(targets()[0], "ERROR", None),
+    OPS.set_status(targets()[0], ModelStatus.ERROR, None),
     OPS.touch(targets()),
     OPS.delete(targets(), expected_token=None, force=False),
     OPS.page(None, 0, 1),

@@ -390,7 +390,7 @@ def test_what_the_server_says_of_its_own_accord_is_no_reply(
         track: Op[Any] = PlainOp(Head("track", None, verb="CLIENT TRACKING ON"), lambda replies: replies[0])
         (model,) = registry._ops.targets("model", "S3", None, None)
         status = registry._ops.get_status("model", "S3", None, None)
-        written = registry._ops.set_status(model, "ERROR", None)
+        written = registry._ops.set_status(model, ModelStatus.ERROR, None)
         # In between: the invalidation of what was read comes before the last reply.
         answers: Sequence[Any] = transport.call_many([track, status, written, status])
         assert (answers[0], answers[1], answers[3]) == (b"OK", None, ModelStatus.ERROR)
@@ -454,7 +454,7 @@ def test_what_is_more_than_the_socket_takes(server_url: str, namespace: str) -> 
         line._socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
         message = "x" * 4000
         (model,) = registry._ops.targets("model", "S3", None, None)
-        ops = [registry._ops.set_status(model, "ERROR", f"{message}{at}") for at in range(300)]
+        ops = [registry._ops.set_status(model, ModelStatus.ERROR, f"{message}{at}") for at in range(300)]
         assert not [each for each in registry._transport.call_many(ops) if isinstance(each, Exception)]
         assert only_line(registry) is line
         record = registry.get_model_record("model")
@@ -468,7 +468,7 @@ def test_who_can_not_write_gives_up(make_server: MakeServer, namespace: str) -> 
     with Registry.from_url(server.url, namespace, timeout=0.3) as registry:
         registry.connect()
         (model,) = registry._ops.targets("model", "S3", None, None)
-        ops = [registry._ops.set_status(model, "ERROR", "x" * 4000) for _ in range(4000)]
+        ops = [registry._ops.set_status(model, ModelStatus.ERROR, "x" * 4000) for _ in range(4000)]
         os.kill(server.pid, signal.SIGSTOP)
         try:
             answers = registry._transport.call_many(ops)

@@ -1,0 +1,78 @@
+"""A bare socket, and commands that were packed before: what no client can beat."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Sequence
+from types import TracebackType
+from typing import Any, cast
+from urllib.parse import urlsplit
+
+import hiredis
+
+from pyregistry._op import Command, pack
+
+_READ = 65536
+
+
+def packed(commands: Sequence[Command]) -> list[bytes]:
+    """As they travel; the same command is the same bytes."""
+    made = {command: pack(command) for command in set(commands)}
+    return [made[command] for command in commands]
+
+
+class BareSocket:
+    """A connection over TCP; an error that the server answers is raised."""
+
+    def __init__(self, url: str) -> None:
+        parts = urlsplit(url)
+        self._socket = socket.create_connection((cast("str", parts.hostname), cast("int", parts.port)))
+        self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self._reader = hiredis.Reader()
+
+    def __enter__(self) -> BareSocket:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._socket.close()
+
+    def ask(self, command: bytes) -> Any:
+        """The reply to one command, looked for until it is there."""
+        self._socket.send(command)
+        while True:
+            try:
+                data = self._socket.recv(_READ, socket.MSG_DONTWAIT)
+            except BlockingIOError:
+                continue
+            self._feed(data)
+            reply = self._reply()
+            if reply is not False:
+                return reply
+
+    def pump(self, commands: Sequence[bytes], most: int) -> None:
+        """All of these, with so many on their way: the server always has something to do."""
+        sent = answered = 0
+        while answered < len(commands):
+            more = commands[sent : answered + most]
+            if more:
+                self._socket.sendall(b"".join(more))
+                sent += len(more)
+            self._feed(self._socket.recv(_READ))
+            while self._reply() is not False:
+                answered += 1
+
+    def _feed(self, data: bytes) -> None:
+        if not data:
+            raise ConnectionError("the server has closed the connection")
+        self._reader.feed(data)
+
+    def _reply(self) -> Any:
+        reply: Any = self._reader.gets()
+        if isinstance(reply, hiredis.ReplyError):
+            raise reply
+        return reply
