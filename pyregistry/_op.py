@@ -166,7 +166,7 @@ class PlainOp(msgspec.Struct, Generic[T], eq=False):
     shared: bool = False
     for_others: Callable[[T], T | None] | None = None
     undo: Callable[[T], Iterable[Op[Any]]] | None = None
-    _packed: bytes = b""  # of one that is kept much of a blocking call would go into packing it anew
+    _packed: bytes = b""  # made once: where it is kept, that would be a good part of each blocking call
 
     def add_to(self, keys: list[str], argv: list[str | int]) -> None:
         """Add its keys and arguments to those of a call."""
