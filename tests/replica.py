@@ -42,7 +42,16 @@ def main() -> None:
     told = threading.Event()
     threading.Thread(target=read, args=(told,), daemon=True).start()
 
+    ends: list[threading.Event] = []
+
     def download(claim: OwnedClaim, folder: Path | None = None) -> None:
+        ends.append(threading.Event())
+        try:
+            work(claim, folder)
+        finally:
+            ends[-1].set()
+
+    def work(claim: OwnedClaim, folder: Path | None) -> None:
         if folder is not None:
             (folder / "weights").write_text(name)
         # Said last: whoever hears it may stop this process, and then its folder is swept away under it.
@@ -69,6 +78,8 @@ def main() -> None:
         say("has", record.token, record.owner)
     except RegistryError as error:
         say("failed", f"{type(error).__name__}: {error}")
+    for end in ends:  # on asyncio who loses his claim may go on before the thread of his download has noticed
+        end.wait(SECONDS)
 
 
 class Replica:
