@@ -20,7 +20,7 @@ import sys
 import threading
 import time
 from collections.abc import Awaitable, Callable
-from contextlib import AsyncExitStack, ExitStack
+from contextlib import AsyncExitStack, ExitStack, closing
 from typing import Any, TypeAlias
 from urllib.parse import urlsplit
 
@@ -236,7 +236,7 @@ def redis_py_blocking(url: str, stack: ExitStack) -> BlockingMake:
 
 
 def bare_socket(url: str, stack: ExitStack) -> BlockingMake:
-    bare = stack.enter_context(BareSocket(url))
+    bare = stack.enter_context(closing(BareSocket(url)))
 
     def make(job: Job) -> BlockingCall:
         commands = packed(job.commands())

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from typing import Any
 
 import redis
@@ -118,7 +118,7 @@ def _cost(
         commands = [(command[0], sha, *command[2:]) for command in commands]
     ready = packed(commands)
     client.config_resetstat()
-    with BareSocket(server.url) as bare:
+    with closing(BareSocket(server.url)) as bare:
         bare.pump(ready, UNDER_WAY)
     cost = _evalsha_us(client) / count
     _forget(server, client, what, count)

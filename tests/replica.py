@@ -45,11 +45,12 @@ def main() -> None:
     ends: list[threading.Event] = []
 
     def download(claim: OwnedClaim, folder: Path | None = None) -> None:
-        ends.append(threading.Event())
+        end = threading.Event()
+        ends.append(end)
         try:
             work(claim, folder)
         finally:
-            ends[-1].set()
+            end.set()
 
     def work(claim: OwnedClaim, folder: Path | None) -> None:
         if folder is not None:
