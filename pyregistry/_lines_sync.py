@@ -96,10 +96,8 @@ class FastLine(Line):
         self.owed += len(commands)
         try:
             self._write(commands[0] if len(commands) == 1 else b"".join(commands))
-        except TimeoutError:
-            raise redis_errors.TimeoutError(f"Timeout writing to {self._host()}") from None
         except OSError as error:
-            raise redis_errors.ConnectionError(f"Error while writing to {self._host()}: {error}") from error
+            raise self._failed("writing to", error) from error
 
     def reply(self) -> Any:
         """The next reply; an exception, if the server says an error. Raises redis-py's errors: none comes."""
@@ -116,14 +114,25 @@ class FastLine(Line):
                     self.connection._parser.handle_push_response(reply)
                 else:
                     break
-        except TimeoutError:
-            raise redis_errors.TimeoutError(f"Timeout reading from {self._host()}") from None
         except OSError as error:
-            raise redis_errors.ConnectionError(f"Error while reading from {self._host()}: {error}") from error
+            raise self._failed("reading from", error) from error
         self.owed -= 1
         if isinstance(reply, redis_errors.ConnectionError):
             self.spoilt = True
         return reply
+
+    def ask(self, packed: bytes) -> Any:
+        """The reply to one command, where none was owed: as `send` and `reply`, with less ado."""
+        self.owed = 1
+        try:
+            self._write(packed)
+        except OSError as error:
+            raise self._failed("writing to", error) from error
+        try:
+            self._reader.feed(self._read())
+        except OSError as error:
+            raise self._failed("reading from", error) from error
+        return self.reply()
 
     def is_silent(self) -> bool:
         """Whether nothing has come that nobody asked for: the end of the connection is what mostly comes."""
@@ -138,8 +147,12 @@ class FastLine(Line):
         data: bytes = self._socket.recv(_READ)
         return data
 
-    def _host(self) -> str:
-        return str(self.connection._host_error())
+    def _failed(self, doing: str, error: OSError) -> redis_errors.RedisError:
+        """The error of redis-py's that says so."""
+        host = self.connection._host_error()
+        if isinstance(error, TimeoutError):
+            return redis_errors.TimeoutError(f"Timeout {doing} {host}")
+        return redis_errors.ConnectionError(f"Error while {doing} {host}: {error}")
 
 
 class OwnLine(FastLine):
@@ -227,18 +240,18 @@ class Lines:
     def give_back(self, line: Line) -> None:
         """It is used no more."""
         try:
-            lost = bool(line.owed or line.spoilt)
-            if lost:
+            if line.owed or line.spoilt:
                 line.connection.disconnect()
-            self._take_back(line, lost)
+            self.pool.release(line.connection)
         finally:
             self._turns.put(None)
 
+    def idle(self) -> FastLine | None:
+        """A connection that waits for its next caller, if there is one; where others use the pool there is none."""
+        return None
+
     def _lend(self) -> Line:
         return line_of(self.pool.get_connection())
-
-    def _take_back(self, line: Line, _lost: bool) -> None:
-        self.pool.release(line.connection)
 
     def close(self) -> None:
         """Close those that are not taken: redis-py fails in odd ways where one is closed under a call."""
@@ -252,7 +265,28 @@ class OwnLines(Lines):
         super().__init__(pool)
         self._idle: list[FastLine] = []  # the one that was used last is taken next
 
-    def _lend(self) -> Line:
+    def give_back(self, line: Line) -> None:
+        """It is used no more."""
+        try:
+            if line.owed or line.spoilt:
+                line.connection.disconnect()
+            elif isinstance(line, FastLine):  # all that this lends
+                self._idle.append(line)
+        finally:
+            self._turns.put(None)
+
+    def idle(self) -> FastLine | None:
+        """A connection that waits for its next caller, if there is one."""
+        line = None
+        try:
+            self._turns.get()
+            line = self._next()
+            return line
+        finally:
+            if line is None:
+                self._turns.put(None)
+
+    def _next(self) -> FastLine | None:
         while self._idle:
             try:
                 line = self._idle.pop()
@@ -261,6 +295,11 @@ class OwnLines(Lines):
             if line.is_silent():
                 return line
             line.connection.disconnect()
+        return None
+
+    def _lend(self) -> Line:
+        if (line := self._next()) is not None:
+            return line
         connection = self.pool.connection_class(**self.pool.connection_kwargs)
         connection.connect()
         if isinstance(connection, redis.SSLConnection):
@@ -269,10 +308,6 @@ class OwnLines(Lines):
 
     def _is_one_taken(self) -> bool:
         return self._turns.qsize() == CONNECTIONS - 1
-
-    def _take_back(self, line: Line, lost: bool) -> None:
-        if not lost and isinstance(line, FastLine):
-            self._idle.append(line)
 
     def close(self) -> None:
         """Close those that are not taken."""

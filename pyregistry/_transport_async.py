@@ -88,11 +88,7 @@ class AsyncTransport:
             ServerRefused: the server answered with an error.
             RegistryClosed: this client is closed.
         """
-        asked = Asked(op)
-        await _in_a_task(self._carry_out([asked]))
-        if isinstance(asked.outcome, Exception):
-            raise asked.outcome
-        return cast("T", asked.outcome)
+        return await self._outcome(Asked(op))
 
     async def claim(
         self, claiming: Claiming, name: str, claim_id: str | None, expected_bytes: int | None
@@ -114,11 +110,19 @@ class AsyncTransport:
         await _in_a_task(self._carry_out(asked))
         return [cast("T | Exception", each.outcome) for each in asked]
 
-    async def _carry_out(self, asked: list[Asked[Any]]) -> None:
+    async def _outcome(self, asked: Asked[T], *, begun: int = 0) -> T:
+        """What becomes of one operation, which has gone out so often; raises what `call` raises."""
+        if asked.outcome is PENDING:
+            await _in_a_task(self._carry_out([asked], begun))
+        if isinstance(asked.outcome, Exception):
+            raise asked.outcome
+        return cast("T", asked.outcome)
+
+    async def _carry_out(self, asked: list[Asked[Any]], begun: int = 0) -> None:
         """Send these, again and again if need be, until each has an outcome."""
         shown = self._source.shown
         try:
-            for attempt in range(self._attempts):
+            for attempt in range(begun, self._attempts):
                 if attempt:
                     await asyncio.sleep(backoff(attempt))
                 asked = await self._try(asked)
@@ -150,17 +154,21 @@ class AsyncTransport:
             if self._closed:
                 self._check_open()
             await self._exchange(line, asked)
-            again = _unanswered(asked)
-            if again:
-                await self._reload(line, again)
-                again = _unanswered(again)
-                # After READONLY the next connection may lead to the new primary.
-                line.spoilt |= bool(again)
-            return again
+            return await self._to_repeat(line, asked)
         finally:
             await lines.give_back(line)
             if self._closed and not self._shared:
                 await lines.close()
+
+    async def _to_repeat(self, line: Line, asked: list[Asked[Any]]) -> list[Asked[Any]]:
+        """Of what was sent, that which is to go out again; not what wanted nothing but its script."""
+        again = _unanswered(asked)
+        if again:
+            await self._reload(line, again)
+            again = _unanswered(again)
+            # After READONLY the next connection may lead to the new primary.
+            line.spoilt |= bool(again)
+        return again
 
     async def ear(self) -> Any:
         """What the listener hears events on: a connection beside the pool's, to be closed by its user.

@@ -75,11 +75,7 @@ class Transport:
             ServerRefused: the server answered with an error.
             RegistryClosed: this client is closed.
         """
-        asked = Asked(op)
-        self._carry_out([asked])
-        if isinstance(asked.outcome, Exception):
-            raise asked.outcome
-        return cast("T", asked.outcome)
+        return self._outcome(Asked(op))
 
     def claim(
         self, claiming: Claiming, name: str, claim_id: str | None, expected_bytes: int | None
@@ -96,11 +92,19 @@ class Transport:
         self._carry_out(asked)
         return [cast("T | Exception", each.outcome) for each in asked]
 
-    def _carry_out(self, asked: list[Asked[Any]]) -> None:
+    def _outcome(self, asked: Asked[T], *, begun: int = 0) -> T:
+        """What becomes of one operation, which has gone out so often; raises what `call` raises."""
+        if asked.outcome is PENDING:
+            self._carry_out([asked], begun)
+        if isinstance(asked.outcome, Exception):
+            raise asked.outcome
+        return cast("T", asked.outcome)
+
+    def _carry_out(self, asked: list[Asked[Any]], begun: int = 0) -> None:
         """Send these, again and again if need be, until each has an outcome."""
         shown = self._source.shown
         try:
-            for attempt in range(self._attempts):
+            for attempt in range(begun, self._attempts):
                 if attempt:
                     time.sleep(backoff(attempt))
                 asked = self._try(asked)
@@ -128,17 +132,21 @@ class Transport:
             if self._closed:
                 self._check_open()
             self._exchange(line, asked)
-            again = _unanswered(asked)
-            if again:
-                self._reload(line, again)
-                again = _unanswered(again)
-                # After READONLY the next connection may lead to the new primary.
-                line.spoilt |= bool(again)
-            return again
+            return self._to_repeat(line, asked)
         finally:
             lines.give_back(line)
             if self._closed and not self._shared:
                 lines.close()
+
+    def _to_repeat(self, line: Line, asked: list[Asked[Any]]) -> list[Asked[Any]]:
+        """Of what was sent, that which is to go out again; not what wanted nothing but its script."""
+        again = _unanswered(asked)
+        if again:
+            self._reload(line, again)
+            again = _unanswered(again)
+            # After READONLY the next connection may lead to the new primary.
+            line.spoilt |= bool(again)
+        return again
 
     def ear(self) -> Any:
         """What the listener hears events on: a connection beside the pool's, to be closed by its user.

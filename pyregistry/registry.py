@@ -11,6 +11,7 @@ from pyregistry import _checks as checks
 from pyregistry._core import Core
 from pyregistry._flight_sync import Download, Flight
 from pyregistry._listen_sync import EventStream, Listener
+from pyregistry._lone import LoneTransport
 from pyregistry._ops import (
     KEPT_LEASE,
     Default,
@@ -71,7 +72,7 @@ class Registry(Core):
         touch_interval: as in `from_url`.
     """
 
-    _transport_class: type[Transport] = Transport
+    _transport_class: type[Transport] = LoneTransport
 
     def __init__(
         self,

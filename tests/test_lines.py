@@ -25,6 +25,7 @@ from pyregistry import (
     RegistryClosed,
     RegistryUnavailable,
     _lines_sync,
+    _lone,
     _transport_sync,
 )
 from pyregistry._lines_sync import FastLine, Line, OwnLine, OwnLines, line_of, lines_of
@@ -206,7 +207,7 @@ def test_interrupted_while_a_reply_is_awaited(registry: Registry, proxy: Proxy, 
 def test_interrupted_at_every_line(registry: Registry, proxy: Proxy, other: Registry) -> None:
     # An exception in whatever line of a call: the next one gets its own answer all the same.
     other.set_status("there", "S3", ModelStatus.DOWNLOADED)
-    files = {_lines_sync.__file__, _transport_sync.__file__}
+    files = {_lines_sync.__file__, _lone.__file__, _transport_sync.__file__}
     left = 0
 
     def trace(frame: FrameType, event: str, _argument: object) -> Any:
@@ -289,6 +290,37 @@ def test_one_that_waits_for_its_turn_is_told_of_the_end(registry: Registry, prox
             one_more.result()
         assert [call.result() for call in calls] == [(0, 0, 0)] * CONNECTIONS
     until(lambda: not proxy.open, "the connections end")
+
+
+def test_a_call_alone_ends_though_its_client_is_closed(registry: Registry, proxy: Proxy) -> None:
+    registry.connect()
+    (held,) = proxy.pause("MGET", reply=True)
+    with ThreadPoolExecutor(1) as pool:
+        asked = pool.submit(registry.get_status, "model", "S3")
+        held.wait()
+        registry.close()
+        held.let_go()
+        assert asked.result(SECONDS) is None
+    until(lambda: not proxy.open, "the connection ends")
+
+
+def test_a_call_alone_that_waits_for_its_turn_is_told_of_the_end(registry: Registry, proxy: Proxy) -> None:
+    registry.connect()
+    lines = registry._transport._lines
+    assert isinstance(lines, OwnLines)
+    taken = [lines.take() for _ in range(CONNECTIONS)]
+    with ThreadPoolExecutor(1) as pool:
+        asked = pool.submit(registry.get_status, "model", "S3")
+        until(
+            lambda: any(frame.f_code is OwnLines.idle.__code__ for frame in sys._current_frames().values()),
+            "it waits for its turn",
+        )
+        registry.close()
+        for line in taken:
+            lines.give_back(line)
+        with pytest.raises(RegistryClosed):
+            asked.result(SECONDS)
+    assert proxy.sent["MGET"] == 0
 
 
 # A user's own client

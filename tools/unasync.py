@@ -24,7 +24,9 @@ HEADER = "# Made from {source} by tools/unasync.py: change that one.\n"
 RULES = [
     (r"(?ms)^ *# --- asyncio only: begin$.*?^ *# --- asyncio only: end\n", ""),
     (r"(?m)^ {12}(?:transport|near_cache): .*\n(?: {16}.*\n)*", ""),  # options of the asyncio client alone
-    (r"from pyregistry\._(?:memory|mux) import \w+\n", ""),
+    (r"from pyregistry\._memory import \w+\n", ""),
+    (r"from pyregistry\._mux import MuxTransport\n", "from pyregistry._lone import LoneTransport\n"),
+    (r"\btype\[AsyncTransport\] = AsyncTransport\b", "type[AsyncTransport] = LoneTransport"),
     (r"\bcall = self\._transport\.claim\(", "result = self._transport.claim("),
     (r"await _in_a_task\((.*)\)", r"\1"),
     (r"await asyncio\.to_thread\(([\w.]+)\)", r"\1()"),
