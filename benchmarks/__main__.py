@@ -40,7 +40,9 @@ def main(arguments: list[str]) -> None:
     )
     parser.add_argument("subject", nargs="*", help=f"{', '.join(SUBJECTS)} (all)")
     parser.add_argument("--quick", action="store_true", help="a small part, to see that it works")
-    parser.add_argument("--rounds", type=int, help="turns of each contender (7; with --quick 3)")
+    parser.add_argument(
+        "--rounds", type=int, help="turns of each contender (7, or 15 where it is close; with --quick 3)"
+    )
     parser.add_argument("--binary", help="the only server to measure: a program, or 'embedded'")
     parser.add_argument(
         "--out", type=Path, default=OUT, help="the folder (docs/benchmarks; then the README shows it too)"

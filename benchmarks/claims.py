@@ -15,14 +15,17 @@ CONTENTION = "Contention: processes x tasks"
 def run(server: Server, options: Options) -> list[Figure]:
     """One process against everybody, then many processes."""
     figures = []
-    clients: list[Contender] = [who.ours(), who.on_uvloop(), *who.rust(options), *who.peers(), *who.locks()]
-    limits = who.limits()
+    # Whom the aims hold against each other take their turns next to each other: the machine's speed changes.
+    first: list[Contender] = [who.ours(), who.on_uvloop(), *who.rust(options)]
+    last: list[Contender] = [*who.peers(), *who.locks()]
     for tasks in options.tasks:
         # redis-benchmark has connections instead of tasks: it stands beside the most of them.
-        everybody = [*clients, *limits] if tasks == max(options.tasks) else clients
+        most = tasks == max(options.tasks)
+        everybody = [*first, *(who.limits() if most else ()), *last]
         count = options.calls(3_000 if tasks == 1 else 50_000)
         job = Job("claim_fresh", tasks, count, count)
-        figures += measure(FRESH, server, everybody, [job], options.rounds, all_win=True)
+        rounds = options.many_rounds if most else options.rounds
+        figures += measure(FRESH, server, everybody, [job], rounds, all_win=True)
         job = Job("claim_contended", tasks, count, 1)
         figures += measure(CONTENDED, server, everybody, [job], options.rounds, winners=1)
     return figures + contention(server, options)

@@ -299,4 +299,4 @@ def rust(options: Options) -> list[Rust]:
 
 def limits() -> list[Limit]:
     """What the server can do."""
-    return [Limit(), Limit(16), Limit(16, batched=True)]
+    return [Limit(16, batched=True), Limit(16), Limit()]

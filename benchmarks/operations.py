@@ -27,4 +27,4 @@ def run(server: Server, options: Options) -> list[Figure]:
     count = options.calls(5_000)
     jobs = [Job("claim_fresh", 1, count, count)]
     jobs += [Job(what, 1, count, options.calls(1_000)) for what in MANY]
-    return figures + measure(BLOCKING, server, who.blocking(), jobs, options.rounds)
+    return figures + measure(BLOCKING, server, who.blocking(), jobs, options.many_rounds)

@@ -67,7 +67,7 @@ def facts(command: str, options: Options) -> dict[str, Any]:
     return {
         "command": command,
         "date": datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
-        "rounds": options.rounds,
+        "rounds": " to ".join(map(str, dict.fromkeys((options.rounds, options.many_rounds)))),
         "quick": options.quick,
         "machine": f"{os.cpu_count()} cores, {_processor()}, {platform.system()} {platform.release()}",
         "versions": versions,

@@ -81,11 +81,14 @@ class Head:
 
     def filled(self, keys: Sequence[str], argv: Sequence[str | int]) -> bytes:
         """The command that takes these, the keys and arguments of operations, as it travels."""
-        counts = len(keys), len(argv)
-        begins = self._begins.get(counts) or self._begin(*counts)
+        begins, between = self.around(len(keys), len(argv))
         if not argv:
-            return b"".join((begins, _packed(keys), self._argv))
-        return b"".join((begins, _packed(keys), self._argv, _packed(argv)))
+            return b"".join((begins, _packed(keys), between))
+        return b"".join((begins, _packed(keys), between, _packed(argv)))
+
+    def around(self, keys: int, argv: int) -> tuple[bytes, bytes]:
+        """What comes before so many keys, and between them and so many arguments, as it travels."""
+        return self._begins.get((keys, argv)) or self._begin(keys, argv), self._argv
 
     def _begin(self, keys: int, argv: int) -> bytes:
         """What a command with so many keys and arguments more begins with: of most it is the greater part."""

@@ -863,7 +863,13 @@ class _ClaimOp(msgspec.Struct, frozen=True, eq=False, gc=False):
         argv += (self.claim_id, self.expected_bytes)
 
     def packed(self) -> bytes:
-        return self.head.filled((self.claiming.begins + self.name,), (self.claim_id, self.expected_bytes))
+        # As `Head.filled`, in a third of the time: by hiredis this was a good part of a claim alone.
+        begins, between = self.head.around(1, 2)
+        key, each = (self.claiming.begins + self.name).encode(), self.claim_id.encode()
+        expected = str(self.expected_bytes).encode()
+        return b"%b$%d\r\n%b\r\n%b$%d\r\n%b\r\n$%d\r\n%b\r\n" % (
+            begins, len(key), key, between, len(each), each, len(expected), expected,
+        )  # fmt: skip
 
     def decode(self, answers: Answers) -> ClaimResult:
         of, answer = self.claiming, answers[0]

@@ -569,6 +569,17 @@ def test_what_is_sent_is_what_the_header_says(script: Script) -> None:
     assert op.head.packed([op]) == op.packed() == op.packed() == pack(("EVALSHA", *command))
 
 
+@pytest.mark.parametrize("claim_id", [None, "mine", "méin"])
+@pytest.mark.parametrize("expected_bytes", [None, 0, 2**53 - 1])
+@pytest.mark.parametrize("owner", [None, "50 % of ü"])
+def test_a_claim_is_packed_as_hiredis_would(
+    claim_id: str | None, expected_bytes: int | None, owner: str | None
+) -> None:
+    for name in ("m", "organisation/name", "模型", "100 %d"):
+        op = OPS.claiming("S3", "né", None, 5, owner, None).claim(name, claim_id, expected_bytes)
+        assert op.packed() == op.head.packed([op]) == pack(op.head.command([op]))
+
+
 FIT = {
     "str": r"(?s).*",
     "word": r"(?s).+",
