@@ -156,7 +156,12 @@ class MuxTransport(AsyncTransport):
         self, claiming: Claiming, name: str, claim_id: str | None, expected_bytes: int | None
     ) -> asyncio.Future[ClaimResult]:
         """The claim of a model. Who is cancelled gives it back (`give_back`)."""
-        future: asyncio.Future[ClaimResult] = self._future()
+        # As `_future`, in place: of claims there are many.
+        loop = get_running_loop()
+        if loop is not self._loop or self._closed:
+            self._check_open()
+            self._come_home()
+        future: asyncio.Future[ClaimResult] = loop.create_future()
         if claim_id is None is expected_bytes:
             key = claiming, name  # the operation's `same`, if one is made
             try:

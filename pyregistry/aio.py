@@ -14,6 +14,7 @@ from pyregistry._listen_async import AsyncEventStream, AsyncListener
 from pyregistry._memory import RememberingTransport
 from pyregistry._mux import MuxTransport
 from pyregistry._ops import (
+    KEPT,
     KEPT_LEASE,
     Default,
     Refusal,
@@ -230,7 +231,8 @@ class AsyncRegistry(Core):
         Returns:
             `Claimed`, to the owner alone, or `AlreadyExists` with the status.
         """
-        self._check_lease(lease)
+        if lease is KEPT:
+            self._kept.check()
         claiming = self._ops.claiming(provider, revision, subset, lease, owner, max_attempts)
         call = self._transport.claim(claiming, name, claim_id, expected_bytes)
         # --- asyncio only: begin

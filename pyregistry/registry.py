@@ -13,6 +13,7 @@ from pyregistry._flight_sync import Download, Flight
 from pyregistry._listen_sync import EventStream, Listener
 from pyregistry._lone import LoneTransport
 from pyregistry._ops import (
+    KEPT,
     KEPT_LEASE,
     Default,
     Refusal,
@@ -212,7 +213,8 @@ class Registry(Core):
         Returns:
             `Claimed`, to the owner alone, or `AlreadyExists` with the status.
         """
-        self._check_lease(lease)
+        if lease is KEPT:
+            self._kept.check()
         claiming = self._ops.claiming(provider, revision, subset, lease, owner, max_attempts)
         result = self._transport.claim(claiming, name, claim_id, expected_bytes)
         self._told_claim(result, lease)
