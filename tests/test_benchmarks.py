@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import report
+from benchmarks import blocking, report
 from benchmarks.measure import Figure
 
 ROOT = Path(__file__).parent.parent
@@ -46,6 +46,27 @@ def test_the_comparison_of_sizes_runs() -> None:
     # Its limits are for a million records: here it only has to run.
     assert result.returncode in (0, 1), result.stderr
     assert json.loads(result.stdout)
+
+
+def test_the_parts_of_a_blocking_call_are_told() -> None:
+    command = [
+        sys.executable,
+        "-m",
+        "benchmarks.blocking",
+        "--turns",
+        "2",
+        "--calls",
+        "5",
+        "--binary",
+        "embedded",
+    ]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+    rows = [line.split("|")[1:-1] for line in result.stdout.splitlines() if line.startswith("|")]
+    assert [cells[0].strip() for cells in rows[2:]] == list(blocking.ASKS) == list(blocking.CALLS)
+    for _, *figures in rows[2:]:
+        assert len(figures) == 4
+        assert all(float(figure.split()[0]) > 0 for figure in figures)
 
 
 def test_an_unknown_subject_is_told() -> None:

@@ -1,0 +1,165 @@
+"""What is a call of the blocking client made of, and how much of it could another client save?
+
+``python -m benchmarks.blocking`` compares, from one thread, over TCP on one machine:
+
+- *bare socket*: commands that were packed before, a reply that nobody decodes: the server, and the way there and back;
+- *with our objects*: the same socket; each command is made and packed, and each reply becomes what ours returns:
+  no client that answers the same with the same code is faster, whatever its connections cost;
+- *pyregistry*: the call itself;
+- *redis-py evalsha*: the same script calls, made before, not decoded.
+
+The speed of a machine that others share changes within a second. So these take turns of a few hundred calls, forwards
+and backwards; what is told are medians of the turns, and of the ratios within a turn.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import statistics
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, closing
+from functools import partial
+from typing import Any, TypeAlias
+
+import redis
+
+from benchmarks import setup
+from benchmarks.bare import BareSocket, packed
+from benchmarks.measure import progress
+from benchmarks.report import number
+from benchmarks.servers import Server, binaries, serve
+from pyregistry import ModelStatus, Registry
+from pyregistry import _checks as checks
+from pyregistry._op import Op
+from pyregistry._ops import SCRIPTS, Ops
+
+Turn: TypeAlias = "Callable[[Sequence[str]], tuple[Callable[[Any], object], Sequence[Any]]]"
+"""Prepares a turn with these models: what is called, and with what."""
+
+BARE, OBJECTS, OURS, EVALSHA = "bare socket", "with our objects", "pyregistry", "redis-py evalsha"
+MODELS = 200
+
+ASKS: dict[str, Callable[[Ops, str], Op[Any]]] = {
+    "claim": lambda ops, name: ops.claiming(setup.PROVIDER, None, None, setup.LEASE, None, None).claim(name),
+    "set_status": lambda ops, name: ops.set_status(
+        checks.target(name, setup.PROVIDER, None, None), ModelStatus.DOWNLOADED, None
+    ),
+    "touch": lambda ops, name: ops.touch_model(name, setup.PROVIDER, None, None),
+    "touch, any provider": lambda ops, name: ops.touch_model(name, None, None, None),
+    "record": lambda ops, name: ops.get_record(name, setup.PROVIDER, None, None),
+    "record, any provider": lambda ops, name: ops.get_record(name, None, None, None),
+}
+CALLS: dict[str, Callable[[Registry, str], object]] = {
+    "claim": lambda ours, name: ours.try_claim_for_download(name, setup.PROVIDER, lease=setup.LEASE),
+    "set_status": lambda ours, name: ours.set_status(name, setup.PROVIDER, ModelStatus.DOWNLOADED),
+    "touch": lambda ours, name: ours.touch_model(name, setup.PROVIDER),
+    "touch, any provider": lambda ours, name: ours.touch_model(name),
+    "record": lambda ours, name: ours.get_model_record(name, setup.PROVIDER),
+    "record, any provider": lambda ours, name: ours.get_model_record(name),
+}
+
+
+class Clients:
+    """All that is compared, on one server."""
+
+    def __init__(self, url: str, stack: ExitStack) -> None:
+        self.ours = stack.enter_context(Registry.from_url(url, setup.NAMESPACE))
+        self.bare = stack.enter_context(closing(BareSocket(url)))
+        self.redis = stack.enter_context(redis.Redis.from_url(url))
+        self.ops = Ops(setup.NAMESPACE, None, ())
+        for script in SCRIPTS:
+            self.redis.script_load(script.text)
+
+    def turns(self, what: str) -> dict[str, Turn]:
+        """Who takes a turn."""
+        ask, call = ASKS[what], CALLS[what]
+        ops, bare = self.ops, self.bare
+        evalsha: Any = self.redis.evalsha
+
+        def commands(names: Sequence[str]) -> list[tuple[str, ...]]:
+            made = [ask(ops, name) for name in names]
+            return [tuple(map(str, op.head.command([op]))) for op in made]
+
+        def with_objects(name: str) -> object:
+            op = ask(ops, name)
+            return op.head.read(op, bare.ask(op.packed()))
+
+        return {
+            BARE: lambda names: (bare.ask, packed(commands(names))),
+            OBJECTS: lambda names: (with_objects, names),
+            OURS: lambda names: (partial(call, self.ours), names),
+            EVALSHA: lambda names: (
+                lambda words: evalsha(*words),
+                [(sha, int(keys), *rest) for _, sha, keys, *rest in commands(names)],
+            ),
+        }
+
+
+def taken(turn: Turn, names: Sequence[str]) -> float:
+    """Microseconds for a call."""
+    call, arguments = turn(names)
+    gc.collect()
+    begun = time.perf_counter()
+    for argument in arguments:
+        call(argument)
+    return (time.perf_counter() - begun) / len(arguments) * 1e6
+
+
+def _names(what: str, calls: int) -> Iterator[list[str]]:
+    """The models of each turn: to be claimed, they must be new."""
+    first = 0
+    while True:
+        yield [setup.model_name("m", first + at if what == "claim" else at % MODELS) for at in range(calls)]
+        first += calls
+
+
+def measure(server: Server, what: str, turns: int, calls: int) -> dict[str, list[float]]:
+    """Microseconds for a call of each in every turn, after one that does not count."""
+    with ExitStack() as stack:
+        clients = Clients(server.url, stack)
+        clients.redis.flushdb()
+        if what != "claim":
+            for at in range(MODELS):
+                clients.ours.set_status(setup.model_name("m", at), setup.PROVIDER, ModelStatus.DOWNLOADED)
+        each, names = clients.turns(what), _names(what, calls)
+        found: dict[str, list[float]] = {who: [] for who in each}
+        for turn in range(turns + 1):
+            for who in list(each)[:: 1 if turn % 2 else -1]:
+                found[who].append(taken(each[who], next(names)))
+    progress("Blocking", server, what)
+    return {who: values[1:] for who, values in found.items()}
+
+
+def row(what: str, found: dict[str, list[float]]) -> str:
+    """A line of the table: microseconds, and against evalsha."""
+    cells = []
+    for who, values in found.items():
+        ratio = statistics.median(theirs / mine for theirs, mine in zip(found[EVALSHA], values, strict=True))
+        cells.append(f"{statistics.median(values):.1f}" + ("" if who == EVALSHA else f" ({number(ratio)})"))
+    return f"| {what} | {' | '.join(cells)} |"
+
+
+def main() -> None:
+    """Measure, and print tables."""
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.blocking",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--turns", type=int, default=101, help="of each (101)")
+    parser.add_argument("--calls", type=int, default=200, help="in a turn (200)")
+    parser.add_argument("--binary", help="the only server to measure: a program, or 'embedded'")
+    options = parser.parse_args()
+    for binary in binaries(options.binary):
+        with serve(binary) as server:
+            rows = [row(what, measure(server, what, options.turns, options.calls)) for what in ASKS]
+        print(f"\n{server.name}: us a call, and how many times the calls of redis-py's evalsha\n")
+        print(f"| call | {' | '.join((BARE, OBJECTS, OURS, EVALSHA))} |")
+        print("| --- | ---: | ---: | ---: | ---: |")
+        print("\n".join(rows), flush=True)
+
+
+if __name__ == "__main__":
+    main()
