@@ -122,12 +122,8 @@ class FastLine(Line):
         return reply
 
     def ask(self, packed: bytes) -> Any:
-        """The reply to one command, where none was owed: as `send` and `reply`, with less ado."""
-        self.owed = 1
-        try:
-            self._write(packed)
-        except OSError as error:
-            raise self._failed("writing to", error) from error
+        """The reply to one command: as `send` and `reply`, but it is waited for before it is looked for."""
+        self.send((packed,))
         try:
             self._reader.feed(self._read())
         except OSError as error:
@@ -240,9 +236,10 @@ class Lines:
     def give_back(self, line: Line) -> None:
         """It is used no more."""
         try:
-            if line.owed or line.spoilt:
+            lost = bool(line.owed or line.spoilt)
+            if lost:
                 line.connection.disconnect()
-            self.pool.release(line.connection)
+            self._take_back(line, lost)
         finally:
             self._turns.put(None)
 
@@ -252,6 +249,9 @@ class Lines:
 
     def _lend(self) -> Line:
         return line_of(self.pool.get_connection())
+
+    def _take_back(self, line: Line, _lost: bool) -> None:
+        self.pool.release(line.connection)
 
     def close(self) -> None:
         """Close those that are not taken: redis-py fails in odd ways where one is closed under a call."""
@@ -264,16 +264,6 @@ class OwnLines(Lines):
     def __init__(self, pool: Any) -> None:
         super().__init__(pool)
         self._idle: list[FastLine] = []  # the one that was used last is taken next
-
-    def give_back(self, line: Line) -> None:
-        """It is used no more."""
-        try:
-            if line.owed or line.spoilt:
-                line.connection.disconnect()
-            elif isinstance(line, FastLine):  # all that this lends
-                self._idle.append(line)
-        finally:
-            self._turns.put(None)
 
     def idle(self) -> FastLine | None:
         """A connection that waits for its next caller, if there is one."""
@@ -305,6 +295,10 @@ class OwnLines(Lines):
         if isinstance(connection, redis.SSLConnection):
             return FastLine(connection)
         return OwnLine(connection, self._is_one_taken)
+
+    def _take_back(self, line: Line, lost: bool) -> None:
+        if not lost and isinstance(line, FastLine):
+            self._idle.append(line)
 
     def _is_one_taken(self) -> bool:
         return self._turns.qsize() == CONNECTIONS - 1

@@ -49,17 +49,8 @@ def test_the_comparison_of_sizes_runs() -> None:
 
 
 def test_the_parts_of_a_blocking_call_are_told() -> None:
-    command = [
-        sys.executable,
-        "-m",
-        "benchmarks.blocking",
-        "--turns",
-        "2",
-        "--calls",
-        "5",
-        "--binary",
-        "embedded",
-    ]
+    options = ["--turns", "2", "--calls", "5", "--binary", "embedded"]
+    command = [sys.executable, "-m", "benchmarks.blocking", *options]
     result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr
     rows = [line.split("|")[1:-1] for line in result.stdout.splitlines() if line.startswith("|")]
