@@ -421,10 +421,11 @@ class AsyncFlight:
         """A push outruns file systems: look again for a while. Where nothing comes, the record goes."""
         await self._check_cache(anew=True)
         version = seat.version
-        ends = now()
+        left = 0.0
         if record.finished_at is not None:
             age = await self._call(self._client._ops.now()) - record.finished_at
-            ends += self._wish.visibility_timeout - age.total_seconds()
+            left = self._wish.visibility_timeout - age.total_seconds()
+        ends = now() + left  # from the answer on, however long it took: later than meant does no harm
         pause = _SOON
         while not await self._accepts(record, again=True):
             if seat.version != version:

@@ -867,6 +867,28 @@ def test_files_that_never_come_to_be_seen(any_registry: Registry, downloads: Dow
     assert record.finished_at - first.finished_at >= timedelta(seconds=0.5)
 
 
+def test_a_slow_answer_takes_nothing_from_the_time_to_be_seen(
+    connect_any: Connect, make_server: MakeServer, downloads: Downloads
+) -> None:
+    server = make_server()
+    registry = connect_any(url=server.url)
+    first = registry.ensure(*MODEL, downloads)
+    looks = 0
+
+    def verify(record: ModelRecord) -> bool:
+        nonlocal looks
+        looks += 1
+        if looks == 1:  # next it is asked how old the record is
+            with redis.Redis.from_url(server.url) as raw:
+                raw.client_pause(600)
+        return record.token > first.token
+
+    record = registry.ensure(*MODEL, downloads, verify=verify, visibility_timeout=1.0)
+    assert record.finished_at is not None
+    assert first.finished_at is not None
+    assert record.finished_at - first.finished_at >= timedelta(seconds=1)
+
+
 def test_a_rivals_fresh_claim_is_not_deleted(
     any_registry: Registry, other: Registry, downloads: Downloads
 ) -> None:
