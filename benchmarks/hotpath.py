@@ -46,4 +46,4 @@ def run(server: Server, options: Options) -> list[Figure]:
     ]
     sizes = [(tasks, options.calls(10_000 if tasks == 1 else 100_000)) for tasks in options.tasks]
     jobs = [Job("hot_path", tasks, count, 100) for tasks, count in sizes]
-    return measure(TABLE, server, everybody, jobs, options.rounds)
+    return measure(TABLE, server, everybody, jobs, options.many_rounds)

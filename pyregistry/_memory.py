@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from typing import Any, TypeVar, cast
 
 from pyregistry._checks import Target
@@ -19,7 +19,7 @@ from pyregistry._source import UrlSource
 from pyregistry._transport_async import ask
 from pyregistry._wire import Found, Opened, ReadReply
 from pyregistry.errors import DamagedRecord
-from pyregistry.models import ModelRecord
+from pyregistry.models import ModelRecord, ModelStatus
 
 T = TypeVar("T")
 
@@ -48,6 +48,12 @@ class RememberingTransport(MuxTransport):
             if values is not None:
                 return op.decode(values)
         return await super().call(op)
+
+    async def is_downloaded(self, question: Hashable, op: Op[ModelStatus | None]) -> bool:
+        """Whether a model is there, which is kept as the answer to this question."""
+        there = await self.call(op) is ModelStatus.DOWNLOADED
+        self.near.answer(question, op.keys, lambda values: op.decode(values) is ModelStatus.DOWNLOADED)
+        return there
 
     async def records(self, targets: Sequence[Target]) -> list[ModelRecord | DamagedRecord | None]:
         """The records of a few models, from memory if that holds them and their last use."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import redis.asyncio
 
@@ -44,7 +44,7 @@ from pyregistry.policy import DEFAULT_RETRY, RetryPolicy
 from pyregistry.store import FolderStore
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+    from collections.abc import AsyncIterator, Callable, Hashable, Iterable, Sequence
     from types import TracebackType
 
     from typing_extensions import Self
@@ -55,6 +55,9 @@ if TYPE_CHECKING:
 __all__ = ["AsyncRegistry", "create_async_registry_backend"]
 
 T = TypeVar("T")
+
+ASKED: Final = object()
+"""Begins what was asked of more than a name, which no name that anybody gives can be equal to."""
 
 AT_ONCE = 16
 """How many script calls of one call for many models are under way at a time."""
@@ -151,6 +154,9 @@ class AsyncRegistry(Core):
     ) -> None:
         self._set_up(source, namespace, owner, providers)
         self._transport = self._transport_class(source, self._ops)
+        # --- asyncio only: begin
+        self._memory = self._transport if isinstance(self._transport, RememberingTransport) else None
+        # --- asyncio only: end
         self._toucher = (
             None if touch_interval is None else AsyncToucher(self._transport, self._ops, touch_interval)
         )
@@ -653,7 +659,9 @@ class AsyncRegistry(Core):
         """
         toucher = self._toucher
         if toucher is not None:
-            question = (name, provider, revision, subset)
+            question: Hashable = name
+            if provider is not None or revision is not None or subset is not None:
+                question = (ASKED, name, provider, revision, subset)
             try:
                 if question in toucher.noted:
                     return True
@@ -747,24 +755,25 @@ class AsyncRegistry(Core):
             subset: which part of the files.
         """
         # --- asyncio only: begin
-        transport = self._transport
-        if isinstance(transport, RememberingTransport):
-            near = transport.near
-            question = (name, provider, revision, subset)
+        memory = self._memory
+        if memory is not None:
+            near = memory.near
+            question: Hashable = name
+            if provider is not None or revision is not None or subset is not None:
+                question = (ASKED, name, provider, revision, subset)
             try:
-                known = near.answers.get(question)
-                if known is not None:
-                    if now() < near.until:
-                        return known
-                    # Once more: the news may have come meanwhile.
-                    if await transport.vouched() and (known := near.answers.get(question)) is not None:
-                        return known
-            except TypeError:
-                pass  # no name can be that: it is told what is wrong with it below
-            op = self._ops.get_status(name, provider, revision, subset)
-            there = await transport.call(op) is ModelStatus.DOWNLOADED
-            near.answer(question, op.keys, lambda values: op.decode(values) is ModelStatus.DOWNLOADED)
-            return there
+                known = near.answers[question]
+            except (KeyError, TypeError):
+                pass  # TypeError: no name can be that, and it is told below what is wrong with it
+            else:
+                if now() < near.until:
+                    return known
+                # Once more: the news may have come meanwhile.
+                if await memory.vouched() and (again := near.answers.get(question)) is not None:
+                    return again
+            return await memory.is_downloaded(
+                question, self._ops.get_status(name, provider, revision, subset)
+            )
         # --- asyncio only: end
         return (
             await self.get_status(name, provider, revision=revision, subset=subset) is ModelStatus.DOWNLOADED
@@ -811,9 +820,9 @@ class AsyncRegistry(Core):
             Its record, or ``None`` if it is unknown. From memory (``near_cache``) with the last use as of then.
         """
         # --- asyncio only: begin
-        if isinstance(self._transport, RememberingTransport):
+        if self._memory is not None:
             targets = self._ops.targets(name, provider, revision, subset)
-            return preferred_record(await self._transport.records(targets))
+            return preferred_record(await self._memory.records(targets))
         # --- asyncio only: end
         return await self._transport.call(self._ops.get_record(name, provider, revision, subset))
 

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import redis
 
@@ -42,7 +42,7 @@ from pyregistry.policy import DEFAULT_RETRY, RetryPolicy
 from pyregistry.store import FolderStore
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
     from types import TracebackType
 
     from typing_extensions import Self
@@ -53,6 +53,9 @@ if TYPE_CHECKING:
 __all__ = ["Registry", "create_registry_backend"]
 
 T = TypeVar("T")
+
+ASKED: Final = object()
+"""Begins what was asked of more than a name, which no name that anybody gives can be equal to."""
 
 AT_ONCE = 16
 """How many script calls of one call for many models are under way at a time."""
@@ -625,7 +628,9 @@ class Registry(Core):
         """
         toucher = self._toucher
         if toucher is not None:
-            question = (name, provider, revision, subset)
+            question: Hashable = name
+            if provider is not None or revision is not None or subset is not None:
+                question = (ASKED, name, provider, revision, subset)
             try:
                 if question in toucher.noted:
                     return True

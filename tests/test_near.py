@@ -18,6 +18,7 @@ from pyregistry import (
     DamagedRecord,
     InvalidArgument,
     InvalidModelName,
+    ModelProvider,
     ModelRecord,
     ModelStatus,
     Registry,
@@ -420,7 +421,8 @@ async def test_a_loop_that_stood_still_lets_the_news_in_first(
 
 
 async def test_bad_names_are_told(registry: AsyncRegistry) -> None:
-    for wrong in (["a"], "", 7, None, "\ud800"):
+    assert not await registry.is_downloaded("m", "S3")  # nor is this answered by what is kept of that
+    for wrong in (["a"], "", 7, None, "\ud800", ("m", "S3", None, None), ("m", ModelProvider.S3, None, None)):
         with pytest.raises(InvalidModelName):
             await registry.is_downloaded(wrong)  # type: ignore[arg-type]  # on purpose
     with pytest.raises(InvalidArgument):

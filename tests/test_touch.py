@@ -185,6 +185,9 @@ def test_bad_arguments_are_told(connect_any: Connect) -> None:
     with pytest.raises(InvalidArgument):
         registry.touch_model("m", ["S3"])  # type: ignore[arg-type]  # on purpose
     assert not toucher_of(registry)._allowed
+    assert registry.touch_model("m", "S3")
+    with pytest.raises(InvalidModelName):  # which is no touch of that model
+        registry.touch_model(("m", "S3", None, None))  # type: ignore[arg-type]  # on purpose
     for interval in (0, -1.0, "1", float("nan"), float("inf")):
         with pytest.raises(InvalidArgument, match="touch_interval"):
             Registry.from_url("redis://localhost", touch_interval=interval)  # type: ignore[arg-type]  # on purpose
