@@ -54,6 +54,7 @@ class AsyncToucher:
         self._due: dict[str, Target] = {}  # by entry: to be told of at once
         self._waiting: dict[str, Target] = {}  # to be told of when an interval begins
         self._allowed: dict[str, int] = {}  # from which interval on each may be told of again
+        self._lost = 0  # as many have not been told of, and will not be
         self._away = False
         self._beside: Beside | None = None
         self._news = Poke()
@@ -114,6 +115,7 @@ class AsyncToucher:
             oldest = next(iter(self._waiting or self._due))
             (self._waiting or self._due).pop(oldest)
             self._allowed.pop(oldest, None)
+            self._lost += 1
             self.noted.clear()
 
     async def _run(self, _beside: Beside) -> None:
@@ -126,6 +128,7 @@ class AsyncToucher:
                     return
             for chunk in chunks(targets):
                 await self._tell(chunk)
+            self._tell_what_is_lost()
             if not targets:
                 await self._news.wait((self._interval_now() + 1) * self._interval - now())
 
@@ -166,6 +169,13 @@ class AsyncToucher:
         for answer in answers:
             if isinstance(answer, DamagedRecord):
                 _log.warning("not touched: %s", answer)
+
+    def _tell_what_is_lost(self) -> None:
+        """Once, when the server is there again, or never will be."""
+        if self._lost and (self._closed or not self._away):
+            with self._lock:
+                lost, self._lost = self._lost, 0
+            _log.warning("%d touches are lost: more than %d models waited to be told of", lost, MOST)
 
     def _keep(self, targets: Iterable[Target]) -> None:
         interval = self._interval_now()

@@ -55,6 +55,7 @@ class Toucher:
         self._due: dict[str, Target] = {}  # by entry: to be told of at once
         self._waiting: dict[str, Target] = {}  # to be told of when an interval begins
         self._allowed: dict[str, int] = {}  # from which interval on each may be told of again
+        self._lost = 0  # as many have not been told of, and will not be
         self._away = False
         self._beside: Beside | None = None
         self._news = Poke()
@@ -111,6 +112,7 @@ class Toucher:
             oldest = next(iter(self._waiting or self._due))
             (self._waiting or self._due).pop(oldest)
             self._allowed.pop(oldest, None)
+            self._lost += 1
             self.noted.clear()
 
     def _run(self, _beside: Beside) -> None:
@@ -123,6 +125,7 @@ class Toucher:
                     return
             for chunk in chunks(targets):
                 self._tell(chunk)
+            self._tell_what_is_lost()
             if not targets:
                 self._news.wait((self._interval_now() + 1) * self._interval - now())
 
@@ -163,6 +166,13 @@ class Toucher:
         for answer in answers:
             if isinstance(answer, DamagedRecord):
                 _log.warning("not touched: %s", answer)
+
+    def _tell_what_is_lost(self) -> None:
+        """Once, when the server is there again, or never will be."""
+        if self._lost and (self._closed or not self._away):
+            with self._lock:
+                lost, self._lost = self._lost, 0
+            _log.warning("%d touches are lost: more than %d models waited to be told of", lost, MOST)
 
     def _keep(self, targets: Iterable[Target]) -> None:
         interval = self._interval_now()
