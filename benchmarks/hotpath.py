@@ -13,6 +13,7 @@ from benchmarks.servers import Server
 
 TABLE = "Hot path: is it there, and a touch"
 NEAR = "pyregistry, near cache and coalesced touches"
+NEAR_BLOCKING = "pyregistry, blocking, near cache and coalesced touches"
 
 
 class Counted:
@@ -40,10 +41,11 @@ class Counted:
 
 def run(server: Server, options: Options) -> list[Figure]:
     """A hundred models, asked for by all tasks."""
-    everybody = [
-        Counted(each)
-        for each in (who.Client(NEAR, "pyregistry-near", "pyregistry-redis"), who.ours(), *who.rust(options))
+    near = [
+        who.Client(NEAR, "pyregistry-near", "pyregistry-redis"),
+        who.Client(NEAR_BLOCKING, "pyregistry-blocking-near", "pyregistry-redis", most=1),
     ]
+    everybody = [Counted(each) for each in (*near, who.ours(), *who.rust(options))]
     sizes = [(tasks, options.calls(10_000 if tasks == 1 else 100_000)) for tasks in options.tasks]
     jobs = [Job("hot_path", tasks, count, 100) for tasks, count in sizes]
     return measure(TABLE, server, everybody, jobs, options.many_rounds)

@@ -76,6 +76,11 @@ class Line:
         self.owed -= 1
         return reply
 
+    def hear(self) -> None:
+        """Take in what the server has said that nobody asked for. Raises redis-py's errors: it says no more."""
+        while self.connection.can_read(0):
+            self.connection.read_response(disable_decoding=True, push_request=True)
+
 
 class FastLine(Line):
     """A connection that was taken, past redis-py's methods."""
@@ -129,6 +134,25 @@ class FastLine(Line):
         except OSError as error:
             raise self._failed("reading from", error) from error
         return self.reply()
+
+    def hear(self) -> None:
+        """Take in what the server has said that nobody asked for. Raises redis-py's errors: it says no more."""
+        try:
+            while True:
+                said = self._reader.gets(False)
+                if said is NOT_ENOUGH_DATA:
+                    if self.is_silent():
+                        return
+                    data = self._read()
+                    if not data:
+                        raise redis_errors.ConnectionError("Connection closed by server.")
+                    self._reader.feed(data)
+                elif isinstance(said, hiredis.PushNotification):
+                    self.connection._parser.handle_push_response(said)
+                else:
+                    raise redis_errors.InvalidResponse(f"a reply to nothing: {said!r:.100}")
+        except OSError as error:
+            raise self._failed("reading from", error) from error
 
     def is_silent(self) -> bool:
         """Whether nothing has come that nobody asked for: the end of the connection is what mostly comes."""

@@ -193,6 +193,7 @@ class Listener:
                 if not isinstance(message, list):
                     continue  # the answer to a PING
                 if message[0] == b"smessage":
+                    self._transport.doubt()
                     self.hub.feed(message[2])
                 elif message[0] == b"ssubscribe":
                     self._begin(beside)

@@ -8,10 +8,18 @@ not vouched for lately.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from typing import Any
 
+from pyregistry._op import pack
 from pyregistry._owned import now
+
+TRACKING = ("CLIENT", "TRACKING", "ON", "OPTIN")
+"""From now on the server says what changes of what this connection has read, where it was asked to."""
+
+REMEMBER = pack(("CLIENT", "CACHING", "YES"))
+"""Asks it to, for the next command."""
 
 SILENCE = 3.0
 """Seconds after the last proof that the connection lives in which memory still answers."""
@@ -158,3 +166,37 @@ class Near:
     def _drop(self, key: str) -> None:
         if self._known.pop(key, None) is not None:
             self.answers.clear()
+
+
+class SharedNear(Near):
+    """The same for threads: nothing is forgotten while one of them looks at it, or draws a conclusion from it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._lock = threading.RLock()  # never held while anybody waits
+
+    def clear(self) -> None:
+        """As `Near.clear`."""
+        with self._lock:
+            super().clear()
+
+    def values(self, keys: Iterable[str]) -> list[bytes | None] | None:
+        """As `Near.values`."""
+        with self._lock:
+            return super().values(keys)
+
+    def last_uses(self, keys: Iterable[str]) -> list[int] | None:
+        """As `Near.last_uses`."""
+        with self._lock:
+            return super().last_uses(keys)
+
+    def answer(
+        self, question: Hashable, keys: Iterable[str], follow: Callable[[Sequence[Any]], bool]
+    ) -> None:
+        """As `Near.answer`."""
+        with self._lock:
+            super().answer(question, keys, follow)
+
+    def _drop(self, key: str) -> None:
+        with self._lock:
+            super()._drop(key)

@@ -186,6 +186,9 @@ class AsyncTransport:
         unlogged(connection)
         return connection
 
+    def doubt(self) -> None:
+        """Something was heard elsewhere, which may be newer than what this remembers."""
+
     async def _make_lines(self) -> Lines:
         async with self._lock:
             self._check_open()

@@ -161,6 +161,9 @@ class Transport:
         unlogged(connection)
         return connection
 
+    def doubt(self) -> None:
+        """Something was heard elsewhere, which may be newer than what this remembers."""
+
     def _make_lines(self) -> Lines:
         with self._lock:
             self._check_open()

@@ -11,7 +11,7 @@ from pyregistry import _checks as checks
 from pyregistry._core import Core
 from pyregistry._flight_async import AsyncDownload, AsyncFlight
 from pyregistry._listen_async import AsyncEventStream, AsyncListener
-from pyregistry._memory import RememberingTransport
+from pyregistry._memory_async import RememberingTransport
 from pyregistry._mux import MuxTransport
 from pyregistry._ops import (
     KEPT,
@@ -103,9 +103,9 @@ class AsyncRegistry(Core):
         providers: Iterable[str] = (),
         timeout: float = DEFAULT_TIMEOUT,
         touch_interval: float | None = None,
+        near_cache: bool = False,
         # --- asyncio only: begin
         transport: str = "multiplexed",
-        near_cache: bool = False,
         # --- asyncio only: end
         **options: Any,
     ) -> Self:
@@ -121,10 +121,10 @@ class AsyncRegistry(Core):
             timeout: seconds that a connection attempt or an answer may take.
             touch_interval: seconds within which `touch_model` tells the server of a model's use at most once: the
                 first use at once, later ones together with those of other models; ``None``: of each.
-            transport: ``"multiplexed"``: one connection, which gathers what the tasks ask; ``"redis-py"``: a
-                pool of redis-py's connections, one call on each at a time.
             near_cache: answer `is_downloaded`, `get_status` and `get_model_record` from memory, as long as the
                 server, which tracks what was read, has not said that it changed.
+            transport: ``"multiplexed"``: one connection, which gathers what the tasks ask; ``"redis-py"``: a
+                pool of redis-py's connections, one call on each at a time.
             **options: more settings of redis-py's connections (``password``, ``ssl_ca_certs``, ...); under
                 Sentinel also ``sentinel_kwargs``, those of connections to the sentinels where they differ.
 
@@ -139,8 +139,10 @@ class AsyncRegistry(Core):
         if near_cache and transport != "multiplexed":
             raise InvalidArgument("near_cache", 'needs transport="multiplexed"')
         if transport == "multiplexed":
-            client._transport_class = RememberingTransport if near_cache else MuxTransport
+            client._transport_class = MuxTransport
         # --- asyncio only: end
+        if near_cache:
+            client._transport_class = RememberingTransport
         client._begin(source, namespace, owner, providers, touch_interval)
         return client
 
@@ -154,9 +156,7 @@ class AsyncRegistry(Core):
     ) -> None:
         self._set_up(source, namespace, owner, providers)
         self._transport = self._transport_class(source, self._ops)
-        # --- asyncio only: begin
         self._memory = self._transport if isinstance(self._transport, RememberingTransport) else None
-        # --- asyncio only: end
         self._toucher = (
             None if touch_interval is None else AsyncToucher(self._transport, self._ops, touch_interval)
         )
@@ -754,7 +754,6 @@ class AsyncRegistry(Core):
             revision: which revision.
             subset: which part of the files.
         """
-        # --- asyncio only: begin
         memory = self._memory
         if memory is not None:
             near = memory.near
@@ -774,7 +773,6 @@ class AsyncRegistry(Core):
             return await memory.is_downloaded(
                 question, self._ops.get_status(name, provider, revision, subset)
             )
-        # --- asyncio only: end
         return (
             await self.get_status(name, provider, revision=revision, subset=subset) is ModelStatus.DOWNLOADED
         )
@@ -819,11 +817,9 @@ class AsyncRegistry(Core):
         Returns:
             Its record, or ``None`` if it is unknown. From memory (``near_cache``) with the last use as of then.
         """
-        # --- asyncio only: begin
         if self._memory is not None:
             targets = self._ops.targets(name, provider, revision, subset)
             return preferred_record(await self._memory.records(targets))
-        # --- asyncio only: end
         return await self._transport.call(self._ops.get_record(name, provider, revision, subset))
 
     async def get_model_records(self, models: Iterable[Model]) -> list[ModelRecord | None]:

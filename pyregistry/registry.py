@@ -12,6 +12,7 @@ from pyregistry._core import Core
 from pyregistry._flight_sync import Download, Flight
 from pyregistry._listen_sync import EventStream, Listener
 from pyregistry._lone import LoneTransport
+from pyregistry._memory_sync import RememberingTransport
 from pyregistry._ops import (
     KEPT,
     KEPT_LEASE,
@@ -24,6 +25,7 @@ from pyregistry._ops import (
     settled,
     status_of,
 )
+from pyregistry._owned import now
 from pyregistry._source import DEFAULT_TIMEOUT, ClientSource, UrlSource, source_of
 from pyregistry._touch_sync import Toucher
 from pyregistry._transport_sync import Transport
@@ -101,6 +103,7 @@ class Registry(Core):
         providers: Iterable[str] = (),
         timeout: float = DEFAULT_TIMEOUT,
         touch_interval: float | None = None,
+        near_cache: bool = False,
         **options: Any,
     ) -> Self:
         """A client with connections of its own. Nothing is sent yet.
@@ -115,6 +118,8 @@ class Registry(Core):
             timeout: seconds that a connection attempt or an answer may take.
             touch_interval: seconds within which `touch_model` tells the server of a model's use at most once: the
                 first use at once, later ones together with those of other models; ``None``: of each.
+            near_cache: answer `is_downloaded`, `get_status` and `get_model_record` from memory, as long as the
+                server, which tracks what was read, has not said that it changed.
             **options: more settings of redis-py's connections (``password``, ``ssl_ca_certs``, ...); under
                 Sentinel also ``sentinel_kwargs``, those of connections to the sentinels where they differ.
 
@@ -123,6 +128,8 @@ class Registry(Core):
         """
         client = cls.__new__(cls)
         source = source_of(url, timeout, options)
+        if near_cache:
+            client._transport_class = RememberingTransport
         client._begin(source, namespace, owner, providers, touch_interval)
         return client
 
@@ -136,6 +143,7 @@ class Registry(Core):
     ) -> None:
         self._set_up(source, namespace, owner, providers)
         self._transport = self._transport_class(source, self._ops)
+        self._memory = self._transport if isinstance(self._transport, RememberingTransport) else None
         self._toucher = (
             None if touch_interval is None else Toucher(self._transport, self._ops, touch_interval)
         )
@@ -723,6 +731,23 @@ class Registry(Core):
             revision: which revision.
             subset: which part of the files.
         """
+        memory = self._memory
+        if memory is not None:
+            near = memory.near
+            question: Hashable = name
+            if provider is not None or revision is not None or subset is not None:
+                question = (ASKED, name, provider, revision, subset)
+            try:
+                known = near.answers[question]
+            except (KeyError, TypeError):
+                pass  # TypeError: no name can be that, and it is told below what is wrong with it
+            else:
+                if now() < near.until:
+                    return known
+                # Once more: the news may have come meanwhile.
+                if memory.vouched() and (again := near.answers.get(question)) is not None:
+                    return again
+            return memory.is_downloaded(question, self._ops.get_status(name, provider, revision, subset))
         return self.get_status(name, provider, revision=revision, subset=subset) is ModelStatus.DOWNLOADED
 
     def get_status(
@@ -765,6 +790,9 @@ class Registry(Core):
         Returns:
             Its record, or ``None`` if it is unknown. From memory (``near_cache``) with the last use as of then.
         """
+        if self._memory is not None:
+            targets = self._ops.targets(name, provider, revision, subset)
+            return preferred_record(self._memory.records(targets))
         return self._transport.call(self._ops.get_record(name, provider, revision, subset))
 
     def get_model_records(self, models: Iterable[Model]) -> list[ModelRecord | None]:

@@ -508,11 +508,12 @@ def test_namespaces_are_apart(connect_any: Connect, server_url: str, namespace: 
 
 
 def test_a_backend_is_connected(server_url: str, namespace: str) -> None:
-    config = BackendConfig.redis(server_url, namespace, owner="this server", timeout=3.0)
+    config = BackendConfig.redis(server_url, namespace, owner="this server", timeout=3.0, near_cache=True)
     with create_registry_backend(config) as registry:
         assert registry.server_version is not None
         assert (registry.namespace, registry.owner) == (namespace, "this server")
         assert registry.get_status_counts() == (0, 0, 0)
+        assert not registry.is_downloaded("m")
 
 
 async def test_a_backend_is_connected_on_a_loop(server_url: str, namespace: str) -> None:

@@ -6,7 +6,9 @@ import asyncio
 import gc
 import os
 import signal
-from typing import TYPE_CHECKING, Any
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 import redis
@@ -24,18 +26,23 @@ from pyregistry import (
     Registry,
     RegistryClosed,
     RegistryUnavailable,
-    _memory,
+    _memory_async,
+    _memory_sync,
     _near,
 )
-from pyregistry._memory import RememberingTransport
-from pyregistry._near import Near
+from pyregistry._lines_sync import FastLine, Line
+from pyregistry._memory_sync import RememberingTransport
+from pyregistry._near import Near, SharedNear
 from pyregistry._owned import now
 from tests.cutter import Cutter
 from tests.proxy import until
+from tests.servers import self_signed
 from tests.test_fork import left_open
+from tests.test_lines import free_port
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Iterator
+    from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+    from pathlib import Path
 
     from pyregistry.embedded import EmbeddedServer
     from tests.conftest import MakeServer
@@ -48,11 +55,63 @@ def server(make_server: MakeServer) -> EmbeddedServer:
     return make_server()
 
 
+class Awaited:
+    """A `Registry` to be used like an `AsyncRegistry`: what is awaited is done already, in this very thread."""
+
+    def __init__(self, registry: Registry) -> None:
+        self._registry = registry
+
+    async def __aenter__(self) -> Awaited:
+        self._registry.connect()
+        return self
+
+    async def __aexit__(self, *_error: object) -> None:
+        self._registry.close()
+
+    def __getattr__(self, name: str) -> Any:
+        attribute = getattr(self._registry, name)
+        if not callable(attribute):
+            return attribute
+
+        async def call(*args: Any, **kwargs: Any) -> Any:
+            return attribute(*args, **kwargs)
+
+        return call
+
+
+@pytest.fixture(params=["asyncio", "threads"])
+def from_url(request: pytest.FixtureRequest) -> Callable[..., AsyncRegistry]:
+    """Makes either client, behind the interface of the asyncio one."""
+    if request.param == "asyncio":
+        return AsyncRegistry.from_url
+
+    def make(*args: Any, **options: Any) -> AsyncRegistry:
+        return cast("AsyncRegistry", Awaited(Registry.from_url(*args, **options)))
+
+    return make
+
+
 @pytest.fixture
-async def registry(server: EmbeddedServer, namespace: str) -> AsyncIterator[AsyncRegistry]:
-    """The client under test."""
+async def registry(
+    server: EmbeddedServer, namespace: str, from_url: Callable[..., AsyncRegistry]
+) -> AsyncIterator[AsyncRegistry]:
+    """Either client."""
+    async with from_url(server.url, namespace, near_cache=True) as registry:
+        yield registry
+
+
+@pytest.fixture
+async def asyncio_registry(server: EmbeddedServer, namespace: str) -> AsyncIterator[AsyncRegistry]:
+    """The asyncio client, where it differs."""
     async with AsyncRegistry.from_url(server.url, namespace, near_cache=True) as registry:
         yield registry
+
+
+@pytest.fixture
+def blocking(server: EmbeddedServer, namespace: str) -> Iterator[Registry]:
+    """The blocking client, where it differs."""
+    with Registry.from_url(server.url, namespace, near_cache=True) as blocking:
+        yield blocking
 
 
 @pytest.fixture
@@ -74,10 +133,22 @@ def asked(raw: redis.Redis, *commands: str) -> int:
     return sum(int(stats.get(f"cmdstat_{command}", {}).get("calls", 0)) for command in commands)
 
 
-def near_of(registry: AsyncRegistry) -> Near:
-    transport = registry._transport
+def near_of(registry: AsyncRegistry | Registry) -> Near:
+    transport: Any = registry._transport
+    near = transport.near
+    assert isinstance(near, Near)
+    return near
+
+
+def listens(registry: object) -> bool:
+    """Whether it hears of what happens without being asked anything."""
+    return isinstance(registry, AsyncRegistry)
+
+
+def tracked(blocking: Registry) -> RememberingTransport:
+    transport = blocking._transport
     assert isinstance(transport, RememberingTransport)
-    return transport.near
+    return transport
 
 
 async def comes(condition: Callable[[], object], what: str) -> None:
@@ -136,8 +207,10 @@ async def test_touches_invalidate_nothing(registry: AsyncRegistry, other: Regist
     assert asked(raw, "mget") == before
 
 
-async def test_it_is_off_by_default(server: EmbeddedServer, namespace: str, raw: redis.Redis) -> None:
-    async with AsyncRegistry.from_url(server.url, namespace) as registry:
+async def test_it_is_off_by_default(
+    server: EmbeddedServer, namespace: str, raw: redis.Redis, from_url: Callable[..., AsyncRegistry]
+) -> None:
+    async with from_url(server.url, namespace) as registry:
         for _ in range(5):
             assert not await registry.is_downloaded("model", "S3")
         assert asked(raw, "mget") == 5
@@ -236,8 +309,9 @@ async def test_what_is_read_is_never_older_than_what_was_read_before(
     pytest.fail("what was deleted is there for ever")
 
 
-async def test_who_waited_finds_what_he_waited_for(registry: AsyncRegistry, other: Registry) -> None:
+async def test_who_waited_finds_what_he_waited_for(asyncio_registry: AsyncRegistry, other: Registry) -> None:
     # The event comes on the same connection, after the invalidation.
+    registry = asyncio_registry
     for at in range(50):
         result = other.try_claim_for_download(f"m{at}", "S3", lease=30.0)
         assert isinstance(result, Claimed)
@@ -337,10 +411,10 @@ def test_a_last_use_belongs_to_the_record_that_it_was_read_with() -> None:
 
 
 async def test_a_broken_connection_empties_it(
-    server: EmbeddedServer, namespace: str, other: Registry
+    server: EmbeddedServer, namespace: str, other: Registry, from_url: Callable[..., AsyncRegistry]
 ) -> None:
     with Cutter(server.url) as cutter:
-        async with AsyncRegistry.from_url(cutter.url, namespace, near_cache=True) as registry:
+        async with from_url(cutter.url, namespace, near_cache=True) as registry:
             for at in range(20):
                 wanted = ModelStatus.DOWNLOADED if at % 2 else ModelStatus.ERROR
                 await asyncio.to_thread(other.set_status, "model", "S3", wanted)
@@ -349,13 +423,23 @@ async def test_a_broken_connection_empties_it(
                         break
                 assert await registry.get_status("other", "S3") is None
                 cutter.cut()
-                await comes(lambda: not near_of(registry)._known, "it is empty")
-                assert not near_of(registry).answers
+                if listens(registry):
+                    await comes(lambda: not near_of(registry)._known, "it is empty")
+                    assert not near_of(registry).answers
+                else:
+                    await asyncio.to_thread(other.set_status, "other", "S3", ModelStatus.DOWNLOADED)
+                    for _ in range(HITS):
+                        if await registry.is_downloaded("other", "S3"):
+                            break
+                    else:
+                        pytest.fail("nobody has noticed")
+                    assert await asyncio.to_thread(other.delete_model, "other", "S3")
 
 
 async def test_what_a_connection_brings_after_it_was_left_is_not_kept(
-    registry: AsyncRegistry, raw: redis.Redis
+    asyncio_registry: AsyncRegistry, raw: redis.Redis
 ) -> None:
+    registry = asyncio_registry
     transport: Any = registry._transport
     read = asyncio.create_task(registry.get_status("model", "S3"))
     await asyncio.sleep(0)
@@ -368,13 +452,17 @@ async def test_what_a_connection_brings_after_it_was_left_is_not_kept(
 
 
 async def test_silence_ends_it(
-    server: EmbeddedServer, namespace: str, monkeypatch: pytest.MonkeyPatch
+    server: EmbeddedServer,
+    namespace: str,
+    monkeypatch: pytest.MonkeyPatch,
+    from_url: Callable[..., AsyncRegistry],
 ) -> None:
     # The server stops, and its end of the connection stays open: nobody will say what changes.
     monkeypatch.setattr(_near, "SILENCE", 0.3)
-    monkeypatch.setattr(_memory, "PING_EVERY", 1000.0)
+    monkeypatch.setattr(_memory_async, "PING_EVERY", 1000.0)
+    monkeypatch.setattr(_memory_sync, "PING_EVERY", 0.3)
     assert server.pid is not None
-    async with AsyncRegistry.from_url(server.url, namespace, near_cache=True, timeout=0.2) as registry:
+    async with from_url(server.url, namespace, near_cache=True, timeout=0.2) as registry:
         assert not await registry.is_downloaded("model", "S3")
         os.kill(server.pid, signal.SIGSTOP)
         try:
@@ -395,7 +483,7 @@ async def test_the_answer_to_a_ping_keeps_it(
     server: EmbeddedServer, namespace: str, raw: redis.Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(_near, "SILENCE", 0.4)
-    monkeypatch.setattr(_memory, "PING_EVERY", 0.1)
+    monkeypatch.setattr(_memory_async, "PING_EVERY", 0.1)
     async with AsyncRegistry.from_url(server.url, namespace, near_cache=True) as registry:
         assert not await registry.is_downloaded("model", "S3")
         await comes(lambda: asked(raw, "ping") >= 10, "a second without anything else")
@@ -429,8 +517,10 @@ async def test_bad_names_are_told(registry: AsyncRegistry) -> None:
         await registry.is_downloaded("m", ["S3"])  # type: ignore[arg-type]  # on purpose
 
 
-async def test_after_the_end_nothing_is_answered(server: EmbeddedServer, namespace: str) -> None:
-    registry = AsyncRegistry.from_url(server.url, namespace, near_cache=True)
+async def test_after_the_end_nothing_is_answered(
+    server: EmbeddedServer, namespace: str, from_url: Callable[..., AsyncRegistry]
+) -> None:
+    registry = from_url(server.url, namespace, near_cache=True)
     assert not await registry.is_downloaded("model", "S3")
     await registry.close()
     for question in (registry.is_downloaded, registry.get_status, registry.get_model_record):
@@ -444,19 +534,45 @@ def test_it_needs_the_one_connection() -> None:
 
 
 async def test_who_may_not_have_the_server_track_is_told(
-    server: EmbeddedServer, namespace: str, raw: redis.Redis
+    server: EmbeddedServer, namespace: str, raw: redis.Redis, from_url: Callable[..., AsyncRegistry]
 ) -> None:
     raw.acl_setuser(
         "limited", True, passwords=["+secret"], keys=["*"], channels=["*"], categories=["+@all"],
         commands=["-client|tracking"],
     )  # fmt: skip
     url = server.url.replace("://", "://limited:secret@")
-    async with AsyncRegistry.from_url(url, namespace) as registry:
+    async with from_url(url, namespace) as registry:
         assert not await registry.is_downloaded("model", "S3")
-    with pytest.raises(AccessDenied) as raised:
-        async with AsyncRegistry.from_url(url, namespace, near_cache=True):
-            pass
-    assert "secret" not in str(raised.value)
+    refused = from_url(url, namespace, near_cache=True)
+    for call in (refused.__aenter__, lambda: refused.is_downloaded("model"), lambda: refused.get_status("m")):
+        with pytest.raises(AccessDenied) as raised:
+            await call()
+        assert "secret" not in str(raised.value)
+    await refused.close()
+
+
+async def test_what_the_server_does_not_track_is_not_remembered(
+    server: EmbeddedServer,
+    namespace: str,
+    raw: redis.Redis,
+    other: Registry,
+    from_url: Callable[..., AsyncRegistry],
+) -> None:
+    raw.acl_setuser(
+        "limited", True, passwords=["+secret"], keys=["*"], channels=["*"], categories=["+@all"],
+        commands=["-client|caching"],
+    )  # fmt: skip
+    async with from_url(
+        server.url.replace("://", "://limited:secret@"), namespace, near_cache=True
+    ) as registry:
+        for at in range(20):
+            wanted = ModelStatus.DOWNLOADED if at % 2 else ModelStatus.ERROR
+            other.set_status("model", "S3", wanted)
+            assert await registry.get_status("model", "S3") is wanted
+            assert await registry.is_downloaded("model", "S3") == (wanted is ModelStatus.DOWNLOADED)
+            record = await registry.get_model_record("model", "S3")
+            assert record is not None
+            assert record.status is wanted
 
 
 async def test_a_damaged_record_is_told_from_memory_too(
@@ -531,3 +647,238 @@ def test_the_loop_has_its_turn_however_many_ask(monkeypatch: pytest.MonkeyPatch)
     clock[0] = 100.0 + _near.SILENCE
     assert not near.vouch(100.0, turns.append)
     assert near.until <= clock[0]
+
+
+# The blocking client: what is remembered, and what else is asked, go over connections that know nothing of each other
+
+
+@pytest.fixture
+def looks_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It hears what it must hear, and nothing by chance."""
+    for setting in ("TURN", "PING_EVERY"):
+        monkeypatch.setattr(_memory_sync, setting, 1000.0)
+
+
+@pytest.mark.usefixtures("looks_no_more")
+@pytest.mark.parametrize(
+    "heard",
+    ["claim", "claims", "records", "list", "iterator", "counts", "touch", "touches", "delete", "set_status",
+     "failed", "event", "ensure"],
+)  # fmt: skip
+def test_nothing_is_older_than_what_was_heard_elsewhere(
+    blocking: Registry, other: Registry, raw: redis.Redis, heard: str
+) -> None:
+    other.set_status("model", "S3", ModelStatus.DOWNLOADED)
+    other.set_status("there", "S3", ModelStatus.DOWNLOADED)
+    assert blocking.is_downloaded("model")
+    assert blocking.get_status("model", "S3") is ModelStatus.DOWNLOADED
+    assert blocking.get_model_record("model", "S3") == other.get_model_record("model", "S3")
+    iterator = blocking.iter_models_by_last_used()
+    raw.set(other._ops.keys.record("S3:damaged"), b"x")
+
+    def fails() -> None:
+        with pytest.raises(DamagedRecord):
+            blocking.touch_model("damaged")
+
+    with blocking.watch() as events:
+        ways: dict[str, Callable[[], object]] = {
+            "claim": lambda: blocking.try_claim_for_download("model", "S3"),
+            "claims": lambda: blocking.try_claim_many([("model", "S3")]),
+            "records": lambda: blocking.get_model_records(["model"]),
+            "list": blocking.get_models_by_last_used,
+            "iterator": lambda: next(iterator),
+            "counts": blocking.get_status_counts,
+            "touch": lambda: blocking.touch_model("model"),
+            "touches": lambda: blocking.touch_models(["model"]),
+            "delete": lambda: blocking.delete_model("another"),
+            "set_status": lambda: blocking.set_status("another", "S3", ModelStatus.ERROR),
+            "failed": fails,
+            "event": lambda: next(events),
+            "ensure": lambda: blocking.ensure("there", "S3", print),
+        }
+        if heard != "event":
+            events.close()
+        assert blocking.is_downloaded("model")
+        other.set_status("model", "S3", ModelStatus.ERROR)
+        if heard != "event":
+            assert blocking.is_downloaded("model"), "else this shows nothing"
+        ways[heard]()
+        assert not blocking.is_downloaded("model")
+        assert blocking.get_status("model", "S3") is ModelStatus.ERROR
+        assert blocking.get_model_record("model", "S3") == other.get_model_record("model", "S3")
+
+
+@pytest.mark.usefixtures("looks_no_more")
+def test_no_thread_sees_less_than_another_has_seen(blocking: Registry, other: Registry) -> None:
+    # One thread writes, and says when it has; whoever asks after that must not see less.
+    begun = done = token = 0
+    over = False
+
+    def ask_whether() -> int:
+        sure = 0
+        while not over:
+            before = done
+            there = blocking.is_downloaded("model", "S3")
+            if before == begun:  # nothing was written meanwhile
+                assert there == bool(before % 2)
+                sure += 1
+        return sure
+
+    def ask_for_it() -> int:
+        last = 0
+        while not over:
+            least = max(token, last)
+            record = blocking.get_model_record("model", "S3")
+            last = 0 if record is None else record.token
+            assert last >= least
+        return last
+
+    with ThreadPoolExecutor(4) as pool:
+        sure = [pool.submit(ask_whether) for _ in range(2)]
+        seen = [pool.submit(ask_for_it) for _ in range(2)]
+        try:
+            for at in range(1, 301):
+                begun = at
+                blocking.set_status("model", "S3", ModelStatus.DOWNLOADED if at % 2 else ModelStatus.ERROR)
+                done = at
+                record = other.get_model_record("model", "S3")
+                assert record is not None
+                token = record.token
+        finally:
+            over = True
+        assert all(each.result() > 0 for each in sure)
+        assert all(0 < each.result() <= token for each in seen)
+
+
+def test_scripts_that_are_gone_are_asked_for_elsewhere(
+    blocking: Registry, other: Registry, raw: redis.Redis
+) -> None:
+    other.set_status("model", "S3", ModelStatus.DOWNLOADED)
+    raw.script_flush()
+    for _ in range(3):
+        assert blocking.get_model_record("model", "S3") == other.get_model_record("model", "S3")
+    before = asked(raw, "mget", "evalsha")
+    assert blocking.get_model_record("model", "S3") is not None
+    assert asked(raw, "mget", "evalsha") == before
+
+
+def test_an_interrupted_answer_is_nobody_elses(
+    blocking: Registry, other: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other.set_status("model", "S3", ModelStatus.DOWNLOADED)
+    assert blocking.get_status("nothing", "S3") is None
+    line = tracked(blocking)._line
+    assert line is not None
+
+    def interrupted() -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(line, "reply", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        blocking.get_status("model", "S3")
+    assert tracked(blocking)._line is None
+    assert blocking.get_status("model", "S3") is ModelStatus.DOWNLOADED
+    assert blocking.get_status("nothing", "S3") is None
+
+
+def test_without_its_connection_it_asks_by_the_others_and_has_one_again(
+    blocking: Registry, other: Registry, raw: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert not blocking.is_downloaded("model", "S3")
+    (ours,) = [each for each in raw.client_list() if "t" in each["flags"]]
+    assert raw.client_kill_filter(_id=ours["id"]) == 1
+    tracked(blocking).doubt()
+    other.set_status("model", "S3", ModelStatus.DOWNLOADED)
+    for _ in range(3):
+        assert blocking.is_downloaded("model", "S3")
+        assert blocking.get_model_record("model", "S3") == other.get_model_record("model", "S3")
+    assert not near_of(blocking)._known
+    assert not [each for each in raw.client_list() if "t" in each["flags"]]
+    monkeypatch.setattr(tracked(blocking), "_not_before", 0.0)
+    assert blocking.is_downloaded("model", "S3")
+    before = asked(raw, "mget")
+    assert blocking.is_downloaded("model", "S3")
+    assert asked(raw, "mget") == before
+
+
+@pytest.mark.usefixtures("looks_no_more")
+@pytest.mark.parametrize(
+    "way", ["unix", "health check", pytest.param("tls", marks=pytest.mark.server("debian"))]
+)
+def test_whatever_the_connection_is_like(
+    make_server: MakeServer, namespace: str, tmp_path: Path, way: str
+) -> None:
+    port = free_port()
+    settings: dict[str, Any] = {"unixsocket": str(tmp_path / "s")}
+    options: dict[str, Any] = {}
+    if way == "tls":
+        key, certificate = self_signed(tmp_path)
+        settings |= {
+            "tls_port": str(port), "tls_cert_file": str(certificate), "tls_key_file": str(key),
+            "tls_ca_cert_file": str(certificate), "tls_auth_clients": "no",
+        }  # fmt: skip
+        options = {"ssl_ca_certs": str(certificate)}
+    elif way == "health check":
+        options = {"health_check_interval": 1}
+    server = make_server(**settings)
+    urls = {"unix": f"unix://{tmp_path / 's'}", "tls": f"rediss://127.0.0.1:{port}"}
+    with (
+        Registry.from_url(urls.get(way, server.url), namespace, near_cache=True, **options) as blocking,
+        Registry.from_url(server.url, namespace) as other,
+    ):
+        for at in range(50):
+            # Long names: what is said of them comes in pieces.
+            names = [f"{'m' * 900}{each}" for each in range(at % 7 + 1)]
+            wanted = ModelStatus.DOWNLOADED if at % 2 else ModelStatus.ERROR
+            for name in names:
+                blocking.is_downloaded(name, "S3")
+            for name in names:
+                other.set_status(name, "S3", wanted)
+            near_of(blocking).until = 0.0  # longer than a turn ago
+            if way == "health check":
+                tracked(blocking).doubt()  # it has been said, but it may not be there yet
+            for name in names:
+                assert blocking.is_downloaded(name, "S3") == (wanted is ModelStatus.DOWNLOADED)
+        line = tracked(blocking)._line
+        assert line is not None
+        assert type(line) is (Line if way == "health check" else FastLine)
+
+
+def test_a_conclusion_is_drawn_before_what_it_rests_on_is_forgotten() -> None:
+    near = SharedNear()
+    near.learn(["a"], [b"1"])
+    news = threading.Thread(target=near.invalidate, args=([b"invalidate", [b"a"]],))
+
+    def follow(values: Sequence[Any]) -> bool:
+        news.start()
+        news.join(0.1)  # it ends in that time only if nothing keeps it from forgetting
+        return values == [b"1"]
+
+    near.answer("question", ["a"], follow)
+    news.join()
+    assert not near.answers
+
+
+def test_a_forked_child_of_threads_has_a_memory_of_its_own(blocking: Registry, other: Registry) -> None:
+    other.set_status("model", "S3", ModelStatus.DOWNLOADED)
+    assert blocking.is_downloaded("model", "S3")
+    reads, writes = os.pipe()
+    with tracked(blocking)._hearing:  # as if another thread did: nobody lets go of it in the child
+        child = os.fork()
+        if child == 0:
+            try:
+                known = len(near_of(blocking)._known), len(near_of(blocking).answers)
+                there = blocking.is_downloaded("model", "S3")
+                os.write(writes, b"%d %d %d %d" % (*known, there, blocking.is_downloaded("model", "S3")))
+            finally:
+                os._exit(0)
+    os.close(writes)
+    said = os.read(reads, 100)
+    os.close(reads)
+    os.waitpid(child, 0)
+    assert said == b"0 0 1 1"
+    other.set_status("model", "S3", ModelStatus.ERROR)
+    for _ in range(HITS):
+        if not blocking.is_downloaded("model", "S3"):
+            return
+    pytest.fail("the parent hears nothing any more")

@@ -138,9 +138,7 @@ def test_both_clients_have_the_same_methods() -> None:
             assert inspect.getdoc(method) == inspect.getdoc(asyncio[name])
         else:
             # How it sends is a choice that the asyncio client alone has.
-            theirs = [
-                each for each in signature_of(asyncio[name]) if each[0] not in ("transport", "near_cache")
-            ]
+            theirs = [each for each in signature_of(asyncio[name]) if each[0] != "transport"]
             assert signature_of(method) == theirs, name
             assert inspect.getdoc(method), name
             waits = inspect.iscoroutinefunction(asyncio[name])

@@ -17,14 +17,14 @@ FILES = {
     "_listen_async.py": "_listen_sync.py",
     "_flight_async.py": "_flight_sync.py",
     "_touch_async.py": "_touch_sync.py",
+    "_recall_async.py": "_recall_sync.py",
     "aio.py": "registry.py",
 }
 HEADER = "# Made from {source} by tools/unasync.py: change that one.\n"
 
 RULES = [
     (r"(?ms)^ *# --- asyncio only: begin$.*?^ *# --- asyncio only: end\n", ""),
-    (r"(?m)^ {12}(?:transport|near_cache): .*\n(?: {16}.*\n)*", ""),  # options of the asyncio client alone
-    (r"from pyregistry\._memory import \w+\n", ""),
+    (r"(?m)^ {12}transport: .*\n(?: {16}.*\n)*", ""),  # an option of the asyncio client alone
     (r"from pyregistry\._mux import MuxTransport\n", "from pyregistry._lone import LoneTransport\n"),
     (r"\btype\[AsyncTransport\] = AsyncTransport\b", "type[AsyncTransport] = LoneTransport"),
     (r"\bcall = self\._transport\.claim\(", "result = self._transport.claim("),
@@ -32,11 +32,11 @@ RULES = [
     (r"await asyncio\.to_thread\(([\w.]+)\)", r"\1()"),
     (r"\bawait ", ""),
     (r"\basync (def|with|for)\b", r"\1"),
-    (r"\bAsync(Registry|Transport|Iterator|Listener|EventStream|Flight|Download|Toucher)\b", r"\1"),
+    (r"\bAsync(Registry|Transport|Iterator|Listener|EventStream|Flight|Download|Toucher|Recalls)\b", r"\1"),
     (r"__a(enter|exit|iter|next)__", r"__\1__"),
     (r"\bStopAsyncIteration\b", "StopIteration"),
     (r"\baclose\b", "close"),
-    (r"\b_(transport|lines|listen|flight|touch|wait)_async\b", r"_\1_sync"),
+    (r"\b_(transport|lines|listen|flight|touch|wait|memory|recall)_async\b", r"_\1_sync"),
     (r"\b([Aa])n async context manager\b", r"\1 context manager"),
     (
         r"download: plain or async; .*\n( +)lost; in a thread it has to look at",

@@ -3,35 +3,23 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Hashable, Sequence
-from typing import Any, TypeVar, cast
+from typing import Any
 
-from pyregistry._checks import Target
 from pyregistry._lines_async import Speaks
 from pyregistry._mux import Batch, MuxTransport
-from pyregistry._near import PING_EVERY, Near
-from pyregistry._op import Op, pack
-from pyregistry._ops import Ops, read_record, read_stored
+from pyregistry._near import PING_EVERY, REMEMBER, TRACKING, Near
+from pyregistry._ops import Ops
 from pyregistry._owned import now
 from pyregistry._pipe import Expected, Pipe, Reply
+from pyregistry._recall_async import AsyncRecalls
 from pyregistry._replies import ATTEMPTS
 from pyregistry._source import UrlSource
 from pyregistry._transport_async import ask
-from pyregistry._wire import Found, Opened, ReadReply
-from pyregistry.errors import DamagedRecord
-from pyregistry.models import ModelRecord, ModelStatus
-
-T = TypeVar("T")
-
-_REMEMBER = pack(("CLIENT", "CACHING", "YES"))  # of the next command: the server is to say what changes
+from pyregistry._wire import Opened
 
 
-class RememberingTransport(MuxTransport):
-    """A multiplexed connection with a near cache.
-
-    Attributes:
-        near: what is remembered.
-    """
+class RememberingTransport(AsyncRecalls, MuxTransport):
+    """A multiplexed connection with a near cache."""
 
     def __init__(self, source: UrlSource, ops: Ops, attempts: int = ATTEMPTS) -> None:
         self.near = Near()
@@ -39,43 +27,6 @@ class RememberingTransport(MuxTransport):
         super().__init__(source, ops, attempts)
 
     # The callers' side
-
-    async def call(self, op: Op[T]) -> T:
-        """The reply of one operation, from memory if that holds it; raises what `AsyncTransport.call` raises."""
-        if op.head.near and self.near.values(op.keys) is not None and await self.vouched():
-            # Once more: the news may have come meanwhile.
-            values = self.near.values(op.keys)
-            if values is not None:
-                return op.decode(values)
-        return await super().call(op)
-
-    async def is_downloaded(self, question: Hashable, op: Op[ModelStatus | None]) -> bool:
-        """Whether a model is there, which is kept as the answer to this question."""
-        there = await self.call(op) is ModelStatus.DOWNLOADED
-        self.near.answer(question, op.keys, lambda values: op.decode(values) is ModelStatus.DOWNLOADED)
-        return there
-
-    async def records(self, targets: Sequence[Target]) -> list[ModelRecord | DamagedRecord | None]:
-        """The records of a few models, from memory if that holds them and their last use."""
-        near, stored = self.near, self._ops.stored(targets)
-        if near.last_uses(stored.keys) is not None and await self.vouched():
-            values, uses = near.values(stored.keys), near.last_uses(stored.keys)
-            if values is not None and uses is not None:
-                return [
-                    None if value is None else read_stored(target.ref, value, used)
-                    for target, value, used in zip(targets, values, uses, strict=True)
-                ]
-        # In one write: what is remembered is told of when it changes; the last use, which changes often, is not.
-        both: list[Op[Any]] = [stored, self._ops.look_up(targets)]
-        answers = await self.call_many(both)
-        for answer in answers:
-            if isinstance(answer, Exception):
-                raise answer
-        found = cast("list[ReadReply]", answers[1])
-        for key, each in zip(stored.keys, found, strict=True):
-            if isinstance(each, Found):
-                near.used(key, bytes(each.record), each.last_used)
-        return [read_record(target.ref, each) for target, each in zip(targets, found, strict=True)]
 
     async def vouched(self) -> bool:
         """Whether memory may answer. The news is let in now and then, however often this is asked."""
@@ -109,7 +60,7 @@ class RememberingTransport(MuxTransport):
 
     async def _open(self, line: Speaks) -> Opened:
         opened = await super()._open(line)
-        await ask(line, "CLIENT", "TRACKING", "ON", "OPTIN")
+        await ask(line, *TRACKING)
         return opened
 
     async def _open_pipe(self) -> Pipe:
@@ -121,7 +72,7 @@ class RememberingTransport(MuxTransport):
 
     def _prepare(self, batch: Batch, packed: list[bytes], expected: list[Expected]) -> None:
         if batch.head.near:
-            packed.append(_REMEMBER)
+            packed.append(REMEMBER)
             expected.append(Reply(lambda reply: self._tracks(batch, reply)))
         elif batch.head.changes:
             self.near.writes(batch.keys())

@@ -1,0 +1,68 @@
+"""What callers are told of what a client remembers. The transports below say whether that may be told."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Sequence
+from typing import Any, TypeVar, cast
+
+from pyregistry._checks import Target
+from pyregistry._near import Near
+from pyregistry._op import Op
+from pyregistry._ops import read_record, read_stored
+from pyregistry._transport_async import AsyncTransport
+from pyregistry._wire import Found, ReadReply
+from pyregistry.errors import DamagedRecord
+from pyregistry.models import ModelRecord, ModelStatus
+
+T = TypeVar("T")
+
+
+class AsyncRecalls(AsyncTransport):
+    """Answers from memory where that holds the answer, and asks the transport that comes after it where not.
+
+    Attributes:
+        near: what is remembered.
+    """
+
+    near: Near
+
+    async def vouched(self) -> bool:
+        """Whether memory may answer. The news is let in now and then, however often this is asked."""
+        raise NotImplementedError
+
+    async def call(self, op: Op[T]) -> T:
+        """The reply of one operation, from memory if that holds it; raises what `AsyncTransport.call` raises."""
+        if op.head.near and self.near.values(op.keys) is not None and await self.vouched():
+            # Once more: the news may have come meanwhile.
+            values = self.near.values(op.keys)
+            if values is not None:
+                return op.decode(values)
+        return await super().call(op)
+
+    async def is_downloaded(self, question: Hashable, op: Op[ModelStatus | None]) -> bool:
+        """Whether a model is there, which is kept as the answer to this question."""
+        there = await self.call(op) is ModelStatus.DOWNLOADED
+        self.near.answer(question, op.keys, lambda values: op.decode(values) is ModelStatus.DOWNLOADED)
+        return there
+
+    async def records(self, targets: Sequence[Target]) -> list[ModelRecord | DamagedRecord | None]:
+        """The records of a few models, from memory if that holds them and their last use."""
+        near, stored = self.near, self._ops.stored(targets)
+        if near.last_uses(stored.keys) is not None and await self.vouched():
+            values, uses = near.values(stored.keys), near.last_uses(stored.keys)
+            if values is not None and uses is not None:
+                return [
+                    None if value is None else read_stored(target.ref, value, used)
+                    for target, value, used in zip(targets, values, uses, strict=True)
+                ]
+        # In one write: what is remembered is told of when it changes; the last use, which changes often, is not.
+        both: list[Op[Any]] = [stored, self._ops.look_up(targets)]
+        answers = await self.call_many(both)
+        for answer in answers:
+            if isinstance(answer, Exception):
+                raise answer
+        found = cast("list[ReadReply]", answers[1])
+        for key, each in zip(stored.keys, found, strict=True):
+            if isinstance(each, Found):
+                near.used(key, bytes(each.record), each.last_used)
+        return [read_record(target.ref, each) for target, each in zip(targets, found, strict=True)]
