@@ -11,6 +11,7 @@ from __future__ import annotations
 import select
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from enum import Enum, auto
 from queue import SimpleQueue
 from time import perf_counter
 from typing import Any, Protocol
@@ -32,6 +33,12 @@ _TRY_AGAIN = 256  # but one of so many
 _COMMON = redis.connection.AbstractConnection
 
 
+class _Heard(Enum):
+    """In the place of a reply."""
+
+    PUSH = auto()
+
+
 class Speaks(Protocol):
     """What takes commands, and gives their replies in order."""
 
@@ -50,12 +57,25 @@ class Line:
         owed: how many replies are to come. If it is given back with some, whatever the reason, it is closed:
             they must not be taken for the next caller's.
         spoilt: it is to be closed in any case.
+        hears: whether the server says things that nobody asked for: `listen`.
     """
 
     def __init__(self, connection: Any) -> None:
         self.connection = connection
         self.owed = 0
         self.spoilt = False
+        self.hears = False
+
+    def listen(self, heard: Callable[[Sequence[Any]], None]) -> None:
+        """Have somebody told what the server says of its own accord. What that raises, whoever reads gets."""
+
+        def handle(push: Sequence[Any], **_options: Any) -> _Heard:
+            heard(push)
+            return _Heard.PUSH
+
+        # Not by redis-py's way to be told: that takes every error of who is told to be of no account.
+        self.connection._parser.handle_push_response = handle
+        self.hears = True
 
     def send(self, commands: Sequence[bytes]) -> None:
         """Write commands, packed."""
@@ -64,15 +84,19 @@ class Line:
 
     def reply(self) -> Any:
         """The next reply; an exception, if the server says an error. Raises redis-py's errors: none comes."""
+        reply: Any = _Heard.PUSH
         try:
-            reply = self.connection.read_response(disable_decoding=True)
+            while reply is _Heard.PUSH:
+                reply = self.connection.read_response(disable_decoding=True, push_request=self.hears)
         except (redis_errors.ResponseError, *NOT_RUN, *DENIED) as error:
             reply = error
+            self.spoilt |= isinstance(error, redis_errors.ConnectionError)  # redis-py has closed it
         except redis_errors.ConnectionError as error:
             # Under Sentinel redis-py makes a lost connection of it; but this too is the reply.
             if not isinstance(error.__context__, redis_errors.ReadOnlyError):
                 raise
             reply = error.__context__
+            self.spoilt = True
         self.owed -= 1
         return reply
 

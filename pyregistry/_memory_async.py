@@ -30,7 +30,7 @@ class RememberingTransport(AsyncRecalls, MuxTransport):
 
     async def vouched(self) -> bool:
         """Whether memory may answer. The news is let in now and then, however often this is asked."""
-        if now() < self.near.until:
+        if now() < self.near.turn.until:
             return True
         # The loop looks for news in its next turn, after that of this task; then come those that it finds.
         await asyncio.sleep(0)

@@ -9,7 +9,8 @@ has to vouch anew, by an answer to what was sent later: all that it had to say b
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from itertools import chain
 from typing import Any, TypeVar
 
@@ -17,7 +18,7 @@ from redis import exceptions as redis_errors
 
 from pyregistry._lines_sync import Line, line_of
 from pyregistry._lone import LoneTransport
-from pyregistry._near import PING_EVERY, REMEMBER, TRACKING, TURN, Near, SharedNear
+from pyregistry._near import PING_EVERY, REMEMBER, TRACKING, TURN, Near, SharedNear, Turn
 from pyregistry._op import Op, pack
 from pyregistry._owned import now
 from pyregistry._recall_sync import Recalls
@@ -29,6 +30,9 @@ T = TypeVar("T")
 
 _PING = pack(("PING",))
 
+_PATIENCE = 1.0
+"""Seconds for which who wants to hear the news waits for another thread that does."""
+
 
 class TrackedTransport(LoneTransport):
     """Connections of which one is tracked. What can't be read there is read by the others, and not remembered."""
@@ -38,23 +42,23 @@ class TrackedTransport(LoneTransport):
         self.near: Near = SharedNear()
         self._hearing = threading.Lock()  # whoever holds it uses the tracked connection
         self._line: Line | None = None
-        self._proved = 0.0  # when that was sent (`now`) which was answered last there
-        self._up_to_date = False  # that was later than all other answers
+        self._tracks = ""  # the run id of the server that it leads to
+        self._sound = False  # all that came there was understood
         self._not_before = 0.0  # no new attempt to connect
 
     def connect(self) -> Opened:
         """Open the connections; raises what `Transport.connect` raises."""
         opened = super().connect()
-        with self._hearing:
-            if self._line is None:
+        with self._held(_PATIENCE) as held:
+            if held and self._line is None:
                 self._open_tracked()
         return opened
 
     def close(self) -> None:
         """Forget, and close the connections."""
         super().close()
-        with self._hearing:
-            self._hang_up()
+        with self._held(0.0):
+            pass  # who held it last closes it
 
     def call(self, op: Op[T]) -> T:
         """The reply of one operation; raises what `Transport.call` raises."""
@@ -77,43 +81,43 @@ class TrackedTransport(LoneTransport):
 
     def doubt(self) -> None:
         """Something was heard elsewhere, which may be newer than what is remembered."""
-        # In this order, as the other way round in `_vouch`.
-        self._up_to_date = False
-        self.near.until = 0.0
+        self.near.turn = Turn()
 
     def _look(self) -> bool:
         """Take in what the server has said, unless another thread just did; whether memory may answer."""
-        with self._hearing:
-            if now() < self.near.until:
+        with self._held(_PATIENCE) as held:
+            if now() < self.near.turn.until:
                 return True
             line = self._line
-            return line is not None and bool(self._talk(line, self._take_in))
+            return held and line is not None and bool(self._talk(line, self._take_in))
 
     def _take_in(self, line: Line) -> bool:
         """Hear what the server has said until now; whether memory may answer."""
-        at = now()
-        if self._up_to_date and at < self._proved + PING_EVERY:
+        turn, at = self.near.turn, now()
+        if at < turn.proved + PING_EVERY:
             line.hear()
         else:
-            at = self._send(line, [_PING])
+            line.send([_PING])
             line.reply()
-            self._proved = at
-        return self._vouch(at)
+            turn.proved = at
+        return self._vouch(turn, at)
 
     def _read(self, ops: Sequence[Op[Any]]) -> list[Any]:
         """The replies to these, where the server tracks what they read; none if that can't be had now."""
 
         def ask(line: Line) -> list[Any]:
             commands = [[REMEMBER, op.packed()] if op.head.near else [op.packed()] for op in ops]
-            at = self._send(line, list(chain.from_iterable(commands)))
+            turn, at = self.near.turn, now()
+            line.send(list(chain.from_iterable(commands)))
             replies = [self._heard(line, op) for op in ops]
-            self._proved = at
-            self._vouch(at)
+            turn.proved = at
+            self._vouch(turn, at)
             return [] if any(isinstance(reply, Exception) for reply in replies) else replies
 
-        with self._hearing:
+        # Not for long: what others wait for there, the other connections bring as well, and all at once.
+        with self._held(TURN) as held:
             self._check_open()
-            line = self._line or self._open_tracked()
+            line = self._line or self._open_tracked() if held else None
             return [] if line is None else self._talk(line, ask) or []
 
     def _heard(self, line: Line, op: Op[Any]) -> Any:
@@ -124,24 +128,14 @@ class TrackedTransport(LoneTransport):
             self.near.learn(op.keys, reply)
         return reply
 
-    def _send(self, line: Line, commands: Sequence[bytes]) -> float:
-        """Send these, and say when that was."""
-        # Before it is sent: what comes elsewhere from now on may be newer than the reply.
-        self._up_to_date = True
-        at = now()
-        line.send(commands)
-        return at
-
-    def _vouch(self, at: float) -> bool:
-        """What was said until then has been taken in: whether memory may answer for a while."""
-        # In this order, as the other way round in `doubt`.
-        self.near.until = at + TURN
-        if not self._up_to_date:
-            self.near.until = 0.0
-        return self._up_to_date
+    def _vouch(self, turn: Turn, at: float) -> bool:
+        """What was said until then, in this turn, has been taken in: whether memory may answer for a while."""
+        # If it has been doubted meanwhile, nobody looks at that turn any more.
+        turn.until = at + TURN
+        return turn is self.near.turn
 
     def _open_tracked(self) -> Line | None:
-        """A tracked connection; none if there is no server now, which the others will tell.
+        """A tracked connection; none if it can't be had now: why not, the others will tell.
 
         Raises:
             ServerRefused: the server is there, and does not do that.
@@ -150,22 +144,37 @@ class TrackedTransport(LoneTransport):
             return None
         pool = (self._lines or self._make_lines()).pool
         connection = pool.connection_class(**{**pool.connection_kwargs, "protocol": 3})
+        line = None
         try:
             connection.connect()
             line = line_of(connection)
+            line.listen(self._is_told)
             ask(line, *TRACKING)
         except (redis_errors.RedisError, OSError) as error:
             connection.disconnect()
-            if isinstance(error, DENIED) or not isinstance(error, (*NOT_RUN, *NO_ANSWER)):
+            if isinstance(error, DENIED) or not (line is None or isinstance(error, (*NOT_RUN, *NO_ANSWER))):
                 raise refusal(error) from error
             self._hang_up()
             return None
-        connection._parser.set_invalidation_push_handler(self.near.invalidate)
-        self._line = line
+        self.near.clear()
+        self._tracks = self._where()
+        self._line, self._sound = line, True
         return line
+
+    def _is_told(self, push: Sequence[Any]) -> None:
+        if push[0] == b"invalidate":
+            self.near.invalidate(push)
+
+    def _where(self) -> str:
+        return "" if self.server is None else self.server.run_id
 
     def _talk(self, line: Line, about: Callable[[Line], T]) -> T | None:
         """What comes of it; nothing if anything goes wrong: then it is closed, since it may have said more."""
+        # Another connection that was made since may have led to another server.
+        if not self._sound or self._tracks != self._where():
+            self._hang_up(0.0)
+            return None
+        self._sound = False  # whatever interrupts this, and what is done about that
         try:
             result = about(line)
         except BaseException as error:
@@ -173,14 +182,29 @@ class TrackedTransport(LoneTransport):
             if isinstance(error, (redis_errors.RedisError, OSError)):
                 return None
             raise
-        if line.spoilt:
-            self._hang_up()
+        self._sound = not line.spoilt
         return result
 
-    def _hang_up(self) -> None:
-        self._not_before = now() + PING_EVERY
-        line, self._line = self._line, None
+    @contextmanager
+    def _held(self, seconds: float) -> Iterator[bool]:
+        """Use the tracked connection, if it is free within so long. Who used it last closes it for a closed client."""
+        held = self._hearing.acquire(timeout=seconds)
+        try:
+            yield held
+        finally:
+            if held:
+                self._hearing.release()
+            # After that: who closes the client does not wait for who holds it.
+            if self._closed and self._hearing.acquire(blocking=False):
+                try:
+                    self._hang_up()
+                finally:
+                    self._hearing.release()
+
+    def _hang_up(self, pause: float = PING_EVERY) -> None:
+        self._not_before = now() + pause
         self.near.clear()
+        line, self._line = self._line, None
         if line is not None:
             line.connection.disconnect()
 
@@ -190,4 +214,4 @@ class RememberingTransport(Recalls, TrackedTransport):
 
     def vouched(self) -> bool:
         """Whether memory may answer. The news is let in now and then, however often this is asked."""
-        return now() < self.near.until or self._look()
+        return now() < self.near.turn.until or self._look()

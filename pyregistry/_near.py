@@ -8,6 +8,7 @@ not vouched for lately.
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from typing import Any
@@ -45,17 +46,31 @@ class _Known:
         self.last_used: int | None = None
 
 
+class Turn:
+    """A time in which nothing was heard elsewhere that may be newer than what is known.
+
+    Attributes:
+        until: until when (`now`) memory may answer without another look.
+        proved: when that was sent which the server has answered last, so that all that it had to say before is known.
+    """
+
+    __slots__ = ("proved", "until")
+
+    def __init__(self) -> None:
+        self.until = self.proved = -math.inf
+
+
 class Near:
     """The memory of one client.
 
     Attributes:
         answers: what was asked, and what follows from what is known. For ``is_downloaded``, which has no time.
-        until: until when (`now`) they may be given without another look.
+        turn: whether they may be given.
     """
 
     def __init__(self) -> None:
         self.answers: dict[Hashable, bool] = {}
-        self.until = 0.0
+        self.turn = Turn()
         self._in_turn = False
         self._known: dict[str, _Known] = {}
         self._writing: dict[str, int] = {}  # by how many of this client's calls each is being written
@@ -72,7 +87,7 @@ class Near:
         """Nothing is known: the connection is gone, or the server has forgotten."""
         self._known.clear()
         self.answers.clear()
-        self.until = 0.0
+        self.turn = Turn()
 
     def invalidate(self, push: Sequence[Any]) -> None:
         """What the server says has changed; without keys: everything."""
@@ -115,7 +130,7 @@ class Near:
         if not self._in_turn:
             self._in_turn = True
             soon(self._end_turn)
-            self.until = min(at + TURN, proved + SILENCE)
+            self.turn.until = min(at + TURN, proved + SILENCE)
         return at < proved + SILENCE
 
     def _end_turn(self) -> None:

@@ -738,15 +738,12 @@ class Registry(Core):
             if provider is not None or revision is not None or subset is not None:
                 question = (ASKED, name, provider, revision, subset)
             try:
-                known = near.answers[question]
-            except (KeyError, TypeError):
-                pass  # TypeError: no name can be that, and it is told below what is wrong with it
-            else:
-                if now() < near.until:
+                # In this order: the answer is as new as what vouches for it.
+                may = now() < near.turn.until or (question in near.answers and memory.vouched())
+                if may and (known := near.answers.get(question)) is not None:
                     return known
-                # Once more: the news may have come meanwhile.
-                if memory.vouched() and (again := near.answers.get(question)) is not None:
-                    return again
+            except TypeError:
+                pass  # no name can be that, and it is told below what is wrong with it
             return memory.is_downloaded(question, self._ops.get_status(name, provider, revision, subset))
         return self.get_status(name, provider, revision=revision, subset=subset) is ModelStatus.DOWNLOADED
 

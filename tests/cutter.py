@@ -27,11 +27,10 @@ class Cutter:
     """
 
     def __init__(self, url: str) -> None:
-        parts = urlsplit(url)
-        self._upstream = (str(parts.hostname), parts.port or 6379)
+        self.leads_to(url)
         self._listener = socket.create_server(("127.0.0.1", 0))
         port = self._listener.getsockname()[1]
-        self.url = urlunsplit(parts._replace(netloc=f"127.0.0.1:{port}"))
+        self.url = urlunsplit(urlsplit(url)._replace(netloc=f"127.0.0.1:{port}"))
         self.cut_after: int | None = None
         self.cuts = 0
         self.refuses = False
@@ -55,6 +54,11 @@ class Cutter:
             assert not thread.is_alive(), "a connection does not end"
         for each in (self._listener, *self._sockets):
             each.close()
+
+    def leads_to(self, url: str) -> None:
+        """From now on who connects is connected to that."""
+        parts = urlsplit(url)
+        self._upstream = (str(parts.hostname), parts.port or 6379)
 
     def cut(self) -> None:
         """End all connections that there are."""

@@ -6,6 +6,7 @@ import asyncio
 import gc
 import os
 import signal
+import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, cast
@@ -500,7 +501,7 @@ async def test_a_loop_that_stood_still_lets_the_news_in_first(
         other.set_status("model", "S3", wanted)  # blocks: the loop can't have heard of it
         with redis.Redis.from_url(registry._source._url) as raw:  # type: ignore[union-attr]  # a URL's
             raw.ping()  # it was said before this is answered
-        near_of(registry).until = 0.0  # longer than a turn ago
+        near_of(registry).turn.until = 0.0  # longer than a turn ago
         assert await registry.get_status("model", "S3") is wanted
         assert await registry.is_downloaded("model", "S3") == (wanted is ModelStatus.DOWNLOADED)
 
@@ -594,7 +595,7 @@ def test_another_event_loop_has_a_memory_of_its_own(server: EmbeddedServer, othe
         other.set_status("model", "S3", wanted)
 
         async def ask() -> tuple[bool, ModelStatus | None]:
-            near_of(registry).until = 0.0  # longer than a turn ago
+            near_of(registry).turn.until = 0.0  # longer than a turn ago
             there = await registry.is_downloaded("model", "S3")
             assert await registry.is_downloaded("model", "S3") == there
             return there, await registry.get_status("model", "S3")
@@ -631,22 +632,22 @@ def test_the_loop_has_its_turn_however_many_ask(monkeypatch: pytest.MonkeyPatch)
     near = Near()
     turns: list[Callable[[], None]] = []
     assert near.vouch(100.0, turns.append)
-    until = near.until
+    until = near.turn.until
     assert until == 100.0 + _near.TURN
     clock[0] = until
     # The next ones get their one answer, and wait again; the loop has not turned in between.
     for _ in range(3):
         assert near.vouch(100.0, turns.append)
-        assert near.until == until
+        assert near.turn.until == until
     (turn,) = turns
     turn()
     assert near.vouch(100.0, turns.append)
-    assert near.until == until + _near.TURN
+    assert near.turn.until == until + _near.TURN
     turns.pop()()
     # Nobody is let in by a connection that is silent.
     clock[0] = 100.0 + _near.SILENCE
     assert not near.vouch(100.0, turns.append)
-    assert near.until <= clock[0]
+    assert near.turn.until <= clock[0]
 
 
 # The blocking client: what is remembered, and what else is asked, go over connections that know nothing of each other
@@ -733,21 +734,28 @@ def test_no_thread_sees_less_than_another_has_seen(blocking: Registry, other: Re
             assert last >= least
         return last
 
-    with ThreadPoolExecutor(4) as pool:
-        sure = [pool.submit(ask_whether) for _ in range(2)]
-        seen = [pool.submit(ask_for_it) for _ in range(2)]
-        try:
-            for at in range(1, 301):
-                begun = at
-                blocking.set_status("model", "S3", ModelStatus.DOWNLOADED if at % 2 else ModelStatus.ERROR)
-                done = at
-                record = other.get_model_record("model", "S3")
-                assert record is not None
-                token = record.token
-        finally:
-            over = True
-        assert all(each.result() > 0 for each in sure)
-        assert all(0 < each.result() <= token for each in seen)
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-5)  # between any two steps
+    try:
+        with ThreadPoolExecutor(4) as pool:
+            sure = [pool.submit(ask_whether) for _ in range(2)]
+            seen = [pool.submit(ask_for_it) for _ in range(2)]
+            try:
+                for at in range(1, 301):
+                    begun = at
+                    wanted = ModelStatus.DOWNLOADED if at % 2 else ModelStatus.ERROR
+                    blocking.set_status("model", "S3", wanted)
+                    done = at
+                    assert blocking.is_downloaded("model", "S3") == (at % 2)
+                    record = other.get_model_record("model", "S3")
+                    assert record is not None
+                    token = record.token
+            finally:
+                over = True
+            assert all(each.result() > 0 for each in sure)
+            assert all(0 < each.result() <= token for each in seen)
+    finally:
+        sys.setswitchinterval(interval)
 
 
 def test_scripts_that_are_gone_are_asked_for_elsewhere(
@@ -779,6 +787,116 @@ def test_an_interrupted_answer_is_nobody_elses(
     assert tracked(blocking)._line is None
     assert blocking.get_status("model", "S3") is ModelStatus.DOWNLOADED
     assert blocking.get_status("nothing", "S3") is None
+
+
+def test_an_error_while_the_news_is_taken_in_is_told_and_costs_no_news(
+    blocking: Registry, other: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # As a signal's handler may raise one, anywhere.
+    class Alarm(Exception):
+        pass
+
+    def rings(_push: object) -> None:
+        raise Alarm
+
+    assert not blocking.is_downloaded("model", "S3")
+    other.set_status("model", "S3", ModelStatus.DOWNLOADED)
+    other.get_status_counts()  # it was said before this was answered
+    tracked(blocking).doubt()
+    with monkeypatch.context() as patched:
+        patched.setattr(near_of(blocking), "invalidate", rings)
+        with pytest.raises(Alarm):
+            blocking.is_downloaded("model", "S3")
+    assert blocking.is_downloaded("model", "S3")
+
+
+def test_an_interrupted_end_of_the_connection_is_its_end(
+    blocking: Registry, other: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other.set_status("model", "S3", ModelStatus.DOWNLOADED)
+    assert not blocking.is_downloaded("nothing", "S3")
+
+    def interrupted(*_arguments: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(tracked(blocking)._line, "reply", interrupted)
+        patched.setattr(tracked(blocking), "_hang_up", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            blocking.is_downloaded("model", "S3")
+    for name in ("another", "model", "nothing"):
+        assert blocking.is_downloaded(name, "S3") == (name == "model"), (
+            "it is not the answer to another question"
+        )
+
+
+def test_it_follows_to_another_server(
+    make_server: MakeServer, server: EmbeddedServer, namespace: str, raw: redis.Redis
+) -> None:
+    # What was the primary goes on by itself, and nobody closes the connections to it.
+    with Cutter(server.url) as cutter, Registry.from_url(cutter.url, namespace, near_cache=True) as blocking:
+        blocking.set_status("model", "S3", ModelStatus.DOWNLOADED)
+        assert blocking.is_downloaded("model", "S3")
+        cutter.leads_to(make_server().url)
+        for each in raw.client_list():
+            if "t" not in each["flags"] and each["lib-name"] == "redis-py" and each["cmd"] != "client|list":
+                raw.client_kill_filter(_id=each["id"])
+        blocking.set_status("model", "S3", ModelStatus.ERROR)
+        assert not blocking.is_downloaded("model", "S3")
+        assert blocking.get_status("model", "S3") is ModelStatus.ERROR
+        assert [each for each in raw.client_list() if "t" in each["flags"]] == []
+
+
+def test_more_news_than_one_can_be_called_for(
+    server: EmbeddedServer, namespace: str, raw: redis.Redis
+) -> None:
+    # On a connection that redis-py's methods read, of which one calls itself for each.
+    with Registry.from_url(server.url, namespace, near_cache=True, health_check_interval=1000) as blocking:
+        names = [f"m{at}" for at in range(2 * sys.getrecursionlimit())]
+        for name in names:
+            assert not blocking.is_downloaded(name, "S3")
+        for name in names:
+            raw.set(blocking._ops.keys.record(f"S3:{name}"), b"\x91\xaaDOWNLOADED")
+        tracked(blocking).doubt()
+        assert all(blocking.is_downloaded(name, "S3") for name in names)
+        assert type(tracked(blocking)._line) is Line
+
+
+def test_who_closes_it_waits_for_nobody(blocking: Registry) -> None:
+    assert not blocking.is_downloaded("model", "S3")
+    with tracked(blocking)._held(1.0) as held:  # as another thread does, which waits for the server
+        assert held
+        blocking.close()
+        assert tracked(blocking)._line is not None
+    assert tracked(blocking)._line is None
+    with pytest.raises(RegistryClosed):
+        blocking.is_downloaded("model", "S3")
+
+
+def test_who_can_not_have_the_connection_asks_by_the_others(
+    blocking: Registry, other: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # As in a signal's handler, while what it interrupts waits there.
+    monkeypatch.setattr(_memory_sync, "_PATIENCE", 0.01)
+    assert not blocking.is_downloaded("model", "S3")
+    with tracked(blocking)._held(1.0):
+        other.set_status("model", "S3", ModelStatus.DOWNLOADED)
+        tracked(blocking).doubt()
+        assert blocking.is_downloaded("model", "S3")
+        assert blocking.get_model_record("model", "S3") == other.get_model_record("model", "S3")
+    assert blocking.is_downloaded("model", "S3")
+
+
+def test_a_server_that_takes_no_writes_is_read_by_the_others(
+    blocking: Registry, other: Registry, raw: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other.set_status("model", "S3", ModelStatus.DOWNLOADED)
+    assert not blocking.is_downloaded("another", "S3")
+    raw.config_set("min-replicas-to-write", "1")
+    monkeypatch.setattr(tracked(blocking), "_sound", False)
+    for _ in range(3):
+        assert blocking.is_downloaded("model", "S3")
+        assert blocking.get_status("model", "S3") is ModelStatus.DOWNLOADED
 
 
 def test_without_its_connection_it_asks_by_the_others_and_has_one_again(
@@ -834,9 +952,8 @@ def test_whatever_the_connection_is_like(
                 blocking.is_downloaded(name, "S3")
             for name in names:
                 other.set_status(name, "S3", wanted)
-            near_of(blocking).until = 0.0  # longer than a turn ago
-            if way == "health check":
-                tracked(blocking).doubt()  # it has been said, but it may not be there yet
+            other.get_status_counts()  # it was said before this was answered
+            near_of(blocking).turn.until = 0.0  # longer than a turn ago
             for name in names:
                 assert blocking.is_downloaded(name, "S3") == (wanted is ModelStatus.DOWNLOADED)
         line = tracked(blocking)._line
