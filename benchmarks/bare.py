@@ -21,12 +21,16 @@ def packed(commands: Sequence[Command]) -> list[bytes]:
 
 
 class BareSocket:
-    """A connection over TCP; an error that the server answers is raised."""
+    """A connection; an error that the server answers is raised."""
 
     def __init__(self, url: str) -> None:
         parts = urlsplit(url)
-        self._socket = socket.create_connection((cast("str", parts.hostname), cast("int", parts.port)))
-        self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        if parts.scheme == "unix":
+            self._socket = socket.socket(socket.AF_UNIX)
+            self._socket.connect(parts.path)
+        else:
+            self._socket = socket.create_connection((cast("str", parts.hostname), cast("int", parts.port)))
+            self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._reader = hiredis.Reader()
 
     def close(self) -> None:

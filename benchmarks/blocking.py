@@ -1,6 +1,6 @@
 """What is a call of the blocking client made of, and how much of it could another client save?
 
-``python -m benchmarks.blocking`` compares, from one thread, over TCP on one machine:
+``python -m benchmarks.blocking`` compares, from one thread, over TCP (or ``--unix``) on one machine:
 
 - *bare socket*: commands that were packed before, a reply that nobody decodes: the server, and the way there and back;
 - *with our objects*: the same socket; each command is made and packed, and each reply becomes what ours returns:
@@ -29,7 +29,7 @@ from benchmarks import setup
 from benchmarks.bare import BareSocket, packed
 from benchmarks.measure import progress
 from benchmarks.report import number
-from benchmarks.servers import Server, binaries, serve
+from benchmarks.servers import binaries, serve
 from pyregistry import ModelStatus, Registry
 from pyregistry import _checks as checks
 from pyregistry._op import Op
@@ -115,10 +115,10 @@ def _names(what: str, calls: int) -> Iterator[list[str]]:
         first += calls
 
 
-def measure(server: Server, what: str, turns: int, calls: int) -> dict[str, list[float]]:
+def measure(url: str, what: str, turns: int, calls: int) -> dict[str, list[float]]:
     """Microseconds for a call of each in every turn, after one that does not count."""
     with ExitStack() as stack:
-        clients = Clients(server.url, stack)
+        clients = Clients(url, stack)
         clients.redis.flushdb()
         if what != "claim":
             for at in range(MODELS):
@@ -128,7 +128,6 @@ def measure(server: Server, what: str, turns: int, calls: int) -> dict[str, list
         for turn in range(turns + 1):
             for who in list(each)[:: 1 if turn % 2 else -1]:
                 found[who].append(taken(each[who], next(names)))
-    progress("Blocking", server, what)
     return {who: values[1:] for who, values in found.items()}
 
 
@@ -150,12 +149,17 @@ def main() -> None:
     )
     parser.add_argument("--turns", type=int, default=101, help="of each (101)")
     parser.add_argument("--calls", type=int, default=200, help="in a turn (200)")
+    parser.add_argument("--unix", action="store_true", help="over a unix socket, not TCP")
     parser.add_argument("--binary", help="the only server to measure: a program, or 'embedded'")
     options = parser.parse_args()
     for binary in binaries(options.binary):
         with serve(binary) as server:
-            rows = [row(what, measure(server, what, options.turns, options.calls)) for what in ASKS]
-        print(f"\n{server.name}: us a call, and how many times the calls of redis-py's evalsha\n")
+            url, rows = server.unix_url if options.unix else server.url, []
+            for what in ASKS:
+                rows.append(row(what, measure(url, what, options.turns, options.calls)))
+                progress("Blocking", server, what)
+        way = "unix socket" if options.unix else "TCP"
+        print(f"\n{server.name}, {way}: us a call, and how many times the calls of redis-py's evalsha\n")
         print(f"| call | {' | '.join((BARE, OBJECTS, OURS, EVALSHA))} |")
         print("| --- | ---: | ---: | ---: | ---: |")
         print("\n".join(rows), flush=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,11 +21,13 @@ class Server:
     Attributes:
         name: product and version, for the tables.
         url: how clients reach it.
+        unix_url: how else they do.
         pid: its process, for its CPU time.
     """
 
     name: str
     url: str
+    unix_url: str
     pid: int
 
     @property
@@ -44,10 +47,13 @@ def binaries(wanted: str | None) -> list[Path | None]:
 @contextmanager
 def serve(binary: Path | None) -> Iterator[Server]:
     """A server, empty and without persistence; ``None``: the embedded Valkey."""
-    with EmbeddedServer(binary=binary, port=0) as server:
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        EmbeddedServer(binary=binary, port=0, config={"unixsocket": f"{folder}/socket"}) as server,
+    ):
         assert server.pid is not None
         with redis.Redis.from_url(server.url) as client:
             facts = client.info("server")
         valkey = facts.get("valkey_version")
         name = f"Valkey {valkey}" if valkey else f"Redis {facts['redis_version']}"
-        yield Server(name, server.url, server.pid)
+        yield Server(name, server.url, f"unix://{folder}/socket", server.pid)

@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 import threading
 from collections.abc import Callable, Hashable, Iterable, Sequence
-from typing import Any
+from typing import Any, Final
 
 from pyregistry._op import pack
 from pyregistry._owned import now
@@ -46,6 +46,10 @@ class _Known:
         self.last_used: int | None = None
 
 
+UNKNOWN: Final = object()
+"""Is not among the answers."""
+
+
 class Turn:
     """A time in which nothing was heard elsewhere that may be newer than what is known.
 
@@ -64,12 +68,12 @@ class Near:
     """The memory of one client.
 
     Attributes:
-        answers: what was asked, and what follows from what is known. For ``is_downloaded``, which has no time.
+        answers: what was asked, and what follows from what is known: who asks again has no time.
         turn: whether they may be given.
     """
 
     def __init__(self) -> None:
-        self.answers: dict[Hashable, bool] = {}
+        self.answers: dict[Hashable, Any] = {}
         self.turn = Turn()
         self._in_turn = False
         self._known: dict[str, _Known] = {}
@@ -168,15 +172,13 @@ class Near:
             uses.append(last_used)
         return uses
 
-    def answer(
-        self, question: Hashable, keys: Iterable[str], follow: Callable[[Sequence[Any]], bool]
-    ) -> None:
-        """Keep what follows from what these keys hold, if that is known."""
+    def answer(self, question: Hashable, keys: Iterable[str], follow: Callable[[Sequence[Any]], Any]) -> None:
+        """Keep what follows from what these keys hold, if that is known, and what it is is not `UNKNOWN`."""
         values = self.values(keys)
-        if values is not None:
+        if values is not None and (answer := follow(values)) is not UNKNOWN:
             if len(self.answers) >= MOST:
                 self.answers.clear()
-            self.answers[question] = follow(values)
+            self.answers[question] = answer
 
     def _drop(self, key: str) -> None:
         if self._known.pop(key, None) is not None:
@@ -205,9 +207,7 @@ class SharedNear(Near):
         with self._lock:
             return super().last_uses(keys)
 
-    def answer(
-        self, question: Hashable, keys: Iterable[str], follow: Callable[[Sequence[Any]], bool]
-    ) -> None:
+    def answer(self, question: Hashable, keys: Iterable[str], follow: Callable[[Sequence[Any]], Any]) -> None:
         """As `Near.answer`."""
         with self._lock:
             super().answer(question, keys, follow)

@@ -7,9 +7,10 @@ from collections.abc import Hashable, Sequence
 from typing import Any, TypeVar, cast
 
 from pyregistry._checks import Target
-from pyregistry._near import Near
+from pyregistry._near import UNKNOWN, Near
 from pyregistry._op import Op
-from pyregistry._ops import read_record, read_stored
+from pyregistry._ops import preferred_record, read_record, read_stored
+from pyregistry._owned import now
 from pyregistry._transport_sync import Transport
 from pyregistry._wire import Found, ReadReply
 from pyregistry.errors import DamagedRecord
@@ -40,22 +41,62 @@ class Recalls(Transport):
                 return op.decode(values)
         return super().call(op)
 
+    def recall(self, question: Hashable) -> Any:
+        """The answer that was kept, if it may be given; else `UNKNOWN`."""
+        near = self.near
+        try:
+            # In this order: the answer is as new as what vouches for it.
+            if now() < near.turn.until or (question in near.answers and self.vouched()):
+                return near.answers.get(question, UNKNOWN)
+        except TypeError:
+            pass  # nobody can have asked that: what is wrong with it is told by whoever tries to find out
+        return UNKNOWN
+
     def is_downloaded(self, question: Hashable, op: Op[ModelStatus | None]) -> bool:
         """Whether a model is there, which is kept as the answer to this question."""
         there = self.call(op) is ModelStatus.DOWNLOADED
         self.near.answer(question, op.keys, lambda values: op.decode(values) is ModelStatus.DOWNLOADED)
         return there
 
-    def records(self, targets: Sequence[Target]) -> list[ModelRecord | DamagedRecord | None]:
+    def status(self, question: Hashable, op: Op[ModelStatus | None]) -> ModelStatus | None:
+        """The status of a model, which is kept as the answer to this question."""
+        status = self.call(op)
+        self.near.answer(question, op.keys, op.decode)
+        return status
+
+    def record(self, question: Hashable, targets: Sequence[Target]) -> ModelRecord | None:
+        """The record of a model, which is kept as the answer to this question."""
+        stored = self._ops.stored(targets)
+        record = preferred_record(self._records(targets, stored))
+
+        def follow(_values: object) -> object:
+            found = self._known(targets, stored)
+            damaged = found is None or any(isinstance(each, DamagedRecord) for each in found)
+            return UNKNOWN if damaged else preferred_record(found or ())
+
+        self.near.answer(question, stored.keys, follow)
+        return record
+
+    def _known(
+        self, targets: Sequence[Target], stored: Op[Any]
+    ) -> list[ModelRecord | DamagedRecord | None] | None:
+        values, uses = self.near.values(stored.keys), self.near.last_uses(stored.keys)
+        if values is None or uses is None:
+            return None
+        return [
+            None if value is None else read_stored(target.ref, value, used)
+            for target, value, used in zip(targets, values, uses, strict=True)
+        ]
+
+    def _records(
+        self, targets: Sequence[Target], stored: Op[Any]
+    ) -> list[ModelRecord | DamagedRecord | None]:
         """The records of a few models, from memory if that holds them and their last use."""
-        near, stored = self.near, self._ops.stored(targets)
+        near = self.near
         if near.last_uses(stored.keys) is not None and self.vouched():
-            values, uses = near.values(stored.keys), near.last_uses(stored.keys)
-            if values is not None and uses is not None:
-                return [
-                    None if value is None else read_stored(target.ref, value, used)
-                    for target, value, used in zip(targets, values, uses, strict=True)
-                ]
+            known = self._known(targets, stored)
+            if known is not None:
+                return known
         # In one write: what is remembered is told of when it changes; the last use, which changes often, is not.
         both: list[Op[Any]] = [stored, self._ops.look_up(targets)]
         answers = self.call_many(both)

@@ -48,8 +48,9 @@ def test_the_comparison_of_sizes_runs() -> None:
     assert json.loads(result.stdout)
 
 
-def test_the_parts_of_a_blocking_call_are_told() -> None:
-    options = ["--turns", "2", "--calls", "5", "--binary", "embedded"]
+@pytest.mark.parametrize("way", [[], ["--unix"]])
+def test_the_parts_of_a_blocking_call_are_told(way: list[str]) -> None:
+    options = ["--turns", "2", "--calls", "5", "--binary", "embedded", *way]
     command = [sys.executable, "-m", "benchmarks.blocking", *options]
     result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr

@@ -195,6 +195,25 @@ async def test_records_come_from_memory_with_the_last_use_as_of_then(
     assert second == other.get_model_record("model", "S3")
 
 
+async def test_what_changes_costs_what_others_know_no_command(
+    registry: AsyncRegistry, other: Registry, raw: redis.Redis
+) -> None:
+    other.set_status("model", "S3", ModelStatus.DOWNLOADED)
+    other.set_status("another", "S3", ModelStatus.DOWNLOADED)
+    record = await registry.get_model_record("model", "S3")
+    for wanted in (ModelStatus.ERROR, ModelStatus.DOWNLOADED) * 5:
+        assert await registry.get_status("model", "S3") is ModelStatus.DOWNLOADED
+        await registry.get_status("another", "S3")
+        other.set_status("another", "S3", wanted)
+        while await registry.get_status("another", "S3") is not wanted:
+            pass
+        before = asked(raw, "mget", "evalsha")
+        assert await registry.get_status("model", "S3") is ModelStatus.DOWNLOADED
+        assert await registry.get_model_record("model", "S3") == record
+        assert await registry.is_downloaded("model", "S3")
+        assert asked(raw, "mget", "evalsha") == before
+
+
 async def test_touches_invalidate_nothing(registry: AsyncRegistry, other: Registry, raw: redis.Redis) -> None:
     other.set_status("model", "S3", ModelStatus.DOWNLOADED)
     assert await registry.is_downloaded("model", "S3")
@@ -841,6 +860,7 @@ def test_it_follows_to_another_server(
         for each in raw.client_list():
             if "t" not in each["flags"] and each["lib-name"] == "redis-py" and each["cmd"] != "client|list":
                 raw.client_kill_filter(_id=each["id"])
+        blocking.touch_model("model", "S3")  # whether it has heard of that end or not
         blocking.set_status("model", "S3", ModelStatus.ERROR)
         assert not blocking.is_downloaded("model", "S3")
         assert blocking.get_status("model", "S3") is ModelStatus.ERROR
