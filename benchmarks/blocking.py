@@ -3,10 +3,15 @@
 ``python -m benchmarks.blocking`` compares, from one thread, over TCP (or ``--unix``) on one machine:
 
 - *bare socket*: commands that were packed before, a reply that nobody decodes: the server, and the way there and back;
+- *its commands alone*: the same, with a script that has the server do what any script that keeps such records must,
+  and judges nothing;
 - *with our objects*: the same socket; each command is made and packed, and each reply becomes what ours returns:
   no client that answers the same with the same code is faster, whatever its connections cost;
 - *pyregistry*: the call itself;
 - *redis-py evalsha*: the same script calls, made before, not decoded.
+
+What ours would be if its scripts cost no more than those commands is told last: the time between the first two is taken
+from it and from redis-py's.
 
 The speed of a machine that others share changes within a second. So these take turns of a few hundred calls, forwards
 and backwards; what is told are medians of the turns, and of the ratios within a turn.
@@ -29,6 +34,7 @@ from benchmarks import setup
 from benchmarks.bare import BareSocket, packed
 from benchmarks.measure import progress
 from benchmarks.report import number
+from benchmarks.scripts import LEAST_SCRIPT
 from benchmarks.servers import binaries, serve
 from pyregistry import ModelStatus, Registry
 from pyregistry import _checks as checks
@@ -38,8 +44,59 @@ from pyregistry._ops import SCRIPTS, Ops
 Turn: TypeAlias = "Callable[[Sequence[str]], tuple[Callable[[Any], object], Sequence[Any]]]"
 """Prepares a turn with these models: what is called, and with what."""
 
-BARE, OBJECTS, OURS, EVALSHA = "bare socket", "with our objects", "pyregistry", "redis-py evalsha"
+BARE, LEAST, OBJECTS, OURS, EVALSHA = (
+    "bare socket", "its commands alone", "with our objects", "pyregistry", "redis-py evalsha",
+)  # fmt: skip
+AT_LEAST = "pyregistry, with its commands alone"
 MODELS = 200
+
+_NOW = r"""#!lua
+local call, format = redis.call, string.format
+local at = string.find(KEYS[6], '}:model:', 1, true) + 8
+call('HMGET', KEYS[1], 'time', 'skew', 'clock')
+local utc = call('TIME')
+local now = format('%.0f', utc[1] * 1000000 + utc[2])
+"""
+_TOUCH = (
+    _NOW
+    + r"""
+for i = 6, #KEYS do
+  if call('GET', KEYS[i]) then call('ZADD', KEYS[3], now, string.sub(KEYS[i], at)) end
+end
+call('HSET', KEYS[1], 'time', now, 'clock', now)
+return '\145\145\165known'
+"""
+)
+_RECORD = r"""#!lua flags=no-writes
+local call, pack, found = redis.call, cmsgpack.pack, ''
+local at = string.find(KEYS[5], '}:model:', 1, true) + 8
+for i = 5, #KEYS do
+  local text = call('GET', KEYS[i])
+  if text then found = '\147' .. pack('found', tonumber(call('ZSCORE', KEYS[2], string.sub(KEYS[i], at)))) .. text end
+end
+return '\145' .. found
+"""
+_SET_STATUS = (
+    _NOW
+    + r"""
+local entry, text = string.sub(KEYS[6], at), call('GET', KEYS[6])
+call('SPUBLISH', ARGV[1], '\145\150\163set' .. entry .. now .. ARGV[2] .. now .. text)
+for i = 2, 5 do if i ~= 3 then call('ZREM', KEYS[i], entry) end end
+call('ZADD', KEYS[3], now, entry)
+call('HSET', KEYS[1], 'time', now, 'clock', now)
+call('MSET', KEYS[6], text)
+return '\145\148\164done\160\160\0'
+"""
+)
+#: Of each call the commands that its script must run, and texts about as long.
+LEAST_SCRIPTS = {
+    "claim": LEAST_SCRIPT,
+    "set_status": _SET_STATUS,
+    "touch": _TOUCH,
+    "touch, any provider": _TOUCH,
+    "record": _RECORD,
+    "record, any provider": _RECORD,
+}
 
 ASKS: dict[str, Callable[[Ops, str], Op[Any]]] = {
     "claim": lambda ops, name: ops.claiming(setup.PROVIDER, None, None, setup.LEASE, None, None).claim(name),
@@ -77,6 +134,7 @@ class Clients:
         ask, call = ASKS[what], CALLS[what]
         ops, bare = self.ops, self.bare
         evalsha: Any = self.redis.evalsha
+        least = str(self.redis.script_load(LEAST_SCRIPTS[what]))
 
         def commands(names: Sequence[str]) -> list[tuple[str, ...]]:
             made = [ask(ops, name) for name in names]
@@ -88,6 +146,10 @@ class Clients:
 
         return {
             BARE: lambda names: (bare.ask, packed(commands(names))),
+            LEAST: lambda names: (
+                bare.ask,
+                packed([(verb, least, *rest) for verb, _, *rest in commands(names)]),
+            ),
             OBJECTS: lambda names: (with_objects, names),
             OURS: lambda names: (partial(call, self.ours), names),
             EVALSHA: lambda names: (
@@ -133,11 +195,18 @@ def measure(url: str, what: str, turns: int, calls: int) -> dict[str, list[float
 
 def row(what: str, found: dict[str, list[float]]) -> str:
     """A line of the table: microseconds, and against evalsha."""
-    cells = []
-    for who, values in found.items():
-        ratio = statistics.median(theirs / mine for theirs, mine in zip(found[EVALSHA], values, strict=True))
-        cells.append(f"{statistics.median(values):.1f}" + ("" if who == EVALSHA else f" ({number(ratio)})"))
+    saved = [bare - least for bare, least in zip(found[BARE], found[LEAST], strict=True)]
+    ours, theirs = (
+        [value - less for value, less in zip(found[who], saved, strict=True)] for who in (OURS, EVALSHA)
+    )
+    cells = [_cell(values, found[EVALSHA]) for who, values in found.items() if who != EVALSHA]
+    cells += [f"{statistics.median(found[EVALSHA]):.1f}", _cell(ours, theirs)]
     return f"| {what} | {' | '.join(cells)} |"
+
+
+def _cell(values: Sequence[float], theirs: Sequence[float]) -> str:
+    ratio = statistics.median(their / mine for their, mine in zip(theirs, values, strict=True))
+    return f"{statistics.median(values):.1f} ({number(ratio)})"
 
 
 def main() -> None:
@@ -160,8 +229,8 @@ def main() -> None:
                 progress("Blocking", server, what)
         way = "unix socket" if options.unix else "TCP"
         print(f"\n{server.name}, {way}: us a call, and how many times the calls of redis-py's evalsha\n")
-        print(f"| call | {' | '.join((BARE, OBJECTS, OURS, EVALSHA))} |")
-        print("| --- | ---: | ---: | ---: | ---: |")
+        print(f"| call | {' | '.join((BARE, LEAST, OBJECTS, OURS, EVALSHA, AT_LEAST))} |")
+        print("| --- | ---: | ---: | ---: | ---: | ---: | ---: |")
         print("\n".join(rows), flush=True)
 
 

@@ -8,7 +8,7 @@
 -- For the line `--@bindings` the loader puts what it reads in the script's header: how many items there are, and a
 -- local for each shared key and argument; for the line `--@item` what sets a local for each key and argument of the
 -- item in hand. A script that judges no items comes after the section `records`, and may have such lines; `batch` is left
--- out. The lines `--@clock` and `--@records` stand for those sections. `record[TOKEN]` is an element of a record by its
+-- out. The lines `--@clock`, `--@records`, `--@status` and `--@numbers` stand for those sections. `record[TOKEN]` is an element of a record by its
 -- name, `{BLANK}` a record in which nothing is said yet, `KNOWN` how many elements that has.
 --
 -- A script says how to judge an item (`judge`) and what becomes of its record (`save`, `remove`, or a new `slot.used`).
@@ -31,6 +31,11 @@ local char, sub, concat = string.char, string.sub, table.concat
 -- What a MessagePack string of such a length begins with.
 local function string_header(n)
   return n < 32 and char(0xa0 + n) or n < 256 and char(0xd9, n) or char(0xda, (n - n % 256) / 256, n % 256)
+end
+
+-- The first of so many elements that were unpacked, if they are all, and nothing is left.
+local function first_of(length, unpacked, left, first, ...)
+  if unpacked and left == -1 and select('#', ...) == length - 1 then return first end
 end
 
 -- Lease time (microseconds): the server's clock, but it never goes back. `clock` is the last tick.
@@ -199,6 +204,41 @@ local function same_claim(lease)
   return claim_reply('again')
 end
 
+--@section status
+
+-- The status of the record in `stored`, and its index; neither if it is not one whole MessagePack array, or has no
+-- status that is known. What else is in it is told by those who need it. In place, and without a table: whoever needs no
+-- more of a record spends most of its time on these.
+local first, length, begin = type(stored) == 'string' and string.byte(stored) or 0, 0, 1
+if first >= 0x90 and first <= 0x9f then
+  length = first - 0x90
+elseif first == 0xdc then
+  length, begin = (string.byte(stored, 2) or 0) * 256 + (string.byte(stored, 3) or 0), 3
+end
+local status, index
+if length > 0 and length < 256 then
+  status = first_of(length, pcall(cmsgpack.unpack_limit, stored, length, begin))
+  index = status == 'DOWNLOADED' and index_downloaded or status == 'DOWNLOADING' and index_downloading
+    or status == 'ERROR' and index_error or status == 'EVICTING' and index_evicting
+end
+
+--@section numbers
+
+-- A whole number of 0 to 2^53 - 1 in decimal. In parts, since %d may take no more than 32 bits, and %.0f takes several
+-- times as long; and those of a batch, which follow one another, have all but the end in common.
+local high, high_text
+local function text_of(number)
+  local format = string.format
+  if number < 10000000 then return format('%d', number) end
+  local low = number % 100
+  if number - low ~= high then
+    high = number - low
+    local middle = high % 10000000
+    high_text = format('%d%05d', (high - middle) / 10000000, middle / 100)
+  end
+  return high_text .. char(48 + (low - low % 10) / 10, 48 + low % 10)
+end
+
 --@section batch
 
 -- The batch: judges every item in order, each seeing what those before it decided.
@@ -310,20 +350,7 @@ if not slots then
   slots, distinct = {slot}, 1
 end
 
--- A whole number of 0 to 2^53 - 1 in decimal. In parts, since %d may take no more than 32 bits, and %.0f takes several
--- times as long; and those of a batch, which follow one another, have all but the end in common.
-local high, high_text
-local function text_of(number)
-  local format = string.format
-  if number < 10000000 then return format('%d', number) end
-  local low = number % 100
-  if number - low ~= high then
-    high = number - low
-    local middle = high % 10000000
-    high_text = format('%d%05d', (high - middle) / 10000000, middle / 100)
-  end
-  return high_text .. char(48 + (low - low % 10) / 10, 48 + low % 10)
-end
+--@numbers
 
 local adds, values, stores, now_text = {}, {}, 0, text_of(now)
 local rems, sums, gone -- few calls have any

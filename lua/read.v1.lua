@@ -14,21 +14,22 @@
 local replies, reply = items > 1 and {'\220\0' .. char(items)}
 for item = 1, items do
   --@item
-  local text = redis.pcall('GET', record_key)
-  if text then
-    local record, why = record_of(text)
-    if record then
-      entry_at = entry_at or string.find(record_key, '}:model:', 1, true) + 8
-      local status = record[STATUS]
-      local index = status == 'DOWNLOADING' and index_downloading or status == 'DOWNLOADED' and index_downloaded
-        or status == 'ERROR' and index_error or index_evicting
-      local used = call('ZSCORE', index, sub(record_key, entry_at))
-      reply = '\147' .. pack('found', whole_score(used)) .. text
-    else
-      reply = packed('damaged', why)
-    end
+  local stored = redis.pcall('GET', record_key)
+  if not stored then
+    reply = '\145\166absent'
   else
-    reply = packed('absent')
+    --@status
+    if not index then
+      reply = '\146' .. pack('damaged', 'its status can not be read')
+    else
+      entry_at = entry_at or string.find(record_key, '}:model:', 1, true) + 8
+      local used = tonumber(call('ZSCORE', index, sub(record_key, entry_at))) or 0
+      -- The whole number that a tick is, whatever somebody may have set by hand.
+      if used % 1 ~= 0 or used < 0 or used > MAX_INT then
+        used = math.floor(math.max(0, math.min(used, MAX_INT)))
+      end
+      reply = '\147\165found' .. pack(used) .. stored
+    end
   end
   if replies then replies[item + 1] = reply end
 end

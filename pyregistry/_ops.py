@@ -297,7 +297,7 @@ class Ops:
         self._claim_heads: dict[tuple[Any, ...], Head] = {}
         self._claiming: dict[tuple[Any, ...], Claiming] = {}
         # Looked up by no key at all: these are the calls of which there are many.
-        self._touch_head = self._writing("touch", TOUCH)
+        self._touch_head = self._head("touch", TOUCH, self.keys.shared)
         self._status_head = self._head("get_status", None, near=True)
         # As they are called: (name, provider, revision, subset).
         self.touch_model = _kept(self._touch_of)

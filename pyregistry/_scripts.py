@@ -24,6 +24,7 @@ _TYPES = ("str", "word", "int", "int?", "flag")
 _HEADER_LINE = re.compile(
     r"^-- (Prelude|Keys|Args|Item keys|Item args|Reply|Errors|Re-send|Event|Row): ?(.*)$"
 )
+_SECTIONS = ("clock", "records", "status", "numbers", "batch")
 _REQUIRED = {"Prelude", "Keys", "Args", "Reply", "Errors", "Re-send", "Event"}
 _ELEMENT = re.compile(r"\[([A-Z][A-Z_]*)\]")
 _FUNCTION = re.compile(
@@ -203,12 +204,12 @@ def _without_idle(code: str) -> str:
             code = code.replace(text, "")
 
 
-def _sections(prelude: str, version: str) -> list[str]:
-    """What comes first, the sections `clock`, `records` and `batch`."""
-    parts = re.split(r"(?m)^--@section (\w+)\n\n", prelude)
-    if parts[1::2] != ["clock", "records", "batch"]:
-        raise ValueError(f"prelude {version}: its sections are not clock, records, batch")
-    return parts[::2]
+def _sections(prelude: str, version: str) -> tuple[str, dict[str, str]]:
+    """What comes first, and the sections by their names."""
+    front, *parts = re.split(r"(?m)^--@section (\w+)\n\n", prelude)
+    if tuple(parts[::2]) != _SECTIONS:
+        raise ValueError(f"prelude {version}: its sections are not {', '.join(_SECTIONS)}")
+    return front, dict(zip(parts[::2], parts[1::2], strict=True))
 
 
 def _put(text: str, where: str, **lines: str) -> str:
@@ -220,16 +221,17 @@ def _put(text: str, where: str, **lines: str) -> str:
 
 def _put_together(script: str, prelude: str, header: dict[str, str], body: str) -> str:
     """The text that runs, but for its first line and the names of elements."""
-    front, clock, records, batch = _sections(prelude, header["Prelude"])
+    front, sections = _sections(prelude, header["Prelude"])
     shared, item = _bindings(script, header)
-    lines = {"item": "\n".join([*item, ""]), "clock": clock}
+    sections["item"] = "\n".join([*item, ""])
     early, _, late = body.rpartition("\n--@records\n")
     if re.search(r"(?m)^function judge\(", body):
         early, _, absent = early.partition("\n--@absent\n")
-        rest = early + _put(batch, script, **lines, absent=absent, records=records, script=late)
+        lines = {name: sections[name] for name in ("item", "clock", "records", "numbers")}
+        rest = early + _put(sections["batch"], script, **lines, absent=absent, script=late)
     else:
-        said = {name: text for name, text in lines.items() if f"--@{name}\n" in body}
-        rest = records + _put(body, script, **said)
+        said = {name: text for name, text in sections.items() if re.search(rf"(?m)^ *--@{name}$", body)}
+        rest = sections["records"] + _put(body, script, **said)
     return _without_idle(_put(front, script, bindings="\n".join([*shared, ""])) + rest)
 
 

@@ -57,8 +57,9 @@ def test_the_parts_of_a_blocking_call_are_told(way: list[str]) -> None:
     rows = [line.split("|")[1:-1] for line in result.stdout.splitlines() if line.startswith("|")]
     assert [cells[0].strip() for cells in rows[2:]] == list(blocking.ASKS) == list(blocking.CALLS)
     for _, *figures in rows[2:]:
-        assert len(figures) == 4
-        assert all(float(figure.split()[0]) > 0 for figure in figures)
+        *measured, _reckoned = figures  # of so few calls it may be anything
+        assert len(measured) == 5
+        assert all(float(figure.split()[0]) > 0 for figure in measured)
 
 
 def test_an_unknown_subject_is_told() -> None:

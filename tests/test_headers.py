@@ -73,6 +73,14 @@ local function also_idle()
   return 0
 end
 
+--@section status
+
+local status = stored
+
+--@section numbers
+
+local function text_of() return 1 end
+
 --@section batch
 
 --@clock
@@ -87,6 +95,8 @@ for item = 1, items do
   end
   judge({BLANK}, KNOWN)
 end
+--@numbers
+text_of()
 """
 SOURCE = """\
 #!lua flags=allow-oom
@@ -208,6 +218,9 @@ end
   end
   judge({{{blank}}}, {token})
 end
+local function text_of() return 1 end
+
+text_of()
 """
     )
     assert script.sha == hashlib.sha1(script.text.encode()).hexdigest()
@@ -277,13 +290,13 @@ def test_a_header_that_does_not_fit(preludes: Path, old: str, new: str, why: str
 def test_preludes_that_do_not_fit(preludes: Path) -> None:
     with pytest.raises(FileNotFoundError):
         compose("sample", 1, SOURCE.replace("Prelude: 1", "Prelude: 2"), preludes)
-    for line in ("--@bindings", "--@script", "--@item", "--@clock", "--@absent", "--@records"):
+    for line in ("--@bindings", "--@script", "--@item", "--@clock", "--@absent", "--@records", "--@numbers"):
         (preludes / "prelude.v2.lua").write_text(PRELUDE.replace(line, "-- nothing"))
         with pytest.raises(ValueError, match=f"sample.v1: not one line {line}"):
             compose("sample", 1, SOURCE.replace("Prelude: 1", "Prelude: 2"), preludes)
-    for section in ("clock", "records", "batch"):
+    for section in ("clock", "records", "status", "numbers", "batch"):
         (preludes / "prelude.v2.lua").write_text(PRELUDE.replace(f"--@section {section}\n", ""))
-        with pytest.raises(ValueError, match="prelude 2: its sections are not clock, records, batch"):
+        with pytest.raises(ValueError, match="its sections are not clock, records, status, numbers, batch"):
             compose("sample", 1, SOURCE.replace("Prelude: 1", "Prelude: 2"), preludes)
 
 
@@ -402,16 +415,15 @@ def test_no_key_or_argument_is_idle(script: Script) -> None:
     by_prelude = {
         "meta",
         "channel",
+        "record_key",
         *(f"index_{each}" for each in ("downloading", "downloaded", "error", "evicting")),
     }
-    if "function judge(" in code:
-        by_prelude.add("record_key")
     for name in (*script.keys, *script.item_keys, *(arg.name for arg in (*script.args, *script.item_args))):
         assert (
             re.search(rf"\b{name}\b", code)
-            or (script.name not in READERS and name in by_prelude)
-            or (name == "record_key" and name in by_prelude)
+            or ("function judge(" in code and name in by_prelude)
             or (name == "meta" and "--@clock" in source(script))
+            or (name.startswith("index_") and "--@status" in source(script))
         ), name
 
 

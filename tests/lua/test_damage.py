@@ -72,6 +72,12 @@ DAMAGE: dict[str, bytes | list[str]] = {
     "a list": ["x"],
 }  # fmt: skip
 
+WITHIN = {
+    *(kind for kind in DAMAGE if kind.startswith(("token ", "owner ", "the last ", "a hole "))),
+    "a float32 that is no number",
+}
+"""Whole arrays with a status that is known: who needs no more of them finds no damage."""
+
 CALLS: dict[str, tuple[dict[str, Any], type]] = {
     "claim": ({}, wire.Exists),
     "retry": ({}, wire.RetryRefused),
@@ -83,6 +89,7 @@ CALLS: dict[str, tuple[dict[str, Any], type]] = {
     "read": ({}, wire.Found),
     "delete": ({}, wire.Deleted),
 }
+STATUS_ALONE = ("touch", "read")  # what is read, whoever asked for it decodes
 
 
 @pytest.fixture
@@ -100,7 +107,8 @@ def test_only_the_damaged_item_fails(between: Lab, kind: str) -> None:
     lab.damage("middle", DAMAGE[kind])
     for name, (args, answer) in CALLS.items():
         replies = lab.call(name, *(item(model, **args) for model in ("first", "middle", "last")))
-        assert [type(reply) for reply in replies] == [answer, wire.Damaged, answer], name
+        middle = answer if kind in WITHIN and name in STATUS_ALONE else wire.Damaged
+        assert [type(reply) for reply in replies] == [answer, middle, answer], name
 
 
 @pytest.mark.parametrize("kind", DAMAGE)

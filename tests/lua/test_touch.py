@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from pyregistry import _wire as wire
-from tests.lua.harness import HOUR, Lab
+from tests.lua.harness import HOUR, Lab, item
 
 
 @pytest.mark.parametrize("status", ["DOWNLOADING", "DOWNLOADED", "ERROR"])
@@ -43,3 +43,53 @@ def test_the_order_of_use(lab: Lab) -> None:
     lab.one("touch", "a")
     names = lab.redis.zrange(lab.index("DOWNLOADED"), 0, -1)
     assert [name.decode()[-1] for name in names] == ["c", "d", "b", "a"]
+
+
+@pytest.mark.parametrize("ahead", [0, HOUR])
+@pytest.mark.parametrize("size", [1, 2, 3, 8, 63])
+def test_all_there_are_together(lab: Lab, size: int, ahead: int) -> None:
+    """By one write for each index, whatever the server's clock was set back by; the harness knows what is right."""
+    kinds = [
+        "DOWNLOADED",
+        "ERROR",
+        "unknown",
+        "EVICTING",
+        "DOWNLOADING",
+        "DOWNLOADED",
+        "the first again",
+        "damaged",
+    ]
+    items = []
+    for number in range(size):
+        kind, model = kinds[number % len(kinds)], f"m{number}"
+        if kind == "the first again":
+            model = "m0"
+        elif kind == "EVICTING":
+            lab.finished(model, f"a{number}")
+            lab.evict(model)
+        elif kind == "damaged":
+            lab.damage(model, b"x")
+        elif kind != "unknown":
+            lab.set(model, kind)
+        items.append(item(model))
+    if ahead:
+        lab.redis.hincrby(lab.keys.meta, "time", ahead)
+        lab.redis.hincrby(lab.keys.meta, "clock", ahead)
+    replies = lab.call("touch", *items)
+    wanted = {"unknown": wire.Unknown, "damaged": wire.Damaged}
+    assert [type(each) for each in replies] == [
+        wanted.get(kinds[number % len(kinds)], wire.Known) for number in range(size)
+    ]
+    assert lab.number("skew") >= ahead * 0.99
+
+
+@pytest.mark.parametrize("known", ["nothing", "EVICTING"])
+def test_a_step_back_is_kept_though_nothing_is_touched(lab: Lab, known: str) -> None:
+    lab.finished("m", "a")
+    if known == "EVICTING":
+        lab.evict("m")
+    lab.redis.hincrby(lab.keys.meta, "time", HOUR)
+    clock = lab.number("clock")
+    lab.one("touch", "m" if known == "EVICTING" else "nothing")
+    assert lab.number("skew") >= HOUR * 0.99
+    assert lab.number("clock") == clock
