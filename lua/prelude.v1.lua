@@ -8,8 +8,8 @@
 -- For the line `--@bindings` the loader puts what it reads in the script's header: how many items there are, and a
 -- local for each shared key and argument; for the line `--@item` what sets a local for each key and argument of the
 -- item in hand. A script that judges no items comes after the section `records`, and may have such lines; `batch` is left
--- out. The lines `--@clock`, `--@records`, `--@status` and `--@numbers` stand for those sections. `record[TOKEN]` is an element of a record by its
--- name, `{BLANK}` a record in which nothing is said yet, `KNOWN` how many elements that has.
+-- out. The lines `--@clock`, `--@records`, `--@status` and `--@numbers` stand for those sections. `record[TOKEN]` is an
+-- element of a record by its name, `{BLANK}` a record in which nothing is said yet, `KNOWN` how many elements that has.
 --
 -- A script says how to judge an item (`judge`) and what becomes of its record (`save`, `remove`, or a new `slot.used`).
 -- What comes before its line `--@absent` is made at once; what stands between that and its line `--@records` judges, in

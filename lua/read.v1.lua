@@ -23,12 +23,8 @@ for item = 1, items do
       reply = '\146' .. pack('damaged', 'its status can not be read')
     else
       entry_at = entry_at or string.find(record_key, '}:model:', 1, true) + 8
-      local used = tonumber(call('ZSCORE', index, sub(record_key, entry_at))) or 0
-      -- The whole number that a tick is, whatever somebody may have set by hand.
-      if used % 1 ~= 0 or used < 0 or used > MAX_INT then
-        used = math.floor(math.max(0, math.min(used, MAX_INT)))
-      end
-      reply = '\147\165found' .. pack(used) .. stored
+      local used = call('ZSCORE', index, sub(record_key, entry_at))
+      reply = '\147\165found' .. pack(whole_score(used)) .. stored
     end
   end
   if replies then replies[item + 1] = reply end

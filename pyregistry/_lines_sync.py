@@ -130,19 +130,9 @@ class FastLine(Line):
 
     def reply(self) -> Any:
         """The next reply; an exception, if the server says an error. Raises redis-py's errors: none comes."""
-        reader = self._reader
         try:
-            while True:
-                reply = reader.gets(False)
-                if reply is NOT_ENOUGH_DATA:
-                    data = self._read()
-                    if not data:
-                        raise redis_errors.ConnectionError("Connection closed by server.")
-                    reader.feed(data)
-                elif isinstance(reply, hiredis.PushNotification):
-                    self.connection._parser.handle_push_response(reply)
-                else:
-                    break
+            while isinstance(reply := self._message(), hiredis.PushNotification):
+                self.connection._parser.handle_push_response(reply)
         except OSError as error:
             raise self._failed("reading from", error) from error
         self.owed -= 1
@@ -162,19 +152,11 @@ class FastLine(Line):
     def hear(self) -> None:
         """Take in what the server has said that nobody asked for. Raises redis-py's errors: it says no more."""
         try:
-            while True:
-                said = self._reader.gets(False)
-                if said is NOT_ENOUGH_DATA:
-                    if self.is_silent():
-                        return
-                    data = self._read()
-                    if not data:
-                        raise redis_errors.ConnectionError("Connection closed by server.")
-                    self._reader.feed(data)
-                elif isinstance(said, hiredis.PushNotification):
-                    self.connection._parser.handle_push_response(said)
-                else:
+            while not self.is_silent():
+                said = self._message()
+                if not isinstance(said, hiredis.PushNotification):
                     raise redis_errors.InvalidResponse(f"a reply to nothing: {said!r:.100}")
+                self.connection._parser.handle_push_response(said)
         except OSError as error:
             raise self._failed("reading from", error) from error
 
@@ -183,6 +165,15 @@ class FastLine(Line):
         return not (
             self._poll(0) or self._reader.has_data() or (self._decrypted is not None and self._decrypted())
         )
+
+    def _message(self) -> Any:
+        """The next message, a reply or a push; waits for it."""
+        while (message := self._reader.gets(False)) is NOT_ENOUGH_DATA:
+            data = self._read()
+            if not data:
+                raise redis_errors.ConnectionError("Connection closed by server.")
+            self._reader.feed(data)
+        return message
 
     def _write(self, packed: bytes) -> None:
         self._socket.sendall(packed)

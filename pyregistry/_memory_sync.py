@@ -156,7 +156,6 @@ class TrackedTransport(LoneTransport):
                 raise refusal(error) from error
             self._hang_up()
             return None
-        self.near.clear()
         self._tracks = self._where()
         self._line, self._sound = line, True
         return line

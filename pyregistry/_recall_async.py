@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
-from typing import Any, TypeVar, cast
+from typing import Any, Final, TypeVar, cast
 
 from pyregistry._checks import Target
 from pyregistry._near import UNKNOWN, Near
@@ -16,6 +16,10 @@ from pyregistry.errors import DamagedRecord
 from pyregistry.models import ModelRecord, ModelStatus
 
 T = TypeVar("T")
+
+# Each begins the questions of a kind: no name that anybody gives can be equal to it.
+_STATUS: Final = object()
+_RECORD: Final = object()
 
 
 class AsyncRecalls(AsyncTransport):
@@ -40,7 +44,7 @@ class AsyncRecalls(AsyncTransport):
                 return op.decode(values)
         return await super().call(op)
 
-    async def recall(self, question: Hashable) -> Any:
+    async def _recall(self, question: Hashable) -> Any:
         """The answer that was kept, if it may be given; else `UNKNOWN`."""
         near = self.near
         try:
@@ -57,14 +61,24 @@ class AsyncRecalls(AsyncTransport):
         self.near.answer(question, op.keys, lambda values: op.decode(values) is ModelStatus.DOWNLOADED)
         return there
 
-    async def status(self, question: Hashable, op: Op[ModelStatus | None]) -> ModelStatus | None:
-        """The status of a model, which is kept as the answer to this question."""
+    async def status(self, *model: Any) -> ModelStatus | None:
+        """The status of a model (name, provider, revision, subset), which is kept as the answer."""
+        question = (_STATUS, *model)
+        known = await self._recall(question)
+        if known is not UNKNOWN:
+            return cast("ModelStatus | None", known)
+        op = self._ops.get_status(*model)
         status = await self.call(op)
         self.near.answer(question, op.keys, op.decode)
         return status
 
-    async def record(self, question: Hashable, targets: Sequence[Target]) -> ModelRecord | None:
-        """The record of a model, which is kept as the answer to this question."""
+    async def record(self, *model: Any) -> ModelRecord | None:
+        """The record of a model (name, provider, revision, subset), which is kept as the answer."""
+        question = (_RECORD, *model)
+        known = await self._recall(question)
+        if known is not UNKNOWN:
+            return cast("ModelRecord | None", known)
+        targets = self._ops.targets(*model)
         stored = self._ops.stored(targets)
         record = preferred_record(await self._records(targets, stored))
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import redis.asyncio
 
@@ -13,7 +13,6 @@ from pyregistry._flight_async import AsyncDownload, AsyncFlight
 from pyregistry._listen_async import AsyncEventStream, AsyncListener
 from pyregistry._memory_async import RememberingTransport
 from pyregistry._mux import MuxTransport
-from pyregistry._near import UNKNOWN
 from pyregistry._ops import (
     KEPT,
     KEPT_LEASE,
@@ -59,12 +58,6 @@ T = TypeVar("T")
 
 ASKED: Final = object()
 """Begins what was asked of more than a name, which no name that anybody gives can be equal to."""
-
-STATUS: Final = object()
-"""Begins what was asked for a status."""
-
-RECORD: Final = object()
-"""Begins what was asked for a record."""
 
 AT_ONCE = 16
 """How many script calls of one call for many models are under way at a time."""
@@ -800,13 +793,8 @@ class AsyncRegistry(Core):
         Returns:
             Its status, or ``None`` if it is unknown.
         """
-        memory = self._memory
-        if memory is not None:
-            question = (STATUS, name, provider, revision, subset)
-            known = await memory.recall(question)
-            if known is not UNKNOWN:
-                return cast("ModelStatus | None", known)
-            return await memory.status(question, self._ops.get_status(name, provider, revision, subset))
+        if self._memory is not None:
+            return await self._memory.status(name, provider, revision, subset)
         return await self._transport.call(self._ops.get_status(name, provider, revision, subset))
 
     async def get_model_record(
@@ -828,13 +816,8 @@ class AsyncRegistry(Core):
         Returns:
             Its record, or ``None`` if it is unknown. From memory (``near_cache``) with the last use as of then.
         """
-        memory = self._memory
-        if memory is not None:
-            question = (RECORD, name, provider, revision, subset)
-            known = await memory.recall(question)
-            if known is not UNKNOWN:
-                return cast("ModelRecord | None", known)
-            return await memory.record(question, self._ops.targets(name, provider, revision, subset))
+        if self._memory is not None:
+            return await self._memory.record(name, provider, revision, subset)
         return await self._transport.call(self._ops.get_record(name, provider, revision, subset))
 
     async def get_model_records(self, models: Iterable[Model]) -> list[ModelRecord | None]:

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import redis
 
@@ -13,7 +13,6 @@ from pyregistry._flight_sync import Download, Flight
 from pyregistry._listen_sync import EventStream, Listener
 from pyregistry._lone import LoneTransport
 from pyregistry._memory_sync import RememberingTransport
-from pyregistry._near import UNKNOWN
 from pyregistry._ops import (
     KEPT,
     KEPT_LEASE,
@@ -59,12 +58,6 @@ T = TypeVar("T")
 
 ASKED: Final = object()
 """Begins what was asked of more than a name, which no name that anybody gives can be equal to."""
-
-STATUS: Final = object()
-"""Begins what was asked for a status."""
-
-RECORD: Final = object()
-"""Begins what was asked for a record."""
 
 AT_ONCE = 16
 """How many script calls of one call for many models are under way at a time."""
@@ -773,13 +766,8 @@ class Registry(Core):
         Returns:
             Its status, or ``None`` if it is unknown.
         """
-        memory = self._memory
-        if memory is not None:
-            question = (STATUS, name, provider, revision, subset)
-            known = memory.recall(question)
-            if known is not UNKNOWN:
-                return cast("ModelStatus | None", known)
-            return memory.status(question, self._ops.get_status(name, provider, revision, subset))
+        if self._memory is not None:
+            return self._memory.status(name, provider, revision, subset)
         return self._transport.call(self._ops.get_status(name, provider, revision, subset))
 
     def get_model_record(
@@ -801,13 +789,8 @@ class Registry(Core):
         Returns:
             Its record, or ``None`` if it is unknown. From memory (``near_cache``) with the last use as of then.
         """
-        memory = self._memory
-        if memory is not None:
-            question = (RECORD, name, provider, revision, subset)
-            known = memory.recall(question)
-            if known is not UNKNOWN:
-                return cast("ModelRecord | None", known)
-            return memory.record(question, self._ops.targets(name, provider, revision, subset))
+        if self._memory is not None:
+            return self._memory.record(name, provider, revision, subset)
         return self._transport.call(self._ops.get_record(name, provider, revision, subset))
 
     def get_model_records(self, models: Iterable[Model]) -> list[ModelRecord | None]:
