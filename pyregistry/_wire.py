@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from datetime import datetime, timedelta, timezone
 from functools import lru_cache
+from typing import Annotated
 
 import msgspec
 
@@ -37,6 +38,10 @@ HOW_RELEASED = 3
 """`StoredRecord.ended_how` of a claim that was given back (1: DOWNLOADED, 2: ERROR)."""
 
 
+Whole = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
+"""What the scripts take for a number of a record; any other is damage."""
+
+
 class StoredRecord(msgspec.Struct, array_like=True, frozen=True):
     """A record as Redis holds it. New elements come at the end, with a default.
 
@@ -45,25 +50,25 @@ class StoredRecord(msgspec.Struct, array_like=True, frozen=True):
     """
 
     status: str = ""
-    created_at: int = 0
-    attempts: int = 0
+    created_at: Whole = 0
+    attempts: Whole = 0
     owner: str = ""
     claim_id: str = ""
-    lease_end: int = 0
-    began: int = 0
-    token: int = 0
+    lease_end: Whole = 0
+    began: Whole = 0
+    token: Whole = 0
     ended_id: str = ""
-    ended_how: int = 0
-    size_bytes: int = 0
+    ended_how: Whole = 0
+    size_bytes: Whole = 0
     location: str = ""
     message: str = ""
-    bytes_done: int = 0
-    bytes_total: int = 0
+    bytes_done: Whole = 0
+    bytes_total: Whole = 0
     resolved_revision: str = ""
-    retry_at: int = 0
-    permanent: int = 0
+    retry_at: Whole = 0
+    permanent: Whole = 0
     previous_owner: str = ""
-    previous_bytes_done: int = 0
+    previous_bytes_done: Whole = 0
 
 
 class Damaged(msgspec.Struct, array_like=True, frozen=True, tag="damaged"):

@@ -111,6 +111,15 @@ def test_only_the_damaged_item_fails(between: Lab, kind: str) -> None:
         assert [type(reply) for reply in replies] == [answer, middle, answer], name
 
 
+@pytest.mark.parametrize("kind", sorted(WITHIN - {"a hole behind the elements", "a hole at the end"}))
+def test_what_is_damaged_within_is_told_by_who_decodes_it(kind: str) -> None:
+    """But for what no layout has said yet."""
+    value = DAMAGE[kind]
+    assert isinstance(value, bytes)
+    with pytest.raises(msgspec.DecodeError):
+        wire.decode_record(value)
+
+
 @pytest.mark.parametrize("kind", DAMAGE)
 def test_delete_by_force_heals(between: Lab, kind: str) -> None:
     lab = between
