@@ -15,6 +15,8 @@ from pyregistry.errors import InvalidArgument
 
 T = TypeVar("T")
 
+_LOOK_FOR_SIGNALS = 1.0  # seconds
+
 Turn = threading.Lock
 
 
@@ -29,7 +31,12 @@ class Poke:
 
     def wait(self, seconds: float | None = None) -> bool:
         """Wait until it is set, or so long; whether it is."""
-        return self._event.wait(None if seconds is None else max(seconds, 0.0))
+        if seconds is not None:
+            return self._event.wait(max(seconds, 0.0))
+        # A signal that comes between Python's last look for one and the system call does not end that call.
+        while not self._event.wait(_LOOK_FOR_SIGNALS):
+            pass
+        return True
 
 
 class Beside:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 import socket
+import sys
 import threading
+import traceback
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
@@ -30,6 +33,8 @@ from tests.cutter import Cutter
 from tests.proxy import SECONDS, until
 
 if TYPE_CHECKING:
+    from types import FrameType
+
     from tests.clients import Connect
 
 
@@ -248,6 +253,49 @@ def test_it_ends_with_its_client(server_url: str, namespace: str) -> None:
         until(lambda: events._watcher.begun, "it listens")
         registry.close()
         assert wanted.result(SECONDS) == []
+
+
+class Interrupted(BaseException):
+    """What a signal handler raises."""
+
+
+def test_a_signal_that_does_not_end_the_wait_is_seen(
+    server_url: str, namespace: str, other: Registry
+) -> None:
+    # One that comes between Python's last look for a signal and the system call does not end that call. Nor does one
+    # that another thread is sent.
+    main = threading.get_ident()
+    came = threading.Event()
+
+    def handler(_number: int, _frame: FrameType | None) -> None:
+        came.set()
+        raise Interrupted
+
+    def waits() -> bool:
+        frames = [frame.f_code for frame, _ in traceback.walk_stack(sys._current_frames()[main])]
+        return (
+            frames[0] is threading.Condition.wait.__code__
+            and _listen_sync.EventStream.__next__.__code__ in frames
+        )
+
+    def interrupt() -> None:
+        until(waits, "it waits")
+        signal.pthread_kill(threading.get_ident(), signal.SIGUSR1)
+        try:
+            assert came.wait(SECONDS), "nobody looked for signals"
+        finally:
+            other.set_status("model", "S3", ModelStatus.DOWNLOADED)
+
+    before = signal.signal(signal.SIGUSR1, handler)
+    try:
+        with Registry.from_url(server_url, namespace) as registry, ThreadPoolExecutor(1) as pool:
+            with registry.watch() as events:
+                sent = pool.submit(interrupt)
+                with pytest.raises(Interrupted):
+                    next(events)
+            sent.result()
+    finally:
+        signal.signal(signal.SIGUSR1, before)
 
 
 async def test_it_ends_with_its_client_on_a_loop(server_url: str, namespace: str) -> None:
