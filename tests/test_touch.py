@@ -63,16 +63,16 @@ def test_the_first_touch_goes_out_at_once(connect_any: Connect, proxy: Proxy, ot
 def test_within_an_interval_each_model_goes_out_once(
     connect_any: Connect, proxy: Proxy, other: Registry
 ) -> None:
-    interval = 0.25
+    interval = 1.0  # longer than a hundred touches may take
     registry = connect_any(url=proxy.url, touch_interval=interval)
     this = first = int(now() / interval)
-    while this < first + 8:
+    while this < first + 3:
         for at in range(100):
             assert registry.touch_model(f"m{at}", "S3")
         this = int(now() / interval)
     intervals = this - first + 1
     # A hundred models are two calls. The first ones may have gone out in more.
-    assert 2 * 3 <= proxy.sent["touch"] <= 2 * intervals + 100
+    assert 2 * 2 <= proxy.sent["touch"] <= 2 * intervals + 100
 
 
 def test_those_of_an_interval_go_out_together(connect_any: Connect, proxy: Proxy, other: Registry) -> None:
