@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import random
+import statistics
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from functools import partial
 from typing import Any, TypeAlias
 
 import redis
@@ -14,11 +18,12 @@ from benchmarks import scale
 from benchmarks.baseline import POLL_SECONDS, Baseline
 from benchmarks.measure import Figure, commands_sent, cpu_seconds, progress
 from benchmarks.options import Options
-from benchmarks.servers import Server
+from benchmarks.servers import Server, serve
 from benchmarks.setup import PROVIDER
 from pyregistry import AlreadyExists, AsyncRegistry, Claim, Claimed, ModelStatus, Registry
 from pyregistry._keys import Keyspace
 
+Calls: TypeAlias = "Mapping[str, Callable[[], object]]"
 Waiter: TypeAlias = "Callable[[AsyncRegistry, str], Awaitable[None]]"
 
 GROWTH = "The LRU head of 10, and counts, as records grow"
@@ -33,7 +38,12 @@ def run(server: Server, options: Options) -> list[Figure]:
 
 
 def growth(server: Server, options: Options) -> list[Figure]:
-    """One registry after the other on an empty server: a SCAN must not walk over what is not its own."""
+    """What listing and counting take as the registry grows."""
+    return _theirs(server, options) + _ours(server, options)
+
+
+def _theirs(server: Server, options: Options) -> list[Figure]:
+    """On a server that holds nothing else: a SCAN must not walk over what is not its own."""
     figures: list[Figure] = []
     with redis.Redis.from_url(server.url) as client:
         client.flushall()
@@ -42,51 +52,74 @@ def growth(server: Server, options: Options) -> list[Figure]:
             baseline.fill(range(done, size))
             done = size
             assert baseline.counts() == (0, size, 0), "the fill went wrong"
-            calls = {"lru_head": lambda: baseline.lru_head(10), "counts": baseline.counts}
-            figures += _taken(server, THEIRS, size, calls, options.rounds, calls_a_round=1)
-        client.flushall()
-        keys, done = Keyspace("scale"), 0
-        with Registry.from_url(server.url, "scale") as registry:
-            for size in options.sizes:
-                for claims in scale.claimed(registry, range(done, size)):
-                    scale.finish(client, keys, claims)
-                done = size
-                assert registry.get_status_counts() == (0, size, 0), "the fill went wrong"
-                ours = {
-                    "lru_head": lambda: registry.get_models_by_last_used(limit=10),
-                    "counts": registry.get_status_counts,
-                }
-                figures += _taken(server, OURS, size, ours, options.rounds, calls_a_round=200)
+            calls: Calls = {"lru_head": partial(baseline.lru_head, 10), "counts": baseline.counts}
+            figures += _in_turn(_turns(server, THEIRS, size, calls), options.rounds)
+            progress(GROWTH, server, THEIRS, f"{size:,} records")
         client.flushall()
     return figures
 
 
-def _taken(
-    server: Server,
-    who: str,
-    size: int,
-    calls: Mapping[str, Callable[[], object]],
-    rounds: int,
-    calls_a_round: int,
-) -> list[Figure]:
-    rows = {what: Figure(GROWTH, server.name, what, who, {"records": size}) for what in calls}
-    for call in calls.values():
-        call()
-    for _ in range(rounds):
-        for what, call in calls.items():
-            cpu, server_cpu = time.process_time(), cpu_seconds(server.pid)
+def _ours(server: Server, options: Options) -> list[Figure]:
+    """Each size on a server of its own, so that the sizes can take turns: a minute later, a machine is not the same."""
+    turns: list[_Turn] = []
+    keys = Keyspace("scale")
+    with ExitStack() as stack:
+        for size in options.sizes:
+            own = stack.enter_context(serve(server.binary))
+            client = stack.enter_context(redis.Redis.from_url(own.url))
+            registry = stack.enter_context(Registry.from_url(own.url, "scale"))
+            for claims in scale.claimed(registry, range(size)):
+                scale.finish(client, keys, claims)
+            assert registry.get_status_counts() == (0, size, 0), "the fill went wrong"
+            calls: Calls = {
+                "lru_head": partial(registry.get_models_by_last_used, limit=10),
+                "counts": registry.get_status_counts,
+            }
+            turns += _turns(own, OURS, size, calls, times=200)
+        figures = _in_turn(turns, options.rounds)
+        progress(GROWTH, server, OURS, f"{', '.join(f'{size:,}' for size in options.sizes)} records")
+    return figures
+
+
+@dataclass(frozen=True)
+class _Turn:
+    """A call that is made so often in each round."""
+
+    server: Server
+    row: Figure
+    call: Callable[[], object]
+    times: int
+
+    def take(self) -> None:
+        """Make the calls, and note what they took."""
+        cpu, server_cpu = time.process_time(), cpu_seconds(self.server.pid)
+        taken = []
+        for _ in range(self.times):
             begun = time.perf_counter()
-            for _ in range(calls_a_round):
-                call()
-            taken = (time.perf_counter() - begun) / calls_a_round
-            rows[what].add(
-                p50_us=taken * 1e6,
-                per_second=1 / taken,
-                client_us=(time.process_time() - cpu) / calls_a_round * 1e6,
-                server_us=(cpu_seconds(server.pid) - server_cpu) / calls_a_round * 1e6,
-            )
-    progress(GROWTH, server, who, f"{size:,} records")
-    return list(rows.values())
+            self.call()
+            taken.append(time.perf_counter() - begun)
+        self.row.add(
+            p50_us=statistics.median(taken) * 1e6,
+            per_second=self.times / sum(taken),
+            client_us=(time.process_time() - cpu) / self.times * 1e6,
+            server_us=(cpu_seconds(self.server.pid) - server_cpu) / self.times * 1e6,
+        )
+
+
+def _turns(server: Server, who: str, size: int, calls: Calls, times: int = 1) -> list[_Turn]:
+    return [
+        _Turn(server, Figure(GROWTH, server.name, what, who, {"records": size}), call, times)
+        for what, call in calls.items()
+    ]
+
+
+def _in_turn(turns: Sequence[_Turn], rounds: int) -> list[Figure]:
+    for turn in turns:
+        turn.call()
+    for _ in range(rounds):
+        for turn in turns:
+            turn.take()
+    return [turn.row for turn in turns]
 
 
 # Waiting

@@ -23,12 +23,14 @@ class Server:
         url: how clients reach it.
         unix_url: how else they do.
         pid: its process, for its CPU time.
+        binary: what runs there (`serve`).
     """
 
     name: str
     url: str
     unix_url: str
     pid: int
+    binary: Path | None
 
     @property
     def port(self) -> int:
@@ -56,4 +58,4 @@ def serve(binary: Path | None) -> Iterator[Server]:
             facts = client.info("server")
         valkey = facts.get("valkey_version")
         name = f"Valkey {valkey}" if valkey else f"Redis {facts['redis_version']}"
-        yield Server(name, server.url, f"unix://{folder}/socket", server.pid)
+        yield Server(name, server.url, f"unix://{folder}/socket", server.pid, binary)
