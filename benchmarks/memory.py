@@ -10,7 +10,6 @@ from benchmarks.measure import Figure, progress
 from benchmarks.options import Options
 from benchmarks.servers import Server
 from pyregistry import Registry
-from pyregistry._keys import Keyspace
 
 TABLE = "Memory per record"
 
@@ -20,13 +19,11 @@ def run(server: Server, options: Options) -> list[Figure]:
     size = options.calls(200_000)
     figures = []
     with redis.Redis.from_url(server.url) as client, Registry.from_url(server.url, "scale") as registry:
-        keys = Keyspace("scale")
         for what, write in (("DOWNLOADED", scale.finish), ("DOWNLOADING", scale.renew)):
             client.flushall()
             registry.connect()
             empty = scale.used(client)
-            for claims in scale.claimed(registry, range(size)):
-                write(client, keys, claims)
+            scale.fill(client, registry, range(size), write)
             row = Figure(TABLE, server.name, what, "pyregistry", {"records": size})
             row.add(bytes=(scale.used(client) - empty) / size)
             figures.append(row)

@@ -63,6 +63,18 @@ def renew(client: redis.Redis, keys: Keyspace, claims: Sequence[Claim]) -> None:
     run(client, keys, RENEW, claims, 86_400_000_000, 1, "m" * 40, 7_000_000_000, 14_000_000_000)
 
 
+def fill(
+    client: redis.Redis,
+    registry: Registry,
+    numbers: range,
+    write: Callable[[redis.Redis, Keyspace, Sequence[Claim]], None],
+) -> None:
+    """Claims models, and has `finish` or `renew` write each."""
+    keys = Keyspace(registry.namespace)
+    for claims in claimed(registry, numbers):
+        write(client, keys, claims)
+
+
 def median_of(call: Callable[[], object], times: int = 500) -> float:
     """Seconds, after a warm-up."""
     taken = []
@@ -83,11 +95,9 @@ def measure(url: str, small: int, large: int) -> dict[str, Any]:
     figures: dict[str, Any] = {"records": [small, large]}
     with redis.Redis.from_url(url) as client, Registry.from_url(url, "scale") as registry:
         figures["server"] = registry.server_version
-        keys = Keyspace("scale")
         empty, done = used(client), 0
         for size in (small, large):
-            for claims in claimed(registry, range(done, size)):
-                finish(client, keys, claims)
+            fill(client, registry, range(done, size), finish)
             done = size
             assert registry.get_status_counts() == (0, size, 0), "the fill went wrong"
             figures[f"lru_seconds_{size}"] = median_of(lambda: registry.get_models_by_last_used(limit=10))
@@ -96,8 +106,7 @@ def measure(url: str, small: int, large: int) -> dict[str, Any]:
         client.flushall()
         registry.connect()
         empty, size = used(client), large // 10
-        for claims in claimed(registry, range(size)):
-            renew(client, keys, claims)
+        fill(client, registry, range(size), renew)
         figures["downloading_bytes"] = (used(client) - empty) / size
     for what in ("lru", "counts"):
         figures[f"{what}_ratio"] = figures[f"{what}_seconds_{large}"] / figures[f"{what}_seconds_{small}"]

@@ -21,7 +21,6 @@ from benchmarks.options import Options
 from benchmarks.servers import Server, serve
 from benchmarks.setup import PROVIDER
 from pyregistry import AlreadyExists, AsyncRegistry, Claim, Claimed, ModelStatus, Registry
-from pyregistry._keys import Keyspace
 
 Calls: TypeAlias = "Mapping[str, Callable[[], object]]"
 Waiter: TypeAlias = "Callable[[AsyncRegistry, str], Awaitable[None]]"
@@ -62,14 +61,12 @@ def _theirs(server: Server, options: Options) -> list[Figure]:
 def _ours(server: Server, options: Options) -> list[Figure]:
     """Each size on a server of its own, so that the sizes can take turns: a minute later, a machine is not the same."""
     turns: list[_Turn] = []
-    keys = Keyspace("scale")
     with ExitStack() as stack:
         for size in options.sizes:
             own = stack.enter_context(serve(server.binary))
             client = stack.enter_context(redis.Redis.from_url(own.url))
             registry = stack.enter_context(Registry.from_url(own.url, "scale"))
-            for claims in scale.claimed(registry, range(size)):
-                scale.finish(client, keys, claims)
+            scale.fill(client, registry, range(size), scale.finish)
             assert registry.get_status_counts() == (0, size, 0), "the fill went wrong"
             calls: Calls = {
                 "lru_head": partial(registry.get_models_by_last_used, limit=10),

@@ -68,6 +68,11 @@ class Kept:
         """It is somebody else's."""
 
 
+LOOK_FOR_SIGNALS = 1.0
+"""Seconds after which a wait without an end looks up: a signal that comes between Python's last look for one and the
+system call does not end that call."""
+
+
 class Lost:
     """Whether a claim is lost, or can't be proved any more: an event to look at, or to wait for, in any thread.
 
@@ -98,7 +103,7 @@ class Lost:
             left = min(ends, self._deadline()) - now()
             if now() >= ends:
                 return False
-            self._event.wait(None if left == math.inf else max(left, 0.0))
+            self._event.wait(LOOK_FOR_SIGNALS if left == math.inf else max(left, 0.0))
         return True
 
     def set(self, why: str) -> None:

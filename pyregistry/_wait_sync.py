@@ -10,12 +10,10 @@ from typing import Any, TypeVar
 from redis import exceptions as redis_errors
 
 from pyregistry import _checks as checks
-from pyregistry._owned import Held
+from pyregistry._owned import LOOK_FOR_SIGNALS, Held
 from pyregistry.errors import InvalidArgument
 
 T = TypeVar("T")
-
-_LOOK_FOR_SIGNALS = 1.0  # seconds
 
 Turn = threading.Lock
 
@@ -33,8 +31,7 @@ class Poke:
         """Wait until it is set, or so long; whether it is."""
         if seconds is not None:
             return self._event.wait(max(seconds, 0.0))
-        # A signal that comes between Python's last look for one and the system call does not end that call.
-        while not self._event.wait(_LOOK_FOR_SIGNALS):
+        while not self._event.wait(LOOK_FOR_SIGNALS):
             pass
         return True
 

@@ -32,6 +32,7 @@ from pyregistry._lines_sync import FastLine, Line, OwnLine, OwnLines, line_of, l
 from pyregistry._op import Head, Op, PlainOp
 from pyregistry._source import CONNECTIONS, UrlSource
 from pyregistry.aio import AT_ONCE
+from tests.interrupt import NUMBER, Interrupted, interruptible
 from tests.proxy import SECONDS, Proxy, until
 from tests.servers import self_signed
 from tests.test_mux import comes
@@ -173,38 +174,24 @@ def test_all_that_were_idle_are_closed_by_a_restart(make_server: MakeServer, nam
 # Interrupted
 
 
-class Interrupted(BaseException):
-    """What a signal handler raises."""
-
-
 def test_interrupted_while_a_reply_is_awaited(registry: Registry, proxy: Proxy, other: Registry) -> None:
     other.set_status("there", "S3", ModelStatus.DOWNLOADED)
     registry.get_status("there", "S3")
     (held,) = proxy.pause("MGET", reply=True)
     main = threading.get_ident()
-    came = threading.Event()
-
-    def handler(_number: int, _frame: FrameType | None) -> None:
-        if not came.is_set():
-            came.set()
-            raise Interrupted
 
     def interrupt() -> None:
         # More than once: a signal that comes between Python's last look for one and the system call does not end
         # the call.
         held.wait()
         while not came.wait(0.01):
-            signal.pthread_kill(main, signal.SIGUSR1)
+            signal.pthread_kill(main, NUMBER)
 
-    before = signal.signal(signal.SIGUSR1, handler)
-    try:
-        with ThreadPoolExecutor(1) as pool:
-            sent = pool.submit(interrupt)
-            with pytest.raises(Interrupted):
-                registry.get_status("there", "S3")
-            sent.result()
-    finally:
-        signal.signal(signal.SIGUSR1, before)
+    with interruptible() as came, ThreadPoolExecutor(1) as pool:
+        sent = pool.submit(interrupt)
+        with pytest.raises(Interrupted):
+            registry.get_status("there", "S3")
+        sent.result()
     held.let_go()
     assert registry.get_status("absent", "S3") is None
     assert len(proxy.connections_of("MGET")) == 2

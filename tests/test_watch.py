@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import signal
 import socket
-import sys
 import threading
-import traceback
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
@@ -28,13 +25,12 @@ from pyregistry import (
     _listen_async,
     _listen_sync,
 )
-from pyregistry._owned import now
+from pyregistry._owned import Lost, now
 from tests.cutter import Cutter
+from tests.interrupt import Interrupted, interrupt_from_elsewhere, interruptible
 from tests.proxy import SECONDS, until
 
 if TYPE_CHECKING:
-    from types import FrameType
-
     from tests.clients import Connect
 
 
@@ -255,47 +251,40 @@ def test_it_ends_with_its_client(server_url: str, namespace: str) -> None:
         assert wanted.result(SECONDS) == []
 
 
-class Interrupted(BaseException):
-    """What a signal handler raises."""
-
-
 def test_a_signal_that_does_not_end_the_wait_is_seen(
     server_url: str, namespace: str, other: Registry
 ) -> None:
-    # One that comes between Python's last look for a signal and the system call does not end that call. Nor does one
-    # that another thread is sent.
-    main = threading.get_ident()
-    came = threading.Event()
+    with (
+        interruptible() as came,
+        Registry.from_url(server_url, namespace) as registry,
+        ThreadPoolExecutor(1) as pool,
+    ):
+        with registry.watch() as events:
+            sent = pool.submit(
+                interrupt_from_elsewhere,
+                threading.get_ident(),
+                _listen_sync.EventStream.__next__.__code__,
+                came,
+                lambda: other.set_status("model", "S3", ModelStatus.DOWNLOADED),
+            )
+            with pytest.raises(Interrupted):
+                next(events)
+        sent.result()
 
-    def handler(_number: int, _frame: FrameType | None) -> None:
-        came.set()
-        raise Interrupted
 
-    def waits() -> bool:
-        frames = [frame.f_code for frame, _ in traceback.walk_stack(sys._current_frames()[main])]
-        return (
-            frames[0] is threading.Condition.wait.__code__
-            and _listen_sync.EventStream.__next__.__code__ in frames
+def test_a_signal_that_does_not_end_the_wait_for_a_loss_is_seen() -> None:
+    lost = Lost()
+    with interruptible() as came, ThreadPoolExecutor(1) as pool:
+        sent = pool.submit(
+            interrupt_from_elsewhere,
+            threading.get_ident(),
+            Lost.wait.__code__,
+            came,
+            lambda: lost.set("the end"),
         )
-
-    def interrupt() -> None:
-        until(waits, "it waits")
-        signal.pthread_kill(threading.get_ident(), signal.SIGUSR1)
-        try:
-            assert came.wait(SECONDS), "nobody looked for signals"
-        finally:
-            other.set_status("model", "S3", ModelStatus.DOWNLOADED)
-
-    before = signal.signal(signal.SIGUSR1, handler)
-    try:
-        with Registry.from_url(server_url, namespace) as registry, ThreadPoolExecutor(1) as pool:
-            with registry.watch() as events:
-                sent = pool.submit(interrupt)
-                with pytest.raises(Interrupted):
-                    next(events)
-            sent.result()
-    finally:
-        signal.signal(signal.SIGUSR1, before)
+        with pytest.raises(Interrupted):
+            lost.wait()
+        sent.result()
 
 
 async def test_it_ends_with_its_client_on_a_loop(server_url: str, namespace: str) -> None:
