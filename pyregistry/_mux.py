@@ -22,6 +22,7 @@ from typing import Any, TypeVar, cast
 import msgspec
 from redis import exceptions as redis_errors
 
+from pyregistry._coalescing import gather
 from pyregistry._ear import Ear
 from pyregistry._op import Head, Op
 from pyregistry._ops import Claiming, ClaimResult
@@ -78,7 +79,7 @@ class _Call(msgspec.Struct, eq=False):
         return self.owed or bool(self.late) or (self.maybe_ran and self.op.undo is not None)
 
 
-class Batch:
+class Batch(msgspec.Struct, eq=False):
     """The calls that one command carries.
 
     Attributes:
@@ -86,14 +87,11 @@ class Batch:
         pipe: what it goes out on.
     """
 
-    __slots__ = ("calls", "head", "items", "mux", "pipe")
-
-    def __init__(self, mux: MuxTransport, pipe: Pipe, head: Head, calls: list[_Call], items: int) -> None:
-        self.mux = mux
-        self.pipe = pipe
-        self.head = head
-        self.calls = calls
-        self.items = items
+    mux: MuxTransport
+    pipe: Pipe
+    head: Head
+    calls: list[_Call]
+    items: int
 
     def waited_for(self) -> bool:
         """Whether anybody waits for its reply."""
@@ -134,6 +132,12 @@ class MuxTransport(AsyncTransport):
         self._loading: asyncio.Task[None] | None = None
         self._unloaded: list[_Call] = []  # what waits for scripts to be loaded
         self._failures = 0  # since the last answer
+        # See `pyregistry._coalescing`.
+        self._under_way = 0  # requests that are written to the pipe and not answered
+        self._active = 0  # so many were, at the end of the last turn in which any was written
+        self._woken = self._waking = 0  # callers whom the last replies woke; those that are being read wake
+        self._wrote = False  # in this turn
+        self._left = BATCH  # how many requests more until they are written
 
     def __del__(self) -> None:
         pipe = self._pipe
@@ -265,13 +269,16 @@ class MuxTransport(AsyncTransport):
         head, call = op.head, _Call(op, key, future)
         if key is not None:
             self._same[key] = call
+        self._left -= 1
+        if not self._left and not self._queue and self._writable() > 0:
+            self._write([Batch(self, cast("Pipe", self._pipe), head, [call], op.items)])
+            return
         try:
             asked = self._queue[head]
         except KeyError:
             asked = self._queue[head] = []
         asked.append(call)
-        # A batch that is full goes out at once: the server works on it while the other tasks still ask.
-        if not len(asked) % BATCH:
+        if not self._left:
             self._flush()
         elif not self._scheduled:
             self._soon()
@@ -284,12 +291,21 @@ class MuxTransport(AsyncTransport):
     def _turn(self) -> None:
         self._scheduled = False
         self._flush()
+        if self._wrote:
+            self._wrote = False
+            self._active = self._under_way
+            self._gather_anew()
 
     def _rests(self) -> bool:
         """Whether nothing waits to be written."""
         return not self._queue and not self._unloaded and self._loading is None
 
     # The server's side
+
+    def _writable(self) -> int:
+        """How many commands may be written now."""
+        pipe = self._pipe
+        return 0 if pipe is None or self._loading is not None else pipe.room
 
     def _flush(self) -> None:
         """Write what may be written."""
@@ -299,17 +315,31 @@ class MuxTransport(AsyncTransport):
                 self._refuse_queued()
             elif self._queue and self._connecting is None:
                 self._connecting = asyncio.get_running_loop().create_task(self._connect())
-        elif self._loading is None and self._queue and (room := pipe.room) > 0:
-            packed: list[bytes] = []
-            expected: list[Expected] = []
-            for batch in self._gather(pipe, room):
-                command = self._packed(batch)
-                if command:
-                    self._prepare(batch, packed, expected)
-                    packed.append(command)
-                    expected.append(batch)
-            if packed:
-                pipe.send(b"".join(packed), expected)
+        elif self._queue and (room := self._writable()) > 0:
+            self._write(self._gather(pipe, room))
+
+    def _write(self, batches: Sequence[Batch]) -> None:
+        """Write these batches, of one connection, together."""
+        packed: list[bytes] = []
+        expected: list[Expected] = []
+        for batch in batches:
+            for call in batch.calls:
+                call.written = True
+                if call.key is not None and call.op.for_others is None:
+                    self._forget(call)
+            command = self._packed(batch)
+            if command:
+                self._prepare(batch, packed, expected)
+                packed.append(command)
+                expected.append(batch)
+                self._under_way += len(batch.calls)
+        if packed:
+            batches[0].pipe.send(b"".join(packed), expected)
+        self._wrote = True
+        self._gather_anew()
+
+    def _gather_anew(self) -> None:
+        self._left = gather(max(self._active, self._woken), self._under_way)
 
     def _prepare(self, batch: Batch, packed: list[bytes], expected: list[Expected]) -> None:
         """It goes out next; what has to go before it is put there."""
@@ -353,11 +383,6 @@ class MuxTransport(AsyncTransport):
                     batches.append(batch)
                 batch.calls.append(call)
                 batch.items += count
-        for batch in batches:
-            for call in batch.calls:
-                call.written = True
-                if call.key is not None and call.op.for_others is None:
-                    self._forget(call)
         return batches
 
     def _forget(self, call: _Call) -> None:
@@ -370,6 +395,12 @@ class MuxTransport(AsyncTransport):
         """Replies have come, or it may be written to again, or it has ended."""
         if pipe is self._pipe and pipe.error is not None:
             self._unplug()
+        if self._waking:
+            self._woken, self._waking = self._waking, 0
+            self._gather_anew()
+            if self._woken > 1:
+                # The turn ends right after the callers that were woken, and ask again in it.
+                self._soon()
         if self._queue:
             if not self._scheduled:
                 self._flush()
@@ -378,6 +409,8 @@ class MuxTransport(AsyncTransport):
 
     def answered(self, batch: Batch, reply: Any) -> None:
         """The server has answered a batch."""
+        if batch.pipe is self._pipe:
+            self._under_way -= len(batch.calls)
         if isinstance(reply, Exception):
             self._refused(batch, reply)
             return
@@ -396,9 +429,11 @@ class MuxTransport(AsyncTransport):
             return
         if len(batch.calls) == batch.items:
             same = self._same
+            self._waking += batch.items
             for call, answer in zip(batch.calls, answers, strict=True):
                 alone = call.alone
                 if alone is None or alone.done():
+                    self._waking -= 1
                     self._settle(call, (answer,))
                     continue
                 # Nearly every one is waited for by one alone.
@@ -451,6 +486,7 @@ class MuxTransport(AsyncTransport):
 
     def _unplug(self) -> None:
         self._pipe = None
+        self._under_way = 0
 
     async def _load_again(self, pipe: Pipe) -> None:
         """The scripts are gone, and `open` is due; nothing else is written meanwhile."""
@@ -578,6 +614,7 @@ class MuxTransport(AsyncTransport):
         if not live:
             self._undo(op, result)
             return
+        self._waking += len(live)
         live[0].set_result(result)
         for future in live[1:]:
             # A result of his own for each, unless nobody can change it.
@@ -596,6 +633,8 @@ class MuxTransport(AsyncTransport):
     def _ask_anew(self, call: _Call) -> None:
         """Who joined it after it was written can't have its answer."""
         late, call.late = call.late, None
+        if late:
+            self._left = 0  # what they ask again is gathered, so that they can join each other
         for op, future in late or ():
             if not future.done():
                 self._join(op, future)

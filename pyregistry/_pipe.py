@@ -11,8 +11,8 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
-from typing import Any, Protocol, TypeVar
-from weakref import WeakMethod
+from typing import Any, Protocol, TypeVar, cast
+from weakref import ref
 
 import hiredis
 from redis import exceptions as redis_errors
@@ -70,7 +70,8 @@ class Pipe(asyncio.Protocol):
         self.closed = asyncio.get_running_loop().create_future()
         self._loop = asyncio.get_running_loop()
         self._timeout = timeout
-        self._changed = WeakMethod(changed)
+        self._owner = ref(cast("Any", changed).__self__)
+        self._changed = cast("Any", changed).__func__
         self._pending: deque[tuple[Expected, float]] = deque()
         self._paused = False
         self._retired = False
@@ -160,9 +161,9 @@ class Pipe(asyncio.Protocol):
             self._loop.call_soon_threadsafe(self._transport.abort)
 
     def _tell(self) -> None:
-        changed = self._changed()
-        if changed is not None:
-            changed(self)
+        owner = self._owner()
+        if owner is not None:
+            self._changed(owner, self)
 
     def _watch(self) -> None:
         # One timer for all: it looks at the oldest reply that is awaited, not once for each call.

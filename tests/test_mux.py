@@ -28,6 +28,7 @@ from pyregistry import (
     RegistryClosed,
     RegistryUnavailable,
 )
+from pyregistry._mux import Batch
 from pyregistry._op import Head, PlainOp
 from pyregistry._pipe import COMMANDS
 from pyregistry._replies import ATTEMPTS
@@ -53,6 +54,11 @@ async def registry(proxy: Proxy, namespace: str) -> AsyncIterator[AsyncRegistry]
     """The client under test, behind the proxy."""
     async with AsyncRegistry.from_url(proxy.url, namespace, timeout=2 * SECONDS) as registry:
         yield registry
+        transport: Any = registry._transport
+        # What is under way is counted, not looked up: whatever happened, the count is right.
+        pipe = transport._pipe
+        expected = 0 if pipe is None else sum(len(batch.calls) for batch in pipe.awaited(Batch))
+        assert transport._under_way == expected
 
 
 def claim(registry: AsyncRegistry, name: str = "model", **options: Any) -> Coroutine[Any, Any, Result]:
@@ -94,7 +100,8 @@ def record_of(other: Registry, name: str = "model") -> ModelRecord:
 # Gathering
 
 
-async def test_what_is_asked_in_one_turn_is_one_call(registry: AsyncRegistry, proxy: Proxy) -> None:
+async def test_what_is_asked_in_one_turn_shares_calls(registry: AsyncRegistry, proxy: Proxy) -> None:
+    """The first goes out at once, as a call alone does, and the rest as one; then halves of all."""
     names = [f"m{at}" for at in range(50)]
     won = await asyncio.gather(*(claim(registry, name) for name in names))
     assert [result.claim.model_name for result in won if isinstance(result, Claimed)] == names
@@ -115,19 +122,98 @@ async def test_what_is_asked_in_one_turn_is_one_call(registry: AsyncRegistry, pr
     await asyncio.gather(*(registry.set_status(name, "S3", "DOWNLOADED", name) for name in names))
     assert sum(await asyncio.gather(*(registry.delete_model(name, "S3") for name in names))) == 50
     calls = ["claim", "MGET", "touch", "read", "finish", "set_status", "delete"]
-    assert {name: proxy.sent[name] for name in calls} == dict.fromkeys(calls, 1)
+    assert {name: proxy.sent[name] for name in calls} == dict.fromkeys(calls, 2)
     assert len(proxy.connections_of()) == 1
 
 
 async def test_a_call_takes_64_items_and_no_more(registry: AsyncRegistry, proxy: Proxy) -> None:
     results = await asyncio.gather(*(claim(registry, f"m{at}") for at in range(150)))
     assert all(isinstance(result, Claimed) for result in results)
-    assert proxy.sent["claim"] == 3
+    assert proxy.sent["claim"] == 4, "the first alone"
     many = [
         registry.try_claim_many([(f"n{of}.{at}", "S3") for at in range(40)], lease=LEASE) for of in range(3)
     ]
     assert sum(isinstance(result, Claimed) for each in await asyncio.gather(*many) for result in each) == 120
-    assert proxy.sent["claim"] == 6, "what is asked for as one is not torn apart"
+    assert proxy.sent["claim"] == 7, "what is asked for as one is not torn apart"
+
+
+def under_way(registry: AsyncRegistry) -> list[int]:
+    """How many items each command carries that the server has not answered."""
+    transport: Any = registry._transport
+    return [batch.items for batch in transport._pipe.awaited(Batch)]
+
+
+async def test_a_call_alone_is_written_at_once(registry: AsyncRegistry) -> None:
+    """Not at the end of the turn. What comes in the same turn after it is gathered as ever."""
+    assert isinstance(await claim(registry, "first"), Claimed)
+    transport: Any = registry._transport
+    ops = registry._ops
+    calls = [transport.call(ops.touch_model(f"m{at}", "S3", None, None)) for at in range(5)]
+    assert under_way(registry) == [1]
+    await turns(1)
+    assert under_way(registry) == [1, 4]
+    assert await asyncio.gather(*calls) == [False] * 5
+
+
+async def test_those_who_ask_again_and_again_share_two_calls(registry: AsyncRegistry, proxy: Proxy) -> None:
+    """The server works on one half, while the callers of the other ask."""
+    in_a_turn: list[list[int]] = []
+
+    async def ask(name: str) -> None:
+        for at in range(4):
+            await claim(registry, f"{name} {at}")
+            in_a_turn.append(under_way(registry))
+
+    await asyncio.gather(*(ask(f"m{at}") for at in range(50)))
+    # The first was written at once, and may stay apart: each turn is two calls, or three.
+    assert 4 * 2 <= proxy.sent["claim"] <= 4 * 3
+    assert max(items for seen in in_a_turn[50:] for items in seen) <= 25
+
+
+async def test_a_batch_that_is_written_before_its_turn_ends_can_be_cancelled(
+    registry: AsyncRegistry, proxy: Proxy, other: Registry
+) -> None:
+    await asyncio.gather(*(claim(registry, f"first {at}") for at in range(20)))
+    (held,) = proxy.pause("claim")
+    tasks = [start(claim(registry, f"m{at}")) for at in range(10)]
+    seen: list[list[int]] = []
+
+    async def cancel() -> None:
+        seen.append(under_way(registry))
+        for task in tasks[:5]:
+            task.cancel()
+
+    cancelling = start(cancel())  # after the first ten have asked, and before the others do
+    tasks += [start(claim(registry, f"m{at}")) for at in range(10, 20)]
+    await cancelling
+    await arrived(held)
+    assert seen == [[10]], "the first half has gone out"
+    held.let_go()
+    done = await asyncio.gather(*tasks, return_exceptions=True)
+    assert [isinstance(each, asyncio.CancelledError) for each in done[:5]] == [True] * 5
+    won = [each for each in done if isinstance(each, Claimed)]
+    assert len(won) == 15, "those who were not cancelled"
+    await registry.close()  # waits for what is given back
+    freed = [other.try_claim_for_download(f"m{at}", "S3", lease=LEASE) for at in range(20)]
+    assert [isinstance(each, Claimed) for each in freed] == [True] * 5 + [False] * 15
+
+
+async def test_a_cut_between_two_batches_of_one_turn(
+    registry: AsyncRegistry, proxy: Proxy, other: Registry
+) -> None:
+    """The first half was run and answered, the second never arrived: both are asked for again, and once won."""
+    await asyncio.gather(*(claim(registry, f"first {at}") for at in range(20)))
+    first, second = proxy.pause("claim", times=2)
+    tasks = [start(claim(registry, f"m{at}")) for at in range(20)]
+    await arrived(first)
+    assert under_way(registry) == [10, 10]
+    proxy.lose_replies("claim")
+    first.let_go()
+    second.let_go()
+    won = await asyncio.gather(*tasks)
+    assert [type(each) for each in won] == [Claimed] * 20
+    tokens = {each.claim.model_name: each.claim.token for each in won if isinstance(each, Claimed)}
+    assert tokens == {name: record_of(other, name).token for name in tokens}, "each is its owner's"
 
 
 async def test_many_kinds_of_calls_at_once(registry: AsyncRegistry, other: Registry) -> None:
@@ -271,7 +357,7 @@ async def test_many_kinds_of_claims_join_all_the_same(registry: AsyncRegistry, p
     calls = [start(claim(registry, f"model-{at}", revision=f"r{at}")) for _ in range(2) for at in models]
     results = await asyncio.gather(*calls)
     assert [type(result) for result in results] == [Claimed] * len(models) + [AlreadyExists] * len(models)
-    assert proxy.log_of("claim") == 3
+    assert proxy.log_of("claim") == 4, "the first alone, and full batches"
 
 
 async def test_one_claim_of_many_is_told_apart(registry: AsyncRegistry) -> None:
@@ -344,10 +430,11 @@ async def test_who_joined_a_claim_that_was_not_won_is_answered_anew(
 
 
 async def test_cancelled_before_it_is_written(registry: AsyncRegistry, proxy: Proxy, other: Registry) -> None:
+    another = start(registry.get_status("another", "S3"))
     task = start(claim(registry))
     await asyncio.sleep(0)
     await cancelled(task)
-    await registry.get_status("another", "S3")
+    await another
     assert proxy.sent["claim"] == 0
     assert other.get_status("model") is None
 
