@@ -13,7 +13,19 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from benchmarks import claims, hotpath, memory, operations, plots, report, rust, scripts, seed
+from benchmarks import (
+    aims,
+    blocking,
+    claims,
+    hotpath,
+    memory,
+    operations,
+    plots,
+    report,
+    rust,
+    scripts,
+    seed,
+)
 from benchmarks.measure import Figure
 from benchmarks.options import Options
 from benchmarks.servers import Server, binaries, serve
@@ -23,6 +35,7 @@ MAIN = {"claims", "rust", "hotpath"}  # what the README shows
 SUBJECTS: dict[str, Callable[[Server, Options], list[Figure]]] = {
     "claims": claims.run,
     "operations": operations.run,
+    "blocking": blocking.run,
     "rust": rust.run,
     "seed": seed.run,
     "hotpath": hotpath.run,
@@ -41,7 +54,9 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("subject", nargs="*", help=f"{', '.join(SUBJECTS)} (all)")
     parser.add_argument("--quick", action="store_true", help="a small part, to see that it works")
     parser.add_argument(
-        "--rounds", type=int, help="turns of each contender (7, or 15 where it is close; with --quick 3)"
+        "--rounds",
+        type=int,
+        help="turns of each contender, three times as many where it is close (5; with --quick 3)",
     )
     parser.add_argument("--binary", help="the only server to measure: a program, or 'embedded'")
     parser.add_argument(
@@ -51,7 +66,7 @@ def main(arguments: list[str]) -> None:
     chosen = [each for each in SUBJECTS if not options.subject or each in options.subject]
     if unknown := set(options.subject) - SUBJECTS.keys():
         parser.error(f"unknown subject: {', '.join(sorted(unknown))}")
-    how = Options(options.rounds or (3 if options.quick else 7), options.quick)
+    how = Options(options.rounds or (3 if options.quick else 5), aims.undecided, options.quick)
     about = report.facts(shlex.join(["python", "-m", "benchmarks", *arguments]), how)
     figures: list[Figure] = []
     for binary in binaries(options.binary):

@@ -6,12 +6,13 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from benchmarks import claims, hotpath, operations, rust, scripts, seed
+from benchmarks import blocking, claims, contenders, hotpath, operations, rust, scripts, seed
 from benchmarks.measure import Figure
 
 OURS, UVLOOP = "pyregistry", "pyregistry on uvloop"
 RUST_04, RUST_07 = "modelexpress-server 0.4.0", "modelexpress-server 0.7.0"
 POOL, LIMIT = "redis-py pool", "redis-benchmark (-P 16, batches of 64)"
+CLOSE = 1.25  # times an aim, or an aim times a ratio: the rounds of a run differ by that
 REDIS, VALKEY, ANY = "Redis 7.", "Valkey 9.", ""
 
 
@@ -61,24 +62,54 @@ class Aim:
 
     def value(self, figures: Sequence[Figure], server: str) -> float | None:
         """The median of the ratios of the rounds, each of which went side by side."""
-        ours = self.ours.find(figures, server)
-        above = ours.measures.get(self.measure, []) if ours else []
+        above = _values(self.ours.find(figures, server), self.measure)
         if self.other is None:
-            return statistics.median(above) if above else None
-        other = self.other.find(figures, server)
-        below = other.measures.get(self.measure, []) if other else []
-        if not above or not below:
-            return None
-        return statistics.median(mine / theirs for mine, theirs in zip(above, below, strict=False))
+            return statistics.median(above.values()) if above else None
+        below = _values(self.other.find(figures, server), self.measure)
+        ratios = [above[number] / below[number] for number in above.keys() & below.keys()]
+        return statistics.median(ratios) if ratios else None
 
     def is_kept(self, value: float) -> bool:
         """Whether it is."""
         return value >= self.limit if self.least else value <= self.limit
 
+    def is_close(self, value: float) -> bool:
+        """Whether more rounds may change that."""
+        return 1 / CLOSE < value / self.limit < CLOSE
 
-def _rate(text: str, table: str, what: str, other: str, limit: float, *, server: str = ANY) -> list[Aim]:
-    """By 500 tasks; the aim is that of asyncio's own event loop, and of uvloop."""
-    at = (("tasks", 500),)
+
+def _values(figure: Figure | None, measure: str) -> dict[int, float]:
+    """What was measured, by the round."""
+    values = figure.measures.get(measure, []) if figure else []
+    rounds = figure.rounds if figure and figure.rounds else range(len(values))
+    return dict(zip(rounds, values, strict=True))
+
+
+def undecided(figures: Sequence[Figure]) -> bool:
+    """Whether one of these is too close to an aim for the rounds that it has had."""
+    servers = {figure.server for figure in figures}
+    values = [
+        (aim, aim.value(figures, server))
+        for server in servers
+        for aim in AIMS
+        if aim.other is not None and server.startswith(aim.server)
+    ]
+    return any(value is not None and aim.is_close(value) for aim, value in values)
+
+
+def _rate(
+    text: str,
+    table: str,
+    what: str,
+    other: str,
+    limit: float,
+    *,
+    tasks: int = 500,
+    models: int | None = None,
+    server: str = ANY,
+) -> list[Aim]:
+    """Calls/s; the aim is that of asyncio's own event loop, and of uvloop."""
+    at = (("tasks", tasks), *(() if models is None else (("models", models),)))
     return [
         Aim(
             f"{text}{loop}",
@@ -97,6 +128,13 @@ def _cost(text: str, batch: str, other: str, limit: float) -> Aim:
     return Aim(text, "script_us", ours, theirs, limit, least=False, server=REDIS)
 
 
+def _floor(ours: str, floor: str) -> Aim:
+    at = (("tasks", 1),)
+    text = f"claim_fresh, 1 task: latency against a bare protocol{floor.removeprefix(contenders.FLOOR)}"
+    table, what = claims.FRESH, "claim_fresh"
+    return Aim(text, "p50_us", Row(table, what, ours, at), Row(table, what, floor, at), 1.2, least=False)
+
+
 def _latency(what: str, table: str) -> Aim:
     at = (("tasks", 1),)
     ours, pool = Row(table, what, OURS, at), Row(table, what, POOL, at)
@@ -108,18 +146,21 @@ def _latency(what: str, table: str) -> Aim:
 def _all() -> list[Aim]:
     fresh, contended = (claims.FRESH, "claim_fresh"), (claims.CONTENDED, "claim_contended")
     head = Row(seed.GROWTH, "lru_head", OURS, (("records", 1_000_000),))
-    blocking = [
+    blocked = [
         Aim(
-            f"{what}, blocking client, 1 thread: calls/s against redis-py's evalsha",
+            f"{what}, blocking client: calls/s against a bare socket with our objects",
             "per_second",
-            Row(operations.BLOCKING, what, "pyregistry, blocking"),
-            Row(operations.BLOCKING, what, "redis-py evalsha, blocking"),
-            2.0,
+            Row(blocking.TABLE, what, blocking.OURS),
+            Row(blocking.TABLE, what, blocking.OBJECTS),
+            0.9,
         )
-        for what in ("claim_fresh", "touch_model", "set_status", "get_model_record")
+        for what in blocking.ASKS
     ]
     return [
-        *_rate("Fresh claims, 500 tasks: against 0.4.0", *fresh, RUST_04, 1.0, server=REDIS),
+        *_rate("Fresh claims, 16 tasks: against 0.4.0", *fresh, RUST_04, 0.95, tasks=16),
+        *_rate("Fresh claims, 50 tasks: against 0.4.0", *fresh, RUST_04, 1.05, tasks=50),
+        *_rate("Fresh claims, 100 tasks: against 0.4.0", *fresh, RUST_04, 1.2, tasks=100),
+        *_rate("Fresh claims, 500 tasks: against 0.4.0", *fresh, RUST_04, 1.15),
         *_rate("Fresh claims, 500 tasks: against 0.7.0", *fresh, RUST_07, 1.3, server=REDIS),
         *_rate("Fresh claims, 500 tasks: against 0.7.0", *fresh, RUST_07, 1.15, server=VALKEY),
         *_rate("Fresh claims, 500 tasks: against the limit, in batches of 64", *fresh, LIMIT, 0.8),
@@ -133,10 +174,12 @@ def _all() -> list[Aim]:
         _cost("Server time of a claim in batches of 64: against 0.4.0", scripts.BATCHED, RUST_04, 1.3),
         _cost("Server time of a claim alone: against 0.4.0", scripts.ALONE, RUST_04, 3.2),
         _cost("Server time of a claim in batches of 64: against 0.7.0", scripts.BATCHED, RUST_07, 0.8),
+        _floor(OURS, contenders.FLOOR),
+        _floor(UVLOOP, f"{contenders.FLOOR}, on uvloop"),
         _latency("claim_fresh", claims.FRESH),
         _latency("touch_model", operations.ASYNC),
         _latency("get_status", operations.ASYNC),
-        *blocking,
+        *blocked,
         Aim(
             "Hot path, 500 tasks: requests/s",
             "per_second",

@@ -1,8 +1,10 @@
-"""A bare socket, and commands that were packed before: what no client can beat."""
+"""A bare socket, a bare protocol, and commands that were packed before: what no client can beat."""
 
 from __future__ import annotations
 
+import asyncio
 import socket
+from collections import deque
 from collections.abc import Sequence
 from typing import Any, cast
 from urllib.parse import urlsplit
@@ -72,3 +74,46 @@ class BareSocket:
         if isinstance(reply, hiredis.ReplyError):
             raise reply
         return reply
+
+
+class BareProtocol(asyncio.Protocol):
+    """A connection on asyncio: a command is written at once, and a reply sets the oldest future, undecoded."""
+
+    def __init__(self) -> None:
+        self._reader = hiredis.Reader()
+        self._waiters: deque[asyncio.Future[Any]] = deque()
+
+    @classmethod
+    async def connect(cls, url: str) -> BareProtocol:
+        """Open one."""
+        parts = urlsplit(url)
+        loop = asyncio.get_running_loop()
+        host, port = cast("str", parts.hostname), cast("int", parts.port)
+        _, protocol = await loop.create_connection(cls, host, port)
+        return protocol
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """It is open."""
+        self._transport = cast("asyncio.Transport", transport)
+        self._loop = asyncio.get_running_loop()
+
+    def data_received(self, data: bytes) -> None:
+        """Replies have come."""
+        self._reader.feed(data)
+        while (reply := self._reader.gets()) is not False:
+            waiter = self._waiters.popleft()
+            if isinstance(reply, hiredis.ReplyError):
+                waiter.set_exception(cast("Exception", reply))
+            else:
+                waiter.set_result(reply)
+
+    def ask(self, command: bytes) -> asyncio.Future[Any]:
+        """The reply to one command."""
+        waiter = self._loop.create_future()
+        self._waiters.append(waiter)
+        self._transport.write(command)
+        return waiter
+
+    def close(self) -> None:
+        """Hang up."""
+        self._transport.close()

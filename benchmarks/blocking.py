@@ -32,10 +32,10 @@ import redis
 
 from benchmarks import setup
 from benchmarks.bare import BareSocket, packed
-from benchmarks.measure import progress
-from benchmarks.report import number
+from benchmarks.measure import Figure, number, progress
+from benchmarks.options import Options
 from benchmarks.scripts import LEAST_SCRIPT
-from benchmarks.servers import binaries, serve
+from benchmarks.servers import Server, binaries, serve
 from pyregistry import ModelStatus, Registry
 from pyregistry import _checks as checks
 from pyregistry._op import Op
@@ -48,6 +48,7 @@ BARE, LEAST, OBJECTS, OURS, EVALSHA = (
     "bare socket", "its commands alone", "with our objects", "pyregistry", "redis-py evalsha",
 )  # fmt: skip
 AT_LEAST = "pyregistry, with its commands alone"
+TABLE = "Blocking calls, one thread"
 MODELS = 200
 
 _NOW = r"""#!lua
@@ -191,6 +192,19 @@ def measure(url: str, what: str, turns: int, calls: int) -> dict[str, list[float
             for who in list(each)[:: 1 if turn % 2 else -1]:
                 found[who].append(taken(each[who], next(names)))
     return {who: values[1:] for who, values in found.items()}
+
+
+def run(server: Server, options: Options) -> list[Figure]:
+    """The same as rows among all others: a turn is a round."""
+    figures = []
+    for what in ASKS:
+        for client, values in measure(server.url, what, 8 * options.least + 1, options.calls(200)).items():
+            row = Figure(TABLE, server.name, what, client, {"tasks": 1}, rounds=list(range(len(values))))
+            for microseconds in values:
+                row.add(per_second=1e6 / microseconds, mean_us=microseconds)
+            figures.append(row)
+        progress(TABLE, server, what)
+    return figures
 
 
 def row(what: str, found: dict[str, list[float]]) -> str:

@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 from contextlib import ExitStack
+from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -22,6 +23,8 @@ from pyregistry._ops import SCRIPTS, Ops
 from pyregistry._scripts import BATCH
 
 MODELEXPRESS = Path(__file__).parent / "peers" / "modelexpress"
+MANY = "claim_many"  # a job that is one call for all its models
+FLOOR = "bare protocol, packed before"
 SLOW, SLOWEST = 8, 40  # into how many parts the calls of slow clients are cut
 
 
@@ -61,6 +64,8 @@ class Process:
 
 class Driven:
     """A contender with processes of its own; what several do together counts as one."""
+
+    every = 1
 
     def __init__(self, name: str, processes: int = 1) -> None:
         self.name = name
@@ -104,7 +109,7 @@ class Client(Driven):
         package: what it needs.
         most: how many tasks it can have at most, where each is a thread; 0: any number.
         share: into how many parts its calls are cut, of which it makes one: a slow client needs fewer to be
-            measured as well.
+            measured as well. It also takes its turn in every third round only: its ratios are far from any aim.
         processes: how many there are of it.
     """
 
@@ -120,6 +125,7 @@ class Client(Driven):
     ) -> None:
         super().__init__(name, processes)
         self._client, self._package, self._most, self._share = client, package, most, share
+        self.every = 3 if share > 1 else 1
 
     def command(self) -> list[str]:
         """Needs the package."""
@@ -163,6 +169,10 @@ class Rust(Driven):
             raise Absent("it could not be built (it needs protoc: apt install protobuf-compiler)")
         return [str(binary)]
 
+    def prepare(self, job: Job) -> None:
+        """It has no call for many models: it makes as many calls, by 500 tasks."""
+        super().prepare(replace(job, what="claim_fresh", tasks=500) if job.what == MANY else job)
+
 
 class Limit:
     """redis-benchmark with the script and the arguments that ours sends: what the server can do at most.
@@ -172,6 +182,7 @@ class Limit:
         batched: whether each command is a full batch, of as many calls as fit; what is counted is calls.
     """
 
+    every = 1
     CONNECTIONS = 50
     READY = ("claim_fresh", "claim_contended", "get_status", "get_model_record", "touch_model", "set_status",
              "renew", "counts")  # fmt: skip
@@ -283,12 +294,11 @@ def locks() -> list[Client]:
     ]
 
 
-def blocking() -> list[Client]:
-    """The blocking clients, from one thread, and what none of them can beat."""
+def floors() -> list[Client]:
+    """What no client on asyncio can beat with one call at a time; with and without uvloop."""
     return [
-        Client("pyregistry, blocking", "pyregistry-blocking", "pyregistry-redis", most=1),
-        Client("redis-py evalsha, blocking", "redis-py-blocking", most=1),
-        Client("bare socket, packed before (the limit)", "bare-socket", "hiredis", most=1),
+        Client(FLOOR, "bare-protocol", "hiredis", most=1),
+        Client(f"{FLOOR}, on uvloop", "bare-protocol-uvloop", "uvloop", most=1),
     ]
 
 

@@ -21,7 +21,7 @@ import threading
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack, ExitStack, closing
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, cast
 from urllib.parse import urlsplit
 
 import redis
@@ -29,7 +29,7 @@ import redis.asyncio
 from redis.asyncio.lock import Lock
 
 from benchmarks import setup
-from benchmarks.bare import BareSocket, packed
+from benchmarks.bare import BareProtocol, packed
 from pyregistry import AsyncRegistry, Claimed, ModelStatus, Registry
 from pyregistry._ops import SCRIPTS
 
@@ -56,7 +56,7 @@ class Job:
     @property
     def warm_up(self) -> Job:
         """A tenth, on other models where a call changes its model for good."""
-        changes = self.what in setup.FRESH or self.what == "claim_contended"
+        changes = self.what in setup.FRESH or self.what in ("claim_contended", "claim_many")
         return self.part(f"warm-{self.tag}" if changes else self.tag, max(1, self.count // 10))
 
     def name(self, number: int) -> str:
@@ -95,6 +95,10 @@ def ours(registry: AsyncRegistry, job: Job) -> Call:
         )
         return isinstance(result, Claimed)
 
+    async def claim_many(_number: int) -> int:
+        results = await registry.try_claim_many([(name, setup.PROVIDER) for name in names], lease=setup.LEASE)
+        return sum(isinstance(result, Claimed) for result in results)
+
     async def hot_path(number: int) -> bool:
         model = names[number % models]
         there = await registry.is_downloaded(model)
@@ -104,6 +108,7 @@ def ours(registry: AsyncRegistry, job: Job) -> Call:
     calls: dict[str, Call] = {
         "claim_fresh": claim,
         "claim_contended": claim,
+        "claim_many": claim_many,
         "hot_path": hot_path,
         "get_status": lambda number: registry.get_status(names[number % models]),
         "get_model_record": lambda number: registry.get_model_record(names[number % models]),
@@ -127,13 +132,9 @@ def ours(registry: AsyncRegistry, job: Job) -> Call:
 
 
 def ours_blocking(registry: Registry, job: Job) -> BlockingCall:
-    """The same for the blocking client, the calls that are compared."""
+    """The hot path for the blocking client; its other calls are taken apart by `benchmarks.blocking`."""
     setup.prepare(job.url, job.what, job.count, job.models, job.tag)
     names, models = job.names(), job.models
-
-    def claim(number: int) -> bool:
-        result = registry.try_claim_for_download(names[number % models], setup.PROVIDER, lease=setup.LEASE)
-        return isinstance(result, Claimed)
 
     def hot_path(number: int) -> bool:
         model = names[number % models]
@@ -141,18 +142,7 @@ def ours_blocking(registry: Registry, job: Job) -> BlockingCall:
         registry.touch_model(model)
         return there
 
-    calls: dict[str, BlockingCall] = {
-        "claim_fresh": claim,
-        "claim_contended": claim,
-        "hot_path": hot_path,
-        "get_status": lambda number: registry.get_status(names[number % models]),
-        "get_model_record": lambda number: registry.get_model_record(names[number % models]),
-        "touch_model": lambda number: registry.touch_model(names[number % models]),
-        "set_status": lambda number: registry.set_status(
-            names[number % models], setup.PROVIDER, "DOWNLOADED"
-        ),
-    }
-    return calls[job.what]
+    return {"hot_path": hot_path}[job.what]
 
 
 # The clients on asyncio: each connects, and returns what prepares a job and says how to make a call
@@ -221,39 +211,23 @@ async def valkey_glide(url: str, stack: AsyncExitStack) -> Make:
     return make
 
 
-# The blocking clients
+async def bare_protocol(url: str, stack: AsyncExitStack) -> Make:
+    bare = stack.enter_context(closing(await BareProtocol.connect(url)))
 
-
-def pyregistry_blocking(url: str, stack: ExitStack, **options: Any) -> BlockingMake:
-    registry = stack.enter_context(Registry.from_url(url, setup.NAMESPACE, **options))
-    return lambda job: ours_blocking(registry, job)
-
-
-def pyregistry_blocking_near(url: str, stack: ExitStack) -> BlockingMake:
-    return pyregistry_blocking(url, stack, near_cache=True, touch_interval=1.0)
-
-
-def redis_py_blocking(url: str, stack: ExitStack) -> BlockingMake:
-    client = stack.enter_context(redis.Redis.from_url(url))
-
-    def make(job: Job) -> BlockingCall:
-        words = job.commands()
-        if words[0][0] == "MGET":
-            return lambda number: client.execute_command(*words[number])
-        sha, rest = str(words[0][1]), [(int(command[2]), *command[3:]) for command in words]
-        return lambda number: client.evalsha(sha, *rest[number])
-
-    return make
-
-
-def bare_socket(url: str, stack: ExitStack) -> BlockingMake:
-    bare = stack.enter_context(closing(BareSocket(url)))
-
-    def make(job: Job) -> BlockingCall:
+    def make(job: Job) -> Call:
         commands = packed(job.commands())
         return lambda number: bare.ask(commands[number])
 
     return make
+
+
+# The blocking clients
+
+
+def pyregistry_blocking_near(url: str, stack: ExitStack) -> BlockingMake:
+    registry = Registry.from_url(url, setup.NAMESPACE, near_cache=True, touch_interval=1.0)
+    stack.enter_context(registry)
+    return lambda job: ours_blocking(registry, job)
 
 
 def python_redis_lock(url: str, stack: ExitStack) -> BlockingMake:
@@ -274,12 +248,11 @@ CLIENTS: dict[str, Callable[[str, AsyncExitStack], Awaitable[Make]]] = {
     "redis-py-lock": redis_py_lock,
     "coredis": coredis,
     "valkey-glide": valkey_glide,
+    "bare-protocol": bare_protocol,
+    "bare-protocol-uvloop": bare_protocol,
 }
 BLOCKING_CLIENTS: dict[str, Callable[[str, ExitStack], BlockingMake]] = {
-    "pyregistry-blocking": pyregistry_blocking,
     "pyregistry-blocking-near": pyregistry_blocking_near,
-    "redis-py-blocking": redis_py_blocking,
-    "bare-socket": bare_socket,
     "python-redis-lock": python_redis_lock,
 }
 
@@ -292,8 +265,12 @@ def is_won(answer: object) -> bool:
     return b"claimed" in answer if isinstance(answer, bytes) else bool(answer)
 
 
-async def work(call: Call, tasks: int, count: int) -> tuple[int, list[float]]:
+async def work(call: Call, job: Job) -> tuple[int, list[float]]:
     """All calls by so many tasks: how many won, and the latencies that were taken."""
+    tasks, count = job.tasks, job.count
+    if job.what == "claim_many":  # one call for all of them
+        sent = time.perf_counter()
+        return cast("int", await call(0)), [time.perf_counter() - sent]
     won, taken, clock = 0, [], time.perf_counter
 
     async def task(first: int) -> None:
@@ -376,10 +353,10 @@ async def do(client: str, job: Job) -> None:
     """One job on asyncio."""
     async with AsyncExitStack() as stack:
         make = await CLIENTS[client](job.url, stack)
-        await work(make(job.warm_up), job.tasks, job.warm_up.count)
+        await work(make(job.warm_up), job.warm_up)
         call = make(job)
         watch = Stopwatch()
-        watch.stop(job.count, *await work(call, job.tasks, job.count))
+        watch.stop(job.count, *await work(call, job))
 
 
 def do_blocking(client: str, job: Job) -> None:
@@ -400,7 +377,7 @@ def main() -> None:
     for line in sys.stdin:
         job = Job(url, line)
         if client in CLIENTS:
-            run: Any = importlib.import_module("uvloop").run if client == "pyregistry-uvloop" else asyncio.run
+            run: Any = importlib.import_module("uvloop").run if client.endswith("-uvloop") else asyncio.run
             run(do(client, job))
         else:
             do_blocking(client, job)

@@ -20,7 +20,7 @@ class Counted:
     """A contender, and the commands that reach the server on its behalf."""
 
     def __init__(self, contender: Contender) -> None:
-        self.name = contender.name
+        self.name, self.every = contender.name, contender.every
         self._contender = contender
 
     def start(self, server: Server, stack: ExitStack) -> None:
@@ -46,6 +46,8 @@ def run(server: Server, options: Options) -> list[Figure]:
         who.Client(NEAR_BLOCKING, "pyregistry-blocking-near", "pyregistry-redis", most=1),
     ]
     everybody = [Counted(each) for each in (*near, who.ours(), *who.rust(options))]
-    sizes = [(tasks, options.calls(10_000 if tasks == 1 else 100_000)) for tasks in options.tasks]
+    sizes = [
+        (tasks, options.calls(10_000 if tasks == 1 else 100_000)) for tasks in options.few_and_many_tasks
+    ]
     jobs = [Job("hot_path", tasks, count, 100) for tasks, count in sizes]
-    return measure(TABLE, server, everybody, jobs, options.many_rounds)
+    return measure(TABLE, server, everybody, jobs, options.rounds)

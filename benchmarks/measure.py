@@ -6,6 +6,7 @@ what counts. CPU time is read on both sides of `go`, for the client and for the 
 
 from __future__ import annotations
 
+import math
 import statistics
 import sys
 import time
@@ -16,6 +17,7 @@ from typing import Any, Protocol
 
 import redis
 
+from benchmarks.options import Rounds
 from benchmarks.servers import Server
 
 
@@ -56,6 +58,7 @@ class Contender(Protocol):
     """Who does a job."""
 
     name: str
+    every: int  # it takes its turn in the first of so many rounds
 
     def start(self, server: Server, stack: ExitStack) -> None:
         """Get ready; what is to be ended goes onto the stack. May raise `Absent`."""
@@ -77,7 +80,8 @@ class Figure:
         what: the operation.
         who: the contender.
         at: under which conditions (``tasks``, ``records``).
-        measures: by name, one value a round, in the order of the rounds.
+        measures: by name, one value for each round that it took part in, in their order.
+        rounds: the numbers of those rounds.
         note: why there are none, or what to know about them.
     """
 
@@ -87,6 +91,7 @@ class Figure:
     who: str
     at: dict[str, int] = field(default_factory=dict)
     measures: dict[str, list[float]] = field(default_factory=dict)
+    rounds: list[int] = field(default_factory=list)
     note: str = ""
 
     def add(self, **values: float) -> None:
@@ -120,7 +125,7 @@ def measure(
     server: Server,
     contenders: Sequence[Contender],
     jobs: Sequence[Job],
-    rounds: int,
+    rounds: Rounds,
     *,
     winners: int | None = None,
     all_win: bool = False,
@@ -132,7 +137,7 @@ def measure(
         server: who serves; it is emptied before every job.
         contenders: who competes.
         jobs: what they do.
-        rounds: how often; what is reported are medians.
+        rounds: how often; what is reported are medians. A slow contender skips some (`Contender.every`).
         winners: how many calls must win; ``None``: this is not looked at.
         all_win: whether every call must win.
     """
@@ -145,10 +150,11 @@ def measure(
         for job in jobs:
             rows = {each.name: _row(table, server, job, each.name, absent) for each in contenders}
             not_here: dict[str, str] = {}
-            for _ in range(rounds):
+            number = 0
+            while rounds.go_on(number, list(rows.values())):
                 for contender in contenders:
                     row = rows[contender.name]
-                    if row.note:
+                    if row.note or number % contender.every:
                         continue
                     client.flushall()
                     with _absence(contender.name, not_here):
@@ -158,12 +164,14 @@ def measure(
                         continue
                     before = cpu_seconds(server.pid)
                     result = contender.go()
+                    row.rounds.append(number)
                     row.add(**_per_call(result, cpu_seconds(server.pid) - before))
                     won, expected = result.get("won"), result["done"] if all_win else winners
                     if won is not None and expected is not None and won != expected:
                         raise AssertionError(f"{contender.name}: {won:.0f} calls won, not {expected:.0f}")
+                number += 1
             figures += rows.values()
-            progress(table, server, job.what, f"{job.tasks} tasks")
+            progress(table, server, job.what, f"{job.tasks} tasks, {number} rounds")
     return figures
 
 
@@ -183,6 +191,13 @@ def progress(table: str, server: Server, *words: str) -> None:
         file=sys.stderr,
         flush=True,
     )
+
+
+def number(value: float) -> str:
+    """With three digits that count."""
+    if math.isnan(value):
+        return "-"
+    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
 
 
 def _row(table: str, server: Server, job: Job, who: str, absent: dict[str, str]) -> Figure:

@@ -8,7 +8,6 @@ from benchmarks.options import Options
 from benchmarks.servers import Server
 
 ASYNC = "Operations, one process"
-BLOCKING = "Operations, blocking clients, one thread"
 MANY = ("get_status", "get_model_record", "touch_model", "set_status")
 OWN = ("renew", "finish", "release", "retry", "delete_model")
 
@@ -18,13 +17,10 @@ def run(server: Server, options: Options) -> list[Figure]:
     figures = []
     clients: list[Contender] = [who.ours(), *who.peers()]
     for tasks in (1, max(options.tasks)):
-        count = options.calls(2_000 if tasks == 1 else 20_000)
+        count = options.calls(2_000 if tasks == 1 else 10_000)
         jobs = [Job(what, tasks, count, options.calls(1_000)) for what in (*MANY, "counts")]
         jobs += [Job(what, tasks, count, count) for what in OWN]
         # redis-benchmark has connections instead of tasks: it stands beside the most of them.
         everybody = clients if tasks == 1 else [*clients, *who.limits()]
         figures += measure(ASYNC, server, everybody, jobs, options.rounds)
-    count = options.calls(5_000)
-    jobs = [Job("claim_fresh", 1, count, count)]
-    jobs += [Job(what, 1, count, options.calls(1_000)) for what in MANY]
-    return figures + measure(BLOCKING, server, who.blocking(), jobs, options.many_rounds)
+    return figures

@@ -8,13 +8,14 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from benchmarks import claims, hotpath, rust, scripts, seed
+from benchmarks import aims, claims, hotpath, rust, scripts, seed
 from benchmarks.measure import Figure
 from benchmarks.report import plot_name
 
 OURS, OTHERS = "#c8102e", "#8a94a6"
+PEERS = (aims.OURS, aims.UVLOOP, aims.RUST_04, aims.RUST_07)
 BARS = {
-    claims.FRESH: ("claims-fresh", "per_second", "claims/s"),
+    claims.FRESH: ("claims-fresh-500", "per_second", "claims/s"),
     claims.CONTENDED: ("claims-contended", "per_second", "claims/s"),
     hotpath.TABLE: ("hot-path", "per_second", "requests/s"),
     scripts.TABLE: ("scripts", "script_us", "us in the server, for one item"),
@@ -32,6 +33,8 @@ def draw(folder: Path, figures: Sequence[Figure]) -> None:
     tables = dict.fromkeys((figure.table, figure.server) for figure in figures)
     for table, server in tables:
         rows = [row for row in figures if (row.table, row.server) == (table, server) and row.measures]
+        if table == claims.FRESH:
+            _by_tasks(pyplot, folder / plot_name("claims-fresh", server), f"{table}, {server}", rows)
         if table in BARS:
             word, measure, unit = BARS[table]
             _bars(pyplot, folder / plot_name(word, server), f"{table}, {server}", _most(rows), measure, unit)
@@ -87,6 +90,27 @@ def _bars(pyplot: Any, path: Path, title: str, rows: Sequence[Figure], measure: 
         axes.set_xscale("log")
     axes.margins(x=0.15)
     axes.spines[["top", "right"]].set_visible(False)
+    figure.savefig(path, dpi=120)
+    pyplot.close(figure)
+
+
+def _by_tasks(pyplot: Any, path: Path, title: str, rows: Sequence[Figure]) -> None:
+    """A group of bars for each number of tasks beyond one: ours, and the originals'."""
+    everybody = dict(zip(PEERS, (OURS, "#e8798a", "#4a5568", OTHERS), strict=True))
+    sizes = sorted({row.at["tasks"] for row in rows if row.who in everybody} - {1})
+    figure, axes = pyplot.subplots(figsize=(9, 5), layout="constrained")
+    width = 0.8 / len(everybody)
+    for at, (who, color) in enumerate(everybody.items()):
+        found = {row.at["tasks"]: row.median("per_second") or 0.0 for row in rows if row.who == who}
+        places = [group + (at - (len(everybody) - 1) / 2) * width for group in range(len(sizes))]
+        bars = axes.bar(places, [found.get(size, 0.0) for size in sizes], width, label=who, color=color)
+        axes.bar_label(bars, fmt="{:,.0f}", rotation=90, padding=3, fontsize=8)
+    axes.set_xticks(range(len(sizes)), [f"{size} tasks" for size in sizes])
+    axes.set(title=title, ylabel="claims/s")
+    axes.yaxis.set_major_formatter("{x:,.0f}")
+    axes.margins(y=0.15)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.07), ncols=len(everybody), frameon=False)
     figure.savefig(path, dpi=120)
     pyplot.close(figure)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import os
 import platform
 import re
@@ -20,7 +19,7 @@ from typing import Any
 import pyregistry
 from benchmarks import claims, hotpath, rust
 from benchmarks.aims import AIMS, LIMIT, OURS, POOL, RUST_04, RUST_07, UVLOOP, Row
-from benchmarks.measure import Figure
+from benchmarks.measure import Figure, number
 from benchmarks.options import Options
 
 PACKAGES = (
@@ -35,6 +34,7 @@ PACKAGES = (
 )
 MEASURES = {
     "per_second": "per second",
+    "mean_us": "mean, us",
     "p50_us": "p50, us",
     "p99_us": "p99, us",
     "max_us": "max, us",
@@ -49,11 +49,11 @@ MEASURES = {
 
 COLUMNS = (OURS, UVLOOP, RUST_04, RUST_07, POOL, "valkey-glide", LIMIT, hotpath.NEAR)
 ROWS = (
-    ("fresh claims", claims.FRESH, "claim_fresh"),
-    ("claims of one model", claims.CONTENDED, "claim_contended"),
-    ("touches of one model", rust.TABLE, "touch_model"),
-    ("status of one model", rust.TABLE, "get_status"),
-    ("is it there, and a touch", hotpath.TABLE, "hot_path"),
+    *((f"fresh claims, {tasks} tasks", claims.FRESH, "claim_fresh", tasks) for tasks in (16, 50, 100, 500)),
+    ("claims of one model", claims.CONTENDED, "claim_contended", 500),
+    ("touches of one model", rust.TABLE, "touch_model", 500),
+    ("status of one model", rust.TABLE, "get_status", 500),
+    ("is it there, and a touch", hotpath.TABLE, "hot_path", 500),
 )
 BEGIN, END = "<!-- benchmarks: begin -->", "<!-- benchmarks: end -->"
 
@@ -67,7 +67,7 @@ def facts(command: str, options: Options) -> dict[str, Any]:
     return {
         "command": command,
         "date": datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
-        "rounds": " to ".join(map(str, dict.fromkeys((options.rounds, options.many_rounds)))),
+        "rounds": " to ".join(map(str, dict.fromkeys((options.rounds.least, options.rounds.most)))),
         "quick": options.quick,
         "machine": f"{os.cpu_count()} cores, {_processor()}, {platform.system()} {platform.release()}",
         "versions": versions,
@@ -108,11 +108,11 @@ def markdown(about: dict[str, Any], figures: Sequence[Figure]) -> str:
 def summary(about: dict[str, Any], figures: Sequence[Figure], plots: str) -> str:
     """The main table and plot, for the project's README; ``plots``: where those are."""
     server = next((figure.server for figure in figures), "")
-    rows = [_line(["calls/s, 500 tasks", *COLUMNS]), _line(["---", *("---:" for _ in COLUMNS)])]
-    for text, table, what in ROWS:
+    rows = [_line(["calls/s; 500 tasks, or as said", *COLUMNS]), _line(["---", *("---:" for _ in COLUMNS)])]
+    for text, table, what, tasks in ROWS:
         cells = [text]
         for who in COLUMNS:
-            figure = Row(table, what, who, (("tasks", 500),)).find(figures, server)
+            figure = Row(table, what, who, (("tasks", tasks),)).find(figures, server)
             value = figure.median("per_second") if figure else None
             cells.append("" if value is None else number(value))
         rows.append(_line(cells))
@@ -174,13 +174,6 @@ def _table(rows: Sequence[Figure]) -> list[str]:
 
 def _line(cells: Sequence[str]) -> str:
     return f"| {' | '.join(cells)} |"
-
-
-def number(value: float) -> str:
-    """With three digits that count."""
-    if math.isnan(value):
-        return "-"
-    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
 
 
 def _medians(figure: Figure) -> dict[str, float | None]:

@@ -11,18 +11,16 @@ TABLE = "The Rust original"
 
 
 def run(server: Server, options: Options) -> list[Figure]:
-    """One model, by 1, 50 and 500 tasks; then what looks at all records."""
+    """New models, one model, and each task another one; then what looks at all records."""
     both = [who.ours(), who.on_uvloop(), *who.rust(options)]
     figures = []
-    for tasks in options.tasks:
-        count = options.calls(3_000 if tasks == 1 else 50_000)
-        fresh, contended = Job("claim_fresh", tasks, count, count), Job("claim_contended", tasks, count, 1)
-        figures += measure(TABLE, server, both, [fresh], options.rounds, all_win=True)
-        figures += measure(TABLE, server, both, [contended], options.rounds, winners=1)
+    for tasks in options.few_and_many_tasks:
+        count = options.calls(2_000 if tasks == 1 else 20_000)
         names = ("get_status", "get_model_record", "touch_model", "set_status")
-        figures += measure(
-            TABLE, server, both, [Job(each, tasks, count, 1) for each in names], options.rounds
-        )
+        jobs = [Job(each, tasks, count, 1) for each in names]
+        if tasks > 1:
+            jobs += [Job(each, tasks, count, 1_000) for each in ("get_status", "touch_model")]
+        figures += measure(TABLE, server, both, jobs, options.rounds)
         records = options.calls(10_000)
         jobs = [Job(each, tasks, max(tasks, 20), records) for each in ("lru_head", "counts")]
         if tasks <= 50:  # 500 lists of 10,000 records at once are no use of the original

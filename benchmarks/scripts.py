@@ -58,7 +58,7 @@ def run(server: Server, options: Options) -> list[Figure]:
                 if (what, records) != (CLAIM, few)
             }
             figures += rows.values()
-            for _ in range(options.rounds):
+            for _ in range(options.least):
                 for (what, batch), row in rows.items():
                     row.add(script_us=_cost(server, client, what, count, batch, records))
             progress(TABLE, server, f"{records:,} records")
@@ -71,7 +71,7 @@ def _claims(server: Server, client: redis.Redis, options: Options, count: int, r
     least = Figure(TABLE, server.name, CLAIM, LEAST, {"records": records})
     with ExitStack() as stack:
         originals = _originals(server, options, stack)
-        for _ in range(3 * options.rounds):
+        for _ in range(3 * options.least):
             for peer, row in originals.items():
                 if not row.note:
                     row.add(script_us=_cost_of_original(client, peer, count))
