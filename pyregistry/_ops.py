@@ -10,7 +10,7 @@ import socket
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from datetime import datetime
 from enum import Enum
-from functools import cache, lru_cache
+from functools import cache, lru_cache, partial
 from operator import attrgetter
 from typing import Any, ClassVar, Final, NamedTuple, TypeAlias, TypeVar, cast
 
@@ -299,6 +299,8 @@ class Ops:
         # Looked up by no key at all: these are the calls of which there are many.
         self._touch_head = self._head("touch", TOUCH, self.keys.shared)
         self._status_head = self._head("get_status", None, near=True)
+        self._read_head = self._head("get_model_record", READ, tuple(self.keys.indexes.values()))
+        self._stored_head = self._head("get_model_record", None, near=True)
         # As they are called: (name, provider, revision, subset).
         self.touch_model = _kept(self._touch_of)
         self.get_status = _kept(self._status_of)
@@ -609,39 +611,11 @@ class Ops:
 
     def _touch_of(self, *model: Any) -> Op[bool]:
         """A model is in use, whoever provides it; the reply says whether it is known."""
-        each = self.touch(self.targets(*model))
-
-        def decode(answers: Answers) -> bool:
-            known = False
-            for answer in answers:
-                if isinstance(answer, wire.Known):
-                    known = True
-                elif isinstance(answer, wire.Damaged):
-                    return any(settled(each.decode(answers)))
-            return known
-
-        return PlainOp(
-            each.head,
-            decode,
-            each.keys,
-            (),
-            each.items,
-            (each.head, *each.keys),
-            True,
-        )
+        return self._question(self._touch_head, _is_known, self.targets(*model), shared=True)
 
     def touch(self, targets: Sequence[Target]) -> Op[list[bool | DamagedRecord]]:
-        """The models are in use; the reply says which are known."""
-
-        def decode(answers: Answers) -> list[bool | DamagedRecord]:
-            known: list[bool | DamagedRecord] = []
-            for target, answer in zip(targets, answers, strict=True):
-                if isinstance(answer, wire.Damaged):
-                    known.append(damaged(target.ref, answer.why))
-                else:
-                    known.append(isinstance(answer, wire.Known))
-            return known
-
+        """These are in use; the reply says which are known."""
+        decode = partial(_are_known, [target.ref for target in targets])
         return PlainOp(self._touch_head, decode, self._records(targets), (), len(targets))
 
     def delete(self, targets: Sequence[Target], *, expected_token: int | None, force: bool) -> Op[int]:
@@ -674,55 +648,42 @@ class Ops:
 
     # Reads
 
+    def _question(
+        self,
+        head: Head,
+        decode: Callable[[Sequence[ModelRef], Answers], T],
+        targets: Sequence[Target],
+        *,
+        shared: bool = False,
+    ) -> Op[T]:
+        """What is asked of these models: callers that ask the same may share one request.
+
+        They share an answer as well, decoded once. So the key is all that the answer is made from: the head, the keys,
+        and the decoder, a function of a module that is told nothing else. Two operations that decode differently
+        can't have one key.
+        """
+        keys, refs = self._records(targets), [target.ref for target in targets]
+        return PlainOp(head, partial(decode, refs), keys, (), len(targets), (decode, head, *keys), shared)
+
     def _status_of(self, *model: Any) -> Op[ModelStatus | None]:
         """The status of a model; where any provider will do, DOWNLOADED if any is, else the first there is."""
-        targets = self.targets(*model)
-
-        def decode(values: Answers) -> ModelStatus | None:
-            try:
-                found = [wire.decode_status(value).status for value in values if value is not None]
-            except msgspec.DecodeError:
-                return _preferred(_readable_statuses(targets, values), lambda status: status)
-            if ModelStatus.DOWNLOADED in found:
-                return ModelStatus.DOWNLOADED
-            return found[0] if found else None
-
-        keys = self._records(targets)
-        same = (self._status_head, *keys)
-        return PlainOp(self._status_head, decode, keys, (), len(targets), same, True)
+        return self._question(self._status_head, _read_status, self.targets(*model), shared=True)
 
     def _record_of(self, *model: Any) -> Op[ModelRecord | None]:
         """The record of a model; where any provider will do, one that is DOWNLOADED, else the first there is."""
-        targets = self.targets(*model)
-        each, refs = self.read(targets), [target.ref for target in targets]
-
-        def decode(answers: Answers) -> ModelRecord | None:
-            return preferred_record(map(read_record, refs, answers))
-
-        return PlainOp(each.head, decode, each.keys, (), each.items, ("record", *each.keys), True)
+        return self._question(self._read_head, _read_preferred, self.targets(*model), shared=True)
 
     def read(self, targets: Sequence[Target]) -> Op[list[ModelRecord | DamagedRecord | None]]:
         """The records of these models."""
-
-        def decode(answers: Answers) -> list[ModelRecord | DamagedRecord | None]:
-            return [read_record(target.ref, answer) for target, answer in zip(targets, answers, strict=True)]
-
-        return self._reading(targets, decode)
+        return self._question(self._read_head, _read_records, targets)
 
     def look_up(self, targets: Sequence[Target]) -> Op[list[wire.ReadReply]]:
         """The records of these models as they are stored, each with its last use."""
-        return self._reading(targets, list)
+        return self._question(self._read_head, _as_answered, targets)
 
-    def _reading(self, targets: Sequence[Target], decode: Callable[[Answers], T]) -> Op[T]:
-        keys = self._records(targets)
-        head = self._head("get_model_record", READ, tuple(self.keys.indexes.values()))
-        return PlainOp(head, decode, keys, (), len(targets), same=(head, *keys))
-
-    def stored(self, targets: Sequence[Target]) -> Op[Answers]:
+    def stored(self, targets: Sequence[Target]) -> Op[list[Any]]:
         """What the keys of these models hold; it may be kept."""
-        keys = self._records(targets)
-        head = self._head("get_model_record", None, near=True)
-        return PlainOp(head, lambda values: values, keys, (), len(targets), same=(head, *keys))
+        return self._question(self._stored_head, _as_answered, targets)
 
     def page(self, status: ModelStatus | None, from_score: int, limit: int) -> Op[list[tuple[str, int]]]:
         """The next entries by last use, and their scores."""
@@ -979,13 +940,52 @@ def _preferred(found: Iterable[T | Exception | None], status: Callable[[T], Mode
     return first
 
 
-def _readable_statuses(targets: Sequence[Target], values: Answers) -> Iterator[ModelStatus | DamagedRecord]:
-    for target, value in zip(targets, values, strict=True):
+def _is_known(refs: Sequence[ModelRef], answers: Answers) -> bool:
+    known = False
+    for answer in answers:
+        if isinstance(answer, wire.Known):
+            known = True
+        elif isinstance(answer, wire.Damaged):
+            return any(settled(_are_known(refs, answers)))
+    return known
+
+
+def _are_known(refs: Sequence[ModelRef], answers: Answers) -> list[bool | DamagedRecord]:
+    return [
+        damaged(ref, answer.why) if isinstance(answer, wire.Damaged) else isinstance(answer, wire.Known)
+        for ref, answer in zip(refs, answers, strict=True)
+    ]
+
+
+def _read_status(refs: Sequence[ModelRef], values: Answers) -> ModelStatus | None:
+    try:
+        found = [wire.decode_status(value).status for value in values if value is not None]
+    except msgspec.DecodeError:
+        return _preferred(_readable_statuses(refs, values), lambda status: status)
+    if ModelStatus.DOWNLOADED in found:
+        return ModelStatus.DOWNLOADED
+    return found[0] if found else None
+
+
+def _readable_statuses(refs: Sequence[ModelRef], values: Answers) -> Iterator[ModelStatus | DamagedRecord]:
+    for ref, value in zip(refs, values, strict=True):
         if value is not None:
             try:
                 yield wire.decode_status(value).status
             except msgspec.DecodeError as error:
-                yield damaged(target.ref, str(error))
+                yield damaged(ref, str(error))
+
+
+def _read_preferred(refs: Sequence[ModelRef], answers: Answers) -> ModelRecord | None:
+    return preferred_record(map(read_record, refs, answers))
+
+
+def _read_records(refs: Sequence[ModelRef], answers: Answers) -> list[ModelRecord | DamagedRecord | None]:
+    return [read_record(ref, answer) for ref, answer in zip(refs, answers, strict=True)]
+
+
+def _as_answered(_refs: Sequence[ModelRef], answers: Answers) -> list[Any]:
+    return list(answers)
 
 
 def _evicting(ref: ModelRef, call: str) -> EvictionInProgress:

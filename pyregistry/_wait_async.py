@@ -11,7 +11,7 @@ import functools
 import inspect
 import sys
 import threading
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from typing import Any, TypeVar
 
@@ -159,9 +159,10 @@ async def ask(function: Callable[..., Any], *args: Any) -> Any:
 
 
 async def work(held: Held, download: Callable[..., Any], *args: Any) -> None:
-    """Run a download under its claim; it is cancelled when the claim is lost.
+    """Run a download under its claim; it is cancelled when the claim is lost, or the caller is.
 
-    One that runs in a thread can't be: it is told (`Lost`), and left behind if it does not listen.
+    An async one has always ended when this returns, however often the caller is cancelled while it cleans up. One
+    that runs in a thread can't be cancelled: it is told (`Lost`), and left behind if it does not listen.
 
     Raises:
         ClaimLost: the claim was lost.
@@ -171,7 +172,7 @@ async def work(held: Held, download: Callable[..., Any], *args: Any) -> None:
     alarm = Poke()
 
     held.lost.call(functools.partial(_tell, loop, alarm.set))
-    task = loop.create_task(_awaited(ask(download, *args)))
+    task = loop.create_task(ask(download, *args))
     task.add_done_callback(lambda _: alarm.set())
     try:
         while not task.done() and not held.lost.is_set():
@@ -180,17 +181,13 @@ async def work(held: Held, download: Callable[..., Any], *args: Any) -> None:
     except BaseException:
         held.lost.set("its owner was cancelled")
         task.cancel()
-        await settle(task)
+        await _outlast(task)
         raise
     if held.lost.is_set():
         task.cancel()
-        await settle(task)
-        raise held.loss()
+        cancelled = await _outlast(task)
+        raise cancelled or held.loss()
     task.result()
-
-
-async def _awaited(awaitable: Awaitable[T]) -> T:
-    return await awaitable
 
 
 async def settle(task: asyncio.Future[Any]) -> None:
@@ -205,17 +202,23 @@ def _look_at(task: asyncio.Future[Any]) -> None:
         task.exception()
 
 
-async def see_through(call: Callable[..., Coroutine[Any, Any, T]], *args: Any) -> T:
-    """Carry something out, even if the caller is cancelled meanwhile; only then the cancellation goes on."""
-    task = asyncio.get_running_loop().create_task(call(*args))
+async def _outlast(task: asyncio.Future[Any]) -> asyncio.CancelledError | None:
+    """Wait for the end of something, even if the caller is cancelled meanwhile; returns the last cancellation."""
     cancelled: asyncio.CancelledError | None = None
     while not task.done():
         try:
             await asyncio.wait({task})
         except asyncio.CancelledError as error:
             cancelled = error
+    _look_at(task)
+    return cancelled
+
+
+async def see_through(call: Callable[..., Coroutine[Any, Any, T]], *args: Any) -> T:
+    """Carry something out, even if the caller is cancelled meanwhile; only then the cancellation goes on."""
+    task = asyncio.get_running_loop().create_task(call(*args))
+    cancelled = await _outlast(task)
     if cancelled is not None:
-        _look_at(task)
         raise cancelled
     return task.result()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import socket
 import threading
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -39,23 +40,40 @@ class Poke:
 class Beside:
     """Something that runs beside the callers, in a thread, until it is stopped.
 
+    The thread alone closes its connection. A descriptor that another thread closes under a read may be given to
+    another socket at once, and the read then waits on that.
+
     Attributes:
         stopping: is set when it is to end.
-        connection: what it reads from, and what is cut to end it.
     """
 
     def __init__(self, run: Callable[[Beside], None], name: str) -> None:
         self.stopping = Poke()
-        self.connection: Any = None
+        self._connection: Any = None
+        self._lock = threading.Lock()
         self._thread = threading.Thread(target=run, args=(self,), name=f"pyregistry-{name}", daemon=True)
         self._thread.start()
 
+    @property
+    def connection(self) -> Any:
+        """What it reads from; ``None`` before its thread closes that."""
+        return self._connection
+
+    @connection.setter
+    def connection(self, connection: Any) -> None:
+        with self._lock:
+            self._connection = connection
+
     def stop(self) -> None:
-        """End it."""
+        """End it: its read ends as if the server had hung up."""
         self.stopping.set()
-        connection = self.connection
-        if connection is not None:
-            connection.disconnect()
+        # With the lock held the thread can't close the connection meanwhile: the descriptor is still its own.
+        with self._lock:
+            connected = None if self._connection is None else self._connection._sock
+            if connected is not None:
+                with contextlib.suppress(OSError):  # the server has hung up already
+                    # Of the socket itself: that of TLS would drop its state under the read of the thread.
+                    socket.socket.shutdown(connected, socket.SHUT_RDWR)
 
     def ended(self) -> None:
         """Wait until it has ended."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -770,6 +771,69 @@ async def test_an_async_block(server_url: str, namespace: str, other: Registry) 
         with pytest.raises(asyncio.CancelledError):
             await task
         assert isinstance(await registry.try_claim_for_download("a third", "S3", lease=5.0), Claimed)
+
+
+@pytest.mark.parametrize("how", ["cancelled", "cancelled twice", "lost", "lost, and cancelled"])
+async def test_an_async_download_has_ended_before_ensure_has(
+    server_url: str, namespace: str, other: Registry, how: str
+) -> None:
+    """However it is cancelled while it cleans up: it closes its files first."""
+    order: list[str] = []
+    begun, cleaning, may_end = asyncio.Event(), asyncio.Event(), asyncio.Event()
+
+    async def download(_claim: OwnedClaim) -> None:
+        begun.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            cleaning.set()
+            await may_end.wait()
+            order.append("download")
+
+    async with AsyncRegistry.from_url(server_url, namespace) as registry:
+        task = asyncio.create_task(registry.ensure(*MODEL, download, lease=0.6, retry=None))
+        task.add_done_callback(lambda _: order.append("ensure"))
+        await begun.wait()
+        if "lost" in how:
+            await asyncio.to_thread(other.set_status, *MODEL, ModelStatus.ERROR)
+        else:
+            task.cancel()
+        await cleaning.wait()
+        if how in ("cancelled twice", "lost, and cancelled"):
+            task.cancel()
+        # By now `ensure` would have given back its claim, on the connection of these, and ended.
+        for _ in range(20):
+            await registry.get_status("another", "S3")
+        assert not task.done()
+        may_end.set()
+        expected: Any = ClaimLost if how == "lost" else asyncio.CancelledError
+        with pytest.raises((expected, DownloadFailed)):
+            await task
+        assert task.cancelled() == (how != "lost")
+    assert order == ["download", "ensure"]
+
+
+async def test_a_claim_that_is_lost_before_its_download_has_begun(
+    server_url: str, namespace: str, other: Registry, tmp_path: Path
+) -> None:
+    """Nothing is said of a coroutine that was never awaited (warnings are errors here)."""
+    slow = [True]
+
+    class Slow(FolderStore):
+        def staging(self, claim: Any) -> Path:
+            if slow:
+                slow.clear()
+                other.delete_model(*MODEL)
+                until(lambda: claim.lost.is_set() or None, "the claim is lost")
+            return super().staging(claim)
+
+    async def download(_claim: OwnedClaim, folder: Path) -> None:
+        (folder / "weights").write_bytes(b"x")
+
+    async with AsyncRegistry.from_url(server_url, namespace) as registry:
+        record = await registry.ensure(*MODEL, download, store=Slow(tmp_path), lease=0.6)
+        assert record.status is ModelStatus.DOWNLOADED
+    gc.collect()
 
 
 # Files

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import itertools
 import os
 import signal
 import sys
@@ -34,6 +35,7 @@ from pyregistry import (
 from pyregistry._lines_sync import FastLine, Line
 from pyregistry._memory_sync import RememberingTransport
 from pyregistry._near import Near, SharedNear
+from pyregistry._ops import Ops
 from pyregistry._owned import now
 from tests.cutter import Cutter
 from tests.proxy import until
@@ -154,6 +156,58 @@ def tracked(blocking: Registry) -> RememberingTransport:
 
 async def comes(condition: Callable[[], object], what: str) -> None:
     await asyncio.to_thread(until, condition, what)
+
+
+# Who asks the same
+
+
+QUESTIONS: dict[str, tuple[Callable[[AsyncRegistry], Any], Callable[[Any], object]]] = {
+    "status": (lambda registry: registry.get_status("model", "S3"), lambda status: status),
+    "there": (lambda registry: registry.is_downloaded("model", "S3"), lambda there: there or None),
+    "record": (lambda registry: registry.get_model_record("model", "S3"), lambda record: record.status),
+    "records": (
+        lambda registry: registry.get_model_records([("model", "S3")]),
+        lambda found: found[0].status,
+    ),
+    "ensure": (lambda registry: registry.ensure("model", "S3", print), lambda record: record.status),
+    "touch": (lambda registry: registry.touch_model("model", "S3"), lambda known: known or None),
+    "touches": (lambda registry: registry.touch_models([("model", "S3")]), lambda known: known[0] or None),
+    "claim": (
+        lambda registry: registry.try_claim_for_download("model", "S3", lease=30.0),
+        lambda result: result.status,
+    ),
+}
+
+
+@pytest.mark.parametrize("near_cache", [False, True])
+async def test_all_pairs_of_questions_of_one_turn_get_their_own_answers(
+    server: EmbeddedServer, namespace: str, other: Registry, near_cache: bool
+) -> None:
+    """What is asked of one model in one turn may be one request: never with another's way to read the answer."""
+    other.set_status("model", "S3", ModelStatus.DOWNLOADED)
+    for first, second in itertools.product(QUESTIONS, repeat=2):
+        async with AsyncRegistry.from_url(server.url, namespace, near_cache=near_cache) as registry:
+            pair = QUESTIONS[first], QUESTIONS[second]
+            got = await asyncio.gather(*(ask(registry) for ask, _ in pair))
+            for (_, told), answer in zip(pair, got, strict=True):
+                assert told(answer) in (ModelStatus.DOWNLOADED, True), (first, second, answer)
+
+
+def test_operations_that_may_share_a_request_are_decoded_alike() -> None:
+    ops = Ops("namespace", None, ())
+    (target,) = ops.targets("model", "S3", None, None)
+    model = ("model", "S3", None, None)
+    made: list[Any] = [
+        ops.get_status(*model),
+        ops.get_record(*model),
+        ops.touch_model(*model),
+        ops.read([target]),
+        ops.look_up([target]),
+        ops.stored([target]),
+    ]
+    assert len({op.same for op in made}) == len(made), "each decodes in a way of its own"
+    again: list[Any] = [ops.read([target]), ops.look_up([target]), ops.stored([target])]
+    assert [op.same for op in again] == [op.same for op in made[3:]]
 
 
 # What it spares

@@ -58,6 +58,26 @@ def of_event(item: object) -> RegistryEvent:
     return item
 
 
+def test_the_listener_alone_closes_its_connection(server_url: str, namespace: str) -> None:
+    """A descriptor that another thread closes under a read may be another socket's at once."""
+    with Registry.from_url(server_url, namespace) as registry:
+        events = registry.watch()
+        with events:
+            beside: Any = registry._listener._beside
+            connection = until(lambda: beside.connection, "the listener is connected")
+            closed_by: list[str] = []
+            disconnect = connection.disconnect
+
+            def spy(*args: Any, **options: Any) -> None:
+                closed_by.append(threading.current_thread().name)
+                disconnect(*args, **options)
+
+            connection.disconnect = spy
+        beside.ended()  # at once: its read has ended
+        assert set(closed_by) == {"pyregistry-listener"}
+        assert connection._sock is None
+
+
 def test_all_that_happens_is_told(server_url: str, namespace: str, other: Registry) -> None:
     with Registry.from_url(server_url, namespace) as registry, registry.watch() as events:
         life_of_a_model(other)
