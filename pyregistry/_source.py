@@ -54,6 +54,16 @@ _SENTINEL_POOLS = (SentinelConnectionPool, async_sentinel.SentinelConnectionPool
 _SENTINEL = ("redis+sentinel://", "rediss+sentinel://")
 _SENTINEL_PORT = 26379
 _CREDENTIALS = ("username", "password")
+_SAME = {
+    "valkey": "redis",
+    "valkeys": "rediss",
+    "valkey+sentinel": "redis+sentinel",
+    "valkeys+sentinel": "rediss+sentinel",
+}
+_OF_A_SERVER = ("redis", "rediss", "redis+sentinel", "rediss+sentinel")
+# In these an unescaped @ is no sign of a password that was torn apart.
+_MAY_HOLD_AT = frozenset({*_CREDENTIALS, *(f"sentinel_{word}" for word in _CREDENTIALS), "client_name"})
+_ESCAPE = "in a user's name or a password write %40 for @, %2F for /, %3F for ?, %23 for #"
 
 
 def _hosts(netloc: str) -> list[tuple[str, int | None]]:
@@ -66,14 +76,57 @@ def redacted(url: str) -> str:
     """The URL without user, password and query."""
     try:
         parts = urlsplit(url)
-        hosts = [host if port is None else f"{host}:{port}" for host, port in _hosts(parts.netloc)]
+        hosts = [_shown_host(host, port) for host, port in _hosts(parts.netloc)]
     except ValueError:
         return f"{url.partition(':')[0]}://..."
-    if "@" in url and "@" not in parts.netloc:
+    if _is_torn(url) or ("@" in url and "@" not in parts.netloc):
         # A slip, or an unescaped password: any part may hold a piece of it.
         return f"{parts.scheme or '...'}://..."
     secret = "***@" if parts.username or parts.password else ""
     return f"{parts.scheme}://{secret}{','.join(hosts)}{parts.path}"
+
+
+def _shown_host(host: str, port: int | None) -> str:
+    host = f"[{host}]" if ":" in host else host
+    return host if port is None else f"{host}:{port}"
+
+
+def _is_torn(url: str) -> bool:
+    """Whether a URL of a server looks as if an unescaped password had torn it apart."""
+    scheme, _, rest = url.partition("://")
+    if _SAME.get(scheme, scheme) not in _OF_A_SERVER:
+        return False
+    try:
+        parts = urlsplit(f"//{rest}")
+    except ValueError:
+        return False  # no URL at all
+    words = [word.partition("=") for word in parts.query.split("&") if "@" in word]
+    return "@" in parts.path or "#" in rest or any(name not in _MAY_HOLD_AT for name, _, _ in words)
+
+
+def _redis_url(url: str) -> str:
+    """The URL as redis-py knows it.
+
+    Raises:
+        ConfigurationError: it names no database, or a part of a password may stand where a host or a database is
+            expected. Nothing of it is quoted.
+    """
+    scheme, separator, rest = url.partition("://")
+    if scheme in _SAME:
+        url = f"{_SAME[scheme]}{separator}{rest}"
+    if _is_torn(url):
+        raise ConfigurationError(f"not a URL of a Redis server: {scheme}://...; {_ESCAPE}")
+    if scheme in ("redis", "rediss", "valkey", "valkeys"):
+        try:
+            database = urlsplit(url).path.strip("/")
+        except ValueError:
+            return url  # told by who reads all of it
+        if database and not (database.isascii() and database.isdecimal()):
+            raise ConfigurationError(
+                f"not a URL of a Redis server: {scheme}://.../...: what stands behind the host is the number of a "
+                f"database (0 if left out). For a service under Sentinel write redis+sentinel://; {_ESCAPE}"
+            )
+    return url
 
 
 def source_of(url: str, timeout: float, options: Mapping[str, Any]) -> UrlSource:
@@ -82,8 +135,10 @@ def source_of(url: str, timeout: float, options: Mapping[str, Any]) -> UrlSource
     Raises:
         ConfigurationError: the URL or an option makes no sense.
     """
-    kind = SentinelSource if isinstance(url, str) and url.startswith(_SENTINEL) else UrlSource
-    return kind(url, timeout, options)
+    sentinel = isinstance(url, str) and _SAME.get(scheme := url.partition("://")[0], scheme).endswith(
+        "+sentinel"
+    )
+    return (SentinelSource if sentinel else UrlSource)(url, timeout, options)
 
 
 def _brief(timeout: float) -> dict[str, Any]:
@@ -101,7 +156,10 @@ def _refuse_ours(options: Mapping[str, Any]) -> None:
 
 
 class UrlSource:
-    """A server that a URL names: ``redis://``, ``rediss://``, ``unix://`` or ``embedded://``."""
+    """A server that a URL names.
+
+    ``redis://`` or ``valkey://``, ``rediss://`` or ``valkeys://`` (TLS), ``unix://`` or ``embedded://``.
+    """
 
     def __init__(self, url: str, timeout: float, options: Mapping[str, Any]) -> None:
         if not isinstance(url, str):
@@ -109,7 +167,7 @@ class UrlSource:
         _refuse_ours(options)
         checks.microseconds("timeout", timeout)
         self.timeout = timeout
-        self._url = url
+        self._given, self._url = url, _redis_url(url)
         self._options = {**_brief(timeout), **options}
         self.patience = timeout
         self.shown = redacted(url)
@@ -186,7 +244,7 @@ class UrlSource:
         """The same server for somebody who can't wait longer than ``timeout`` seconds."""
         options = dict(self._options)
         timeout = min(timeout, options.pop("socket_timeout"), options.pop("socket_connect_timeout"))
-        return type(self)(self._url, timeout, options)
+        return type(self)(self._given, timeout, options)
 
 
 class SentinelSource(UrlSource):
@@ -273,7 +331,9 @@ class ClientSource:
                 raise InvalidArgument("client", "leads to replicas; pyregistry writes: take master_for")
             where = f"the service {self.pool.service_name}"
         else:
-            where = self._settings.get("path") or f"{self._settings.get('host')}:{self._settings.get('port')}"
+            where = self._settings.get("path") or _shown_host(
+                str(self._settings.get("host")), self._settings.get("port")
+            )
         self.shown = f"redis-py client of {where}"
 
     def __repr__(self) -> str:

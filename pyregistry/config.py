@@ -14,6 +14,7 @@ from pyregistry.errors import ConfigurationError
 __all__ = ["BackendConfig"]
 
 _SEED_PORT = 6379
+_KUBERNETES = ("kubernetes", "k8s", "crd")
 
 
 class BackendConfig(msgspec.Struct, frozen=True):
@@ -51,9 +52,10 @@ class BackendConfig(msgspec.Struct, frozen=True):
     def from_env(cls, environ: Mapping[str, str] | None = None, **options: Any) -> BackendConfig:
         """What the environment says.
 
-        ``PYREGISTRY_URL`` (and ``PYREGISTRY_NAMESPACE``) come first. Then the variables of the seed:
-        ``MX_METADATA_BACKEND``, which must be ``redis`` if it is there, with ``REDIS_URL``, or
-        ``MX_REDIS_HOST`` and ``MX_REDIS_PORT`` (6379).
+        ``PYREGISTRY_URL`` (and ``PYREGISTRY_NAMESPACE``) come first. Then the variables of ModelExpress:
+        ``MX_METADATA_BACKEND``, which must be ``redis`` if it is there, with ``MX_REDIS_URL``, or ``REDIS_URL``, or
+        ``MX_REDIS_HOST`` and ``MX_REDIS_PORT`` (6379). Then ``REDIS_HOST`` and ``REDIS_PORT``, both. (``REDIS_PORT``
+        alone is ignored: Kubernetes sets it in each pod where a service is named redis.)
 
         Args:
             environ: instead of ``os.environ``.
@@ -72,32 +74,41 @@ class BackendConfig(msgspec.Struct, frozen=True):
                 raise ConfigurationError("PYREGISTRY_URL is set, but empty")
             return cls(found["PYREGISTRY_URL"], namespace, options, {"url": "PYREGISTRY_URL", **told})
         backend = found.get("MX_METADATA_BACKEND")
+        if backend is not None and backend.lower() in _KUBERNETES:
+            raise ConfigurationError(
+                f"MX_METADATA_BACKEND is {backend!r}: pyregistry has no Kubernetes backend yet; set it to redis"
+            )
         if backend is not None and backend.lower() != "redis":
             raise ConfigurationError(f"MX_METADATA_BACKEND is {backend!r}; pyregistry has the backend redis")
-        url, host, port = (
-            found.get("REDIS_URL"),
-            found.get("MX_REDIS_HOST"),
-            found.get("MX_REDIS_PORT"),
-        )
+        of_url = "MX_REDIS_URL" if "MX_REDIS_URL" in found else "REDIS_URL"
+        url, host, port = found.get(of_url), found.get("MX_REDIS_HOST"), found.get("MX_REDIS_PORT")
         if url is not None and (host is not None or port is not None):
-            raise ConfigurationError("REDIS_URL is set, and MX_REDIS_HOST or MX_REDIS_PORT too: unset one")
+            raise ConfigurationError(f"{of_url} is set, and MX_REDIS_HOST or MX_REDIS_PORT too: unset one")
         if url:
-            return cls(url, namespace, options, {"url": "REDIS_URL", **told})
+            return cls(url, namespace, options, {"url": of_url, **told})
         if host:
-            port = port or str(_SEED_PORT) if port is None else port
-            if not port.isdecimal() or not 1 <= int(port) <= 65535:
-                raise ConfigurationError(f"MX_REDIS_PORT is not a port: {port!r}")
-            told["url"] = "MX_REDIS_HOST and MX_REDIS_PORT" if "MX_REDIS_PORT" in found else "MX_REDIS_HOST"
-            shown_host = f"[{host}]" if ":" in host else host
-            return cls(f"redis://{shown_host}:{port}/0", namespace, options, told)
+            told["url"] = "MX_REDIS_HOST" if port is None else "MX_REDIS_HOST and MX_REDIS_PORT"
+            shown = _server(host, str(_SEED_PORT) if port is None else port, "MX_REDIS_PORT")
+            return cls(shown, namespace, options, told)
         if url is not None or host is not None:
-            raise ConfigurationError(
-                f"{'REDIS_URL' if url is not None else 'MX_REDIS_HOST'} is set, but empty"
-            )
+            raise ConfigurationError(f"{of_url if url is not None else 'MX_REDIS_HOST'} is set, but empty")
         if port is not None:
             raise ConfigurationError("MX_REDIS_PORT is set, but not MX_REDIS_HOST")
+        if "REDIS_HOST" in found:
+            if not found["REDIS_HOST"] or "REDIS_PORT" not in found:
+                raise ConfigurationError("REDIS_HOST and REDIS_PORT must both be set, and not be empty")
+            told["url"] = "REDIS_HOST and REDIS_PORT"
+            shown = _server(found["REDIS_HOST"], found["REDIS_PORT"], "REDIS_PORT")
+            return cls(shown, namespace, options, told)
         if backend is not None:
             raise ConfigurationError(
-                "MX_METADATA_BACKEND is redis, but REDIS_URL and MX_REDIS_HOST are not set"
+                "MX_METADATA_BACKEND is redis, but MX_REDIS_URL, REDIS_URL and MX_REDIS_HOST are not set"
             )
         raise ConfigurationError("no server is named: set PYREGISTRY_URL (or REDIS_URL, or MX_REDIS_HOST)")
+
+
+def _server(host: str, port: str, told_by: str) -> str:
+    """The URL of a host and a port."""
+    if not (port.isascii() and port.isdecimal()) or not 1 <= int(port) <= 65535:
+        raise ConfigurationError(f"{told_by} is not a port: {port!r}")
+    return f"redis://[{host}]:{port}/0" if ":" in host else f"redis://{host}:{port}/0"

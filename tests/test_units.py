@@ -246,7 +246,10 @@ def test_options_are_checked_before_anything_is_sent() -> None:
     [
         ({"PYREGISTRY_URL": "redis://a", "REDIS_URL": "redis://b"}, "redis://a", "PYREGISTRY_URL"),
         ({"REDIS_URL": "redis://b", "MX_METADATA_BACKEND": "Redis"}, "redis://b", "REDIS_URL"),
+        ({"REDIS_URL": "redis://b", "MX_REDIS_URL": "redis://c"}, "redis://c", "MX_REDIS_URL"),
         ({"MX_REDIS_HOST": "h"}, "redis://h:6379/0", "MX_REDIS_HOST"),
+        ({"REDIS_HOST": "h", "REDIS_PORT": "7"}, "redis://h:7/0", "REDIS_HOST and REDIS_PORT"),
+        ({"REDIS_PORT": "tcp://10.0.0.1:6379", "REDIS_URL": "redis://b"}, "redis://b", "REDIS_URL"),
         (
             {"MX_REDIS_HOST": "::1", "MX_REDIS_PORT": "7"},
             "redis://[::1]:7/0",
@@ -277,6 +280,11 @@ def test_the_environment_names_a_namespace() -> None:
         {"MX_METADATA_BACKEND": "redis"},
         {"MX_METADATA_BACKEND": "kubernetes", "REDIS_URL": "redis://b"},
         {"MX_METADATA_BACKEND": "", "REDIS_URL": "redis://b"},
+        {"MX_REDIS_URL": "", "REDIS_URL": "redis://b"},
+        {"REDIS_HOST": "h"},
+        {"REDIS_HOST": "", "REDIS_PORT": "7"},
+        {"REDIS_HOST": "h", "REDIS_PORT": "tcp://10.0.0.1:6379"},
+        {"REDIS_PORT": "6379"},
         {"REDIS_URL": ""},
         {"REDIS_URL": "redis://b", "MX_REDIS_HOST": "h"},
         {"MX_REDIS_HOST": ""},
@@ -289,6 +297,40 @@ def test_the_environment_names_a_namespace() -> None:
 def test_half_an_environment_is_an_error(environ: dict[str, str]) -> None:
     with pytest.raises(ConfigurationError):
         BackendConfig.from_env(environ)
+
+
+@pytest.mark.parametrize("word", ["kubernetes", "k8s", "CRD"])
+def test_a_backend_that_is_not_there_yet(word: str) -> None:
+    with pytest.raises(ConfigurationError, match="no Kubernetes backend yet"):
+        BackendConfig.from_env({"MX_METADATA_BACKEND": word})
+
+
+@pytest.mark.parametrize(
+    "rest",
+    ["pi/ece@h:1/0", "12/34@h", "p@pi/ece@h", "pi?ece@h", "12?ece@h", "p?x=ece@h", "p@h#ece", "pi#ece@h"],
+)
+@pytest.mark.parametrize("scheme", ["redis", "rediss", "valkey", "redis+sentinel"])
+def test_a_password_that_is_not_escaped_is_in_no_error(scheme: str, rest: str) -> None:
+    url = f"{scheme}://user:{rest}"
+    with pytest.raises(ConfigurationError, match="write %40 for @") as caught:
+        Registry.from_url(url)
+    assert redacted(url) == f"{scheme}://..."
+    for piece in ("pi", "ece", "12", "34", "user"):
+        assert piece not in str(caught.value).partition("; ")[0]
+    assert caught.value.__cause__ is None
+
+
+@pytest.mark.parametrize("url", ["redis://h/models", "valkey://h:1/0x", "rediss://h/0/1"])
+def test_a_word_is_no_database(url: str) -> None:
+    with pytest.raises(ConfigurationError, match="number of a database"):
+        Registry.from_url(url)
+
+
+def test_urls_of_valkey_are_those_of_redis() -> None:
+    assert "valkey://[::1]:7/2" in repr(Registry.from_url("valkey://[::1]:7/2"))
+    Registry.from_url("valkeys://h")
+    Registry.from_url("valkey+sentinel://h/service/0")
+    Registry.from_url("redis://h?username=u&password=p@ss")
 
 
 def test_a_configuration_shows_no_secret() -> None:

@@ -29,7 +29,10 @@ __all__ = ["COMMON", "Cli", "Given", "command", "complain", "fail_shell"]
 
 Command = TypeVar("Command", bound=Callable[..., Answer | int])
 
-_NAMED_BY = ("PYREGISTRY_URL", "MX_METADATA_BACKEND", "REDIS_URL", "MX_REDIS_HOST", "MX_REDIS_PORT")
+_NAMED_BY = (
+    "PYREGISTRY_URL", "MX_METADATA_BACKEND", "MX_REDIS_URL", "REDIS_URL", "MX_REDIS_HOST", "MX_REDIS_PORT",
+    "REDIS_HOST",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -34,7 +34,7 @@ UrlOption = Annotated[
     typer.Option(
         "--url",
         metavar="URL",
-        help="The server: redis://, rediss://, redis+sentinel://, unix:// or embedded://. "
+        help="The server: redis://, rediss:// (or valkey://, valkeys://), redis+sentinel://, unix:// or embedded://. "
         "[default: PYREGISTRY_URL, REDIS_URL, ...; else embedded://, your own server]",
         show_default=False,
     ),
