@@ -26,6 +26,7 @@ from pyregistry.errors import (
     ClaimLost,
     DamagedRecord,
     DownloadFailed,
+    NotNow,
     OutcomeUnknown,
     RegistryError,
     RegistryUnavailable,
@@ -498,13 +499,18 @@ class AsyncFlight:
     # A registry that is away
 
     async def _without_registry(self, error: RegistryError) -> ModelRecord | None:
-        """What is on disk, if that is to count; who was waiting already goes on, and gets None."""
+        """What is on disk, if that is to count; who was waiting already goes on, and gets None.
+
+        A caller that waits already waits for a refusal to pass, whatever `on_unavailable` says: the server is there.
+        """
         if self._wish.on_unavailable == "raise":
-            raise error
-        record = await self._on_disk()
-        if record is not None:
-            _log.warning("%s is taken as it is on disk: %s", self._wish.target.ref, error)
-            return record
+            if not isinstance(error, NotNow):
+                raise error
+        else:
+            record = await self._on_disk()
+            if record is not None:
+                _log.warning("%s is taken as it is on disk: %s", self._wish.target.ref, error)
+                return record
         if not self._listens:
             raise error
         self._poke.clear()

@@ -27,7 +27,17 @@ from pyregistry._ear import Ear
 from pyregistry._op import Head, Op
 from pyregistry._ops import Claiming, ClaimResult
 from pyregistry._pipe import Aside, Expected, Pipe
-from pyregistry._replies import ATTEMPTS, DENIED, NO_ANSWER, NOT_RUN, backoff, failure, refusal
+from pyregistry._replies import (
+    ATTEMPTS,
+    DENIED,
+    NO_ANSWER,
+    NOT_RUN,
+    RefusedNow,
+    backoff,
+    failure,
+    recognised,
+    refusal,
+)
 from pyregistry._scripts import BATCH
 from pyregistry._source import UrlSource
 from pyregistry._transport_async import AsyncTransport
@@ -131,6 +141,7 @@ class MuxTransport(AsyncTransport):
         self._connecting: asyncio.Task[None] | None = None
         self._loading: asyncio.Task[None] | None = None
         self._unloaded: list[_Call] = []  # what waits for scripts to be loaded
+        self._refused_now: list[_Call] = []  # what waits for a refusal to pass
         self._failures = 0  # since the last answer
         # See `pyregistry._coalescing`.
         self._under_way = 0  # requests that are written to the pipe and not answered
@@ -298,7 +309,8 @@ class MuxTransport(AsyncTransport):
 
     def _rests(self) -> bool:
         """Whether nothing waits to be written."""
-        return not self._queue and not self._unloaded and self._loading is None
+        waits = self._queue or self._unloaded or self._refused_now
+        return not waits and self._loading is None
 
     # The server's side
 
@@ -412,7 +424,7 @@ class MuxTransport(AsyncTransport):
         if batch.pipe is self._pipe:
             self._under_way -= len(batch.calls)
         if isinstance(reply, Exception):
-            self._refused(batch, reply)
+            self._refused(batch, recognised(reply))
             return
         self._failures = 0
         if not batch.items:
@@ -467,6 +479,12 @@ class MuxTransport(AsyncTransport):
             if self._loading is None:
                 loop = asyncio.get_running_loop()
                 self._loading = loop.create_task(self._load_again(batch.pipe))
+        elif isinstance(error, RefusedNow) and batch.pipe is self._pipe:
+            # The server is the right one, and may do it soon; what it does not refuse goes on meanwhile.
+            if not self._refused_now:
+                pause = backoff(1 + max(call.attempts for call in batch.calls))
+                asyncio.get_running_loop().call_later(pause, self._try_again, error)
+            self._refused_now += batch.calls
         elif isinstance(error, NOT_RUN):
             # After READONLY the next connection may lead to the new primary.
             self._retire(batch.pipe)
@@ -477,6 +495,11 @@ class MuxTransport(AsyncTransport):
         else:
             for call in batch.calls:
                 self._fail(call, lambda _call: _refusal(error))
+
+    def _try_again(self, error: Exception) -> None:
+        """A refusal may have passed."""
+        calls, self._refused_now = self._refused_now, []
+        self._again(calls, error, ran=False)
 
     def _retire(self, pipe: Pipe) -> None:
         if pipe is self._pipe:
@@ -543,6 +566,7 @@ class MuxTransport(AsyncTransport):
 
     def _again(self, calls: Iterable[_Call], error: Exception, *, ran: bool) -> None:
         """Put these back to the head of the queue, if they may be sent again after this."""
+        error = recognised(error)
         passes = isinstance(error, (*NOT_RUN, *NO_ANSWER)) and not isinstance(error, DENIED)
         back: list[_Call] = []
         for call in calls:

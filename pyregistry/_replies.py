@@ -11,6 +11,7 @@ from pyregistry._op import Op, pack
 from pyregistry._ops import SCHEMA, SCRIPTS
 from pyregistry.errors import (
     AccessDenied,
+    NotNow,
     OutcomeUnknown,
     OutOfMemory,
     RegistryError,
@@ -25,8 +26,18 @@ T = TypeVar("T")
 ATTEMPTS = 4
 """How often a call goes out before it fails."""
 
+
+class RefusedNow(redis_errors.ResponseError):
+    """An answer that passes by itself, of a kind that redis-py has no class for."""
+
+
+# Scripts that write are refused so before they start; BUSY refuses every command.
+_PASSES = ("NOREPLICAS", "MISCONF", "BUSY")
+
 #: The server said so itself: it has not run the call, and may later, or another server may.
 NOT_RUN = (
+    RefusedNow,
+    redis_errors.MasterDownError,
     redis_errors.NoScriptError,
     redis_errors.ReadOnlyError,
     redis_errors.BusyLoadingError,
@@ -61,6 +72,13 @@ def backoff(attempt: int) -> float:
     return 0.02 * 4.0 ** (attempt - 1) * random.uniform(0.5, 1.5)
 
 
+def recognised(error: Exception) -> Exception:
+    """The error, or one of a class that says that it passes."""
+    if type(error) is redis_errors.ResponseError and str(error).partition(" ")[0] in _PASSES:
+        return RefusedNow(str(error)).with_traceback(error.__traceback__)
+    return error
+
+
 def refusal(error: Exception) -> RegistryError:
     """The public form of an error that the server answered."""
     # Where in the script it was raised helps nobody.
@@ -81,6 +99,8 @@ def failure(op: Op[Any], maybe_ran: bool, trouble: BaseException | None, shown: 
     why = f"{shown}: {trouble}"
     if maybe_ran and op.head.writes:
         return OutcomeUnknown(op.head.name, why)
+    if isinstance(trouble, NOT_RUN):
+        return NotNow(f"{op.head.name}: {why}")
     return RegistryUnavailable(f"{op.head.name}: {why}")
 
 
@@ -120,6 +140,7 @@ class Asked(Generic[T]):
 
     def failed(self, error: Exception, shown: str, *, sent: bool = True) -> None:
         """An error of redis-py's; ``sent``: without an answer it may have run."""
+        error = recognised(error)
         if isinstance(error, NOT_RUN):
             self.trouble = error
         elif isinstance(error, DENIED):

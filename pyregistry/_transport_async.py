@@ -18,7 +18,18 @@ from redis import exceptions as redis_errors
 from pyregistry._lines_async import Line, Lines, Speaks, line_of, lines_of
 from pyregistry._op import Op, pack
 from pyregistry._ops import OPEN, Claiming, ClaimResult, Ops
-from pyregistry._replies import ATTEMPTS, DENIED, LOADS, NOT_RUN, PENDING, Asked, backoff, too_old
+from pyregistry._replies import (
+    ATTEMPTS,
+    DENIED,
+    LOADS,
+    NOT_RUN,
+    PENDING,
+    Asked,
+    RefusedNow,
+    backoff,
+    recognised,
+    too_old,
+)
 from pyregistry._source import ClientSource, UrlSource
 from pyregistry._wait_async import settle, unlogged
 from pyregistry._wire import Opened
@@ -147,7 +158,7 @@ class AsyncTransport:
         except (redis_errors.RedisError, OSError) as error:
             for each in asked:
                 each.failed(error, self._source.shown, sent=False)
-                if self._shared and not isinstance(error, NOT_RUN):
+                if self._shared and not isinstance(recognised(error), NOT_RUN):
                     each.give_up(self._source.shown)  # it has tried as often as its user wants
             return _unanswered(asked)
         try:
@@ -166,8 +177,8 @@ class AsyncTransport:
         if again:
             await self._reload(line, again)
             again = _unanswered(again)
-            # After READONLY the next connection may lead to the new primary.
-            line.spoilt |= bool(again)
+            # After READONLY the next connection may lead to the new primary. Who refuses only now is the right one.
+            line.spoilt |= any(not isinstance(each.trouble, RefusedNow) for each in again)
         return again
 
     async def ear(self) -> Any:

@@ -21,7 +21,7 @@ from pyregistry._op import Head, PlainOp
 from pyregistry._ops import Ops
 from pyregistry._source import DEFAULT_TIMEOUT, source_of
 from pyregistry._transport_sync import Transport
-from pyregistry.errors import AccessDenied, SchemaTooNew, ServerRefused, ServerTooOld
+from pyregistry.errors import AccessDenied, NotNow, SchemaTooNew, ServerRefused, ServerTooOld
 from pyregistry.models import ModelRef, ModelStatus
 
 __all__ = ["Finding", "Level", "examine"]
@@ -106,14 +106,17 @@ def examine(
         findings = [Finding(Level.OK, "server", where), *judge(_facts(server, ops.keys))]
         if records:
             findings += _Census(server, ops.keys).findings()
-    except ServerRefused as error:
+    except (ServerRefused, NotNow) as error:
         return [_refused(error)]
     finally:
         transport.close()
     return findings
 
 
-def _refused(error: ServerRefused) -> Finding:
+def _refused(error: ServerRefused | NotNow) -> Finding:
+    if isinstance(error, NotNow):
+        advice = "it passes by itself, or its word says what to mend; docs/operation.md has them"
+        return Finding(Level.ERROR, "server", str(error), advice)
     if isinstance(error, AccessDenied):
         advice = "give the user that right, or the right password"
         return Finding(Level.ERROR, "rights", str(error), advice)

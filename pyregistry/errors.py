@@ -9,6 +9,7 @@
     │   └── CacheMismatch                        a folder that is not the cache of this namespace
     ├── RegistryClosed                           the client was closed, or belongs to another process or loop
     ├── RegistryUnavailable                      nobody answered; nothing was changed
+    │   ├── NotNow                               a server answered that it can't now: nothing was changed
     │   └── EmbeddedUnavailable                  the embedded server is not installed or does not start
     ├── OutcomeUnknown                           sent, and no answer came: it may have been carried out
     ├── ServerRefused                            the server said no; nothing was changed
@@ -45,6 +46,7 @@ __all__ = [
     "InvalidArgument",
     "InvalidModelName",
     "ModelHeld",
+    "NotNow",
     "OutOfMemory",
     "OutcomeUnknown",
     "RecordRefused",
@@ -108,6 +110,15 @@ class RegistryClosed(RegistryError):
 
 class RegistryUnavailable(RegistryError):
     """No server answered, and nothing was changed: the call may be made again."""
+
+
+class NotNow(RegistryUnavailable):
+    """The server refused, nothing was changed, and the refusal passes by itself: the call may be made again.
+
+    Its words are in the message: ``NOREPLICAS`` (too few replicas for ``min-replicas-to-write``), ``BUSY`` (a script of
+    another program runs for long), ``MISCONF`` (it can't persist), ``LOADING``, ``READONLY``, ``MASTERDOWN``,
+    ``TRYAGAIN``, ``CLUSTERDOWN``.
+    """
 
 
 class EmbeddedUnavailable(RegistryUnavailable):

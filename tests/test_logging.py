@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ast
 import logging
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
     from tests.clients import Connect
     from tests.conftest import MakeServer
 
+ROOT = Path(__file__).parent.parent
 SECRET = "s3cr3t-passw0rd"  # looked for in all that must not show it
 DEBUG, INFO, WARNING = logging.DEBUG, logging.INFO, logging.WARNING
 
@@ -219,3 +222,30 @@ print(logging.root.handlers == before, logging.root.level == logging.WARNING)
     done = subprocess.run(command, cwd=where, capture_output=True, text=True, timeout=60, check=True)
     assert done.stdout.splitlines() == ["[]", "True True"]
     assert done.stderr == ""
+
+
+# What is put together elsewhere, or logged as a WARNING at times: where it stands in the source, and what it says.
+SPELLED = {
+    "log": "the download of %s (token %d) was ended: %s",
+    "%s": "the claim of %s (%s, token %d) is lost: %s",
+    "%s: %s": "...: ...",  # what huggingface_hub says
+}
+AT_TIMES = {"the claim of %s (token %d): %s", "%d models could not be touched%s: %s"}
+
+
+def warnings_of(path: Path) -> Iterator[str]:
+    """The formats of what a module logs as a WARNING."""
+    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+        if isinstance(node, ast.Call) and ast.unparse(node.func) in ("_log.warning", "_log.error"):
+            first = node.args[0]
+            text = str(first.value) if isinstance(first, ast.Constant) else ast.unparse(first)
+            yield SPELLED.get(text, text)
+
+
+def test_each_warning_is_in_the_table_of_the_docs() -> None:
+    rows = (ROOT / "docs" / "operation.md").read_text("utf-8").splitlines()
+    formats = {text for path in (ROOT / "pyregistry").rglob("*.py") for text in warnings_of(path)}
+    assert len(formats) > 15, "the calls are found"
+    for text in formats | AT_TIMES:
+        parts = [part.strip() for part in re.split("%[sd]", text) if part.strip(" :()")]
+        assert any(row.startswith("|") and all(part in row for part in parts) for row in rows), text

@@ -18,8 +18,8 @@ from pyregistry import (
     ConfigurationError,
     InvalidArgument,
     ModelStatus,
+    NotNow,
     Registry,
-    ServerRefused,
 )
 from pyregistry._keys import Keyspace
 from tests.proxy import SECONDS, Proxy, until
@@ -130,7 +130,7 @@ def test_replies_of_a_loading_that_failed_are_nobody_elses(
         endless = pool.submit(flushed.eval, "while true do end", 0)
         until(lambda: is_busy(flushed), "the server is busy")
         fails.let_go()
-        with pytest.raises(ServerRefused, match="busy"):
+        with pytest.raises(NotNow, match="busy"):
             call.result()
         flushed.script_kill()
         with pytest.raises(redis.ResponseError, match="kill"):
