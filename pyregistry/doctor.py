@@ -471,10 +471,11 @@ class _Census:
         for _ in range(_LOOKS):
             now = self._lease_time()
             value = self._value(entry)
-            scores = [score for (score,) in self._scores([entry])]
-            # No two states of a record are the same bytes: nothing has happened in between.
-            if self._value(entry) == value:
-                self._note(entry, value, flaws(value, scores, now))
+            scores = self._scores([entry])
+            # No two states of a record are the same bytes: nothing has happened in between. But where there is none,
+            # one may have come and gone, and its place in the index with it: of that no two are the same.
+            if self._value(entry) == value and (value is not None or self._scores([entry]) == scores):
+                self._note(entry, value, flaws(value, [score for (score,) in scores], now))
                 return
         # One that changes all the time is in use, and nothing that is wrong lasts.
 

@@ -5,14 +5,14 @@ from __future__ import annotations
 import threading
 import time
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 import msgspec
 import pytest
 import redis
 
-from pyregistry import Claimed, ModelRef, Registry, RegistryUnavailable
+from pyregistry import Claimed, ModelRef, Registry, RegistryUnavailable, doctor
 from pyregistry._keys import Keyspace, entry_of
 from pyregistry._wire import StoredRecord
 from pyregistry.doctor import EXAMPLES, Facts, Finding, Level, examine, judge
@@ -348,6 +348,40 @@ def test_records_can_be_left_out(patient: Patient) -> None:
     patient.client.set(patient.key("damaged"), b"x")
     found = examine(patient.url, patient.namespace, records=False)
     assert "records" not in {finding.check for finding in found}
+
+
+def test_a_record_that_comes_and_goes_between_two_looks_is_not_called_broken(
+    patient: Patient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is there just while the index is read, and is absent whenever its value is."""
+    with Registry.from_url(patient.url, patient.namespace) as registry:
+        scores = doctor._Census._scores
+
+        def meanwhile(census: Any, entries: Any) -> Any:
+            registry.try_claim_for_download("m", PROVIDER, lease=60)
+            found = scores(census, entries)
+            registry.delete_model("m")
+            return found
+
+        monkeypatch.setattr(doctor._Census, "_scores", meanwhile)
+        value = doctor._Census._value
+        looked: list[object] = []
+
+        def look(census: Any, entry: bytes) -> object:
+            looked.append(value(census, entry))
+            return looked[-1]
+
+        monkeypatch.setattr(doctor._Census, "_value", look)
+        # A page of SCAN names it, as it would if it had been there then.
+        monkeypatch.setattr(
+            doctor._Census,
+            "_pages",
+            lambda census, *_words, **_options: iter([[census._prefix + b"HuggingFace:m"]]),
+        )
+        found = examine(patient.url, patient.namespace)
+    assert looked
+    assert set(looked) == {None}, "each time it was looked at, it was absent"
+    assert [each for each in found if each.check == "records" and each.is_wrong] == []
 
 
 def test_a_registry_in_use_is_not_called_broken(patient: Patient) -> None:
