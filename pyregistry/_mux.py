@@ -4,10 +4,7 @@ What is asked in one turn of the event loop goes out together: grouped by head (
 64 items in one call of a script. What makes a batch fail, makes all its calls fail; so those that may be sent
 again and those that may not never share one.
 
-An answer is never older than its question. Who asks what somebody else is asking already joins him only as
-long as that has not been written. A claim may be joined later too, while its answer is awaited: if it is won,
-the winner is in this process and has not even been told, so that to the others it is somebody else's as of
-now. Any other answer may be older than their question, and they are asked for anew.
+An answer is never older than its question: a call joins another that asks the same only until that has been written.
 """
 
 from __future__ import annotations
@@ -53,9 +50,7 @@ class _Call(msgspec.Struct, eq=False):
     key: Hashable  # under which it can be joined
     alone: asyncio.Future[Any] | None  # who waits, as long as nobody else does
     together: list[asyncio.Future[Any]] | None = None
-    late: list[tuple[Op[Any], asyncio.Future[Any]]] | None = None  # joined after it was written
     attempts: int = 0
-    written: bool = False
     maybe_ran: bool = False
     owed: bool = False  # to be sent though nobody waits
     trouble: Exception | None = None
@@ -66,14 +61,6 @@ class _Call(msgspec.Struct, eq=False):
             self.together = [] if self.alone is None else [self.alone]
             self.alone = None
         self.together.append(future)
-
-    def join_late(self, op: Op[Any], future: asyncio.Future[Any]) -> None:
-        """One more waits, who may have to ask for himself."""
-        if self.late is None:
-            self.late = []
-            if self.alone is not None:
-                self.together, self.alone = [self.alone], None
-        self.late.append((op, future))
 
     def waiting(self) -> list[asyncio.Future[Any]]:
         """Who waits for its answer."""
@@ -86,7 +73,7 @@ class _Call(msgspec.Struct, eq=False):
         for future in self.together or (self.alone,):
             if future is not None and not future.done():
                 return True
-        return self.owed or bool(self.late) or (self.maybe_ran and self.op.undo is not None)
+        return self.owed or (self.maybe_ran and self.op.undo is not None)
 
 
 class Batch(msgspec.Struct, eq=False):
@@ -186,9 +173,8 @@ class MuxTransport(AsyncTransport):
             if call is None:
                 self._ask(claiming.claim(name), key, future)
                 return future
-            if not call.written:
-                call.join(future)
-                return future
+            call.join(future)
+            return future
         self._join(claiming.claim(name, claim_id, expected_bytes), future)
         return future
 
@@ -271,8 +257,6 @@ class MuxTransport(AsyncTransport):
             self._ask(op, key, future)
             if op.items == BATCH:
                 self._flush()
-        elif call.written:
-            call.join_late(op, future)
         else:
             call.join(future)
 
@@ -336,9 +320,7 @@ class MuxTransport(AsyncTransport):
         expected: list[Expected] = []
         for batch in batches:
             for call in batch.calls:
-                call.written = True
-                if call.key is not None and call.op.for_others is None:
-                    self._forget(call)
+                self._forget(call)
             command = self._packed(batch)
             if command:
                 self._prepare(batch, packed, expected)
@@ -440,7 +422,6 @@ class MuxTransport(AsyncTransport):
             self.lost(batch, wrong)
             return
         if len(batch.calls) == batch.items:
-            same = self._same
             self._waking += batch.items
             for call, answer in zip(batch.calls, answers, strict=True):
                 alone = call.alone
@@ -449,7 +430,6 @@ class MuxTransport(AsyncTransport):
                     self._settle(call, (answer,))
                     continue
                 # Nearly every one is waited for by one alone.
-                same.pop(call.key, None)
                 try:
                     alone.set_result(call.op.decode((answer,)))
                 except Exception as error:
@@ -581,11 +561,6 @@ class MuxTransport(AsyncTransport):
             elif call.attempts >= self._attempts or (ran and not call.op.head.resend):
                 self._fail(call, self._failure)
             else:
-                call.written = False
-                # It is asked for once more: no answer can be older than their question now.
-                for _, future in call.late or ():
-                    call.join(future)
-                call.late = None
                 back.append(call)
         for call in reversed(back):
             self._queue.setdefault(call.op.head, []).insert(0, call)
@@ -614,26 +589,16 @@ class MuxTransport(AsyncTransport):
         self._forget(call)
         for future in call.waiting():
             future.set_exception(error(call))
-        self._ask_anew(call)
 
     def _settle(self, call: _Call, answers: Sequence[Any]) -> None:
-        if call.key is not None:
-            del self._same[call.key]
-            call.key = None
         op = call.op
         live = call.waiting()
         try:
             result = told = op.decode(answers)
-            if op.for_others is not None and (call.late or len(live) > 1):
-                won = op.for_others(result)
-                if won is None:
-                    self._ask_anew(call)
-                else:
-                    told = won
-                    live += [future for _, future in call.late or () if not future.done()]
+            if op.for_others is not None and len(live) > 1:
+                told = op.for_others(result) or result
         except Exception as error:
             self._tell_error(op, answers, live, error)
-            self._ask_anew(call)
             return
         if not live:
             self._undo(op, result)
@@ -653,15 +618,6 @@ class MuxTransport(AsyncTransport):
                 op.decode(answers)
             except Exception as another:
                 error = another
-
-    def _ask_anew(self, call: _Call) -> None:
-        """Who joined it after it was written can't have its answer."""
-        late, call.late = call.late, None
-        if late:
-            self._left = 0  # what they ask again is gathered, so that they can join each other
-        for op, future in late or ():
-            if not future.done():
-                self._join(op, future)
 
     def _undo(self, op: Op[T], result: T) -> None:
         """Give back what nobody has."""
