@@ -132,10 +132,11 @@ class MuxTransport(AsyncTransport):
         self._failures = 0  # since the last answer
         # See `pyregistry._coalescing`.
         self._under_way = 0  # requests that are written to the pipe and not answered
-        self._active = 0  # so many were, at the end of the last turn in which any was written
-        self._woken = self._waking = 0  # callers whom the last replies woke; those that are being read wake
-        self._wrote = False  # in this turn
-        self._left = BATCH  # how many requests more until they are written
+        self._active = 0  # the same, at the end of the last turn in which any was written
+        self._woken = 0  # callers that the last read of replies woke
+        self._waking = 0  # the same, of the read in progress
+        self._wrote = False  # whether anything was written in this turn
+        self._left = BATCH  # requests to gather until they are written
 
     def __del__(self) -> None:
         pipe = self._pipe

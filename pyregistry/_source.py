@@ -105,11 +105,11 @@ def _is_torn(url: str) -> bool:
 
 
 def _redis_url(url: str) -> str:
-    """The URL as redis-py knows it.
+    """Return the URL in the form that redis-py reads.
 
     Raises:
-        ConfigurationError: it names no database, or a part of a password may stand where a host or a database is
-            expected. Nothing of it is quoted.
+        ConfigurationError: the database is no number, or a part of a password may stand where a host or a database
+            is expected. The error quotes nothing of the URL but its scheme.
     """
     scheme, separator, rest = url.partition("://")
     if scheme in _SAME:
@@ -120,7 +120,7 @@ def _redis_url(url: str) -> str:
         try:
             database = urlsplit(url).path.strip("/")
         except ValueError:
-            return url  # told by who reads all of it
+            return url  # redis-py's parser refuses it, with an error that quotes nothing
         if database and not (database.isascii() and database.isdecimal()):
             raise ConfigurationError(
                 f"not a URL of a Redis server: {scheme}://.../...: what stands behind the host is the number of a "

@@ -158,7 +158,7 @@ async def comes(condition: Callable[[], object], what: str) -> None:
     await asyncio.to_thread(until, condition, what)
 
 
-# Who asks the same
+# Requests that are shared
 
 
 QUESTIONS: dict[str, tuple[Callable[[AsyncRegistry], Any], Callable[[Any], object]]] = {

@@ -1,4 +1,4 @@
-"""Refusals that pass: nothing finished is thrown away for them, who waits goes on waiting, and reads work."""
+"""Refusals that pass: no finished download is thrown away for them, waiters go on waiting, and reads work."""
 
 from __future__ import annotations
 
@@ -172,7 +172,7 @@ def test_a_waiter_goes_on_waiting(
             until(lambda: numbered("PUBSUB", "SHARDNUMSUB", channel)[1], "it waits")
         before = refusal.seen()
         refusal.begin()
-        if refusal.word != "BUSY":  # then nobody can be asked how often
+        if refusal.word != "BUSY":  # a busy server does not answer INFO
             until(lambda: refusal.seen() > before or future.done(), "it would like to claim")
         assert not future.done()
         refusal.end()
