@@ -105,11 +105,10 @@ def _rate(
     limit: float,
     *,
     tasks: int = 500,
-    models: int | None = None,
     server: str = ANY,
 ) -> list[Aim]:
     """Calls/s; the aim is that of asyncio's own event loop, and of uvloop."""
-    at = (("tasks", tasks), *(() if models is None else (("models", models),)))
+    at = (("tasks", tasks),)
     return [
         Aim(
             f"{text}{loop}",

@@ -17,7 +17,7 @@ from redis import exceptions as redis_errors
 
 from pyregistry._hub import Hub, Watcher
 from pyregistry._owned import now
-from pyregistry._replies import DENIED, NO_ANSWER, NOT_RUN, backoff, recognised, refusal
+from pyregistry._replies import DENIED, NO_ANSWER, NOT_RUN, backoff, refusal
 from pyregistry._transport_async import AsyncTransport
 from pyregistry._wait_async import Beside, Poke, Turn, receive
 from pyregistry.errors import RegistryClosed, RegistryError, RegistryUnavailable
@@ -149,9 +149,7 @@ class AsyncListener:
             except (*NO_ANSWER, *NOT_RUN) as gone:
                 error = gone
             except redis_errors.RedisError as refused:
-                error = recognised(refused)
-                if not isinstance(error, NOT_RUN):
-                    error = refusal(refused)
+                error = refusal(refused)
             with self._lock:
                 if self._beside is not beside:
                     return

@@ -173,8 +173,8 @@ class MuxTransport(AsyncTransport):
                 call = None
             if call is None:
                 self._ask(claiming.claim(name), key, future)
-                return future
-            call.join(future)
+            else:
+                call.join(future)
             return future
         self._join(claiming.claim(name, claim_id, expected_bytes), future)
         return future
@@ -481,6 +481,8 @@ class MuxTransport(AsyncTransport):
         """A refusal may have passed."""
         calls, self._refused_now = self._refused_now, []
         self._again(calls, error, ran=False)
+        if self._pipe is not None:
+            self._changed(self._pipe)  # where all have given up, a closed client may hang up now
 
     def _retire(self, pipe: Pipe) -> None:
         if pipe is self._pipe:

@@ -83,6 +83,8 @@ def refusal(error: Exception) -> RegistryError:
     """The public form of an error that the server answered."""
     # Where in the script it was raised helps nobody.
     text = str(error).partition(" script: ")[0]
+    if isinstance(recognised(error), RefusedNow):
+        return NotNow(text)
     if isinstance(error, DENIED) or text.startswith(_DENIED_TEXTS):
         return AccessDenied(text)
     if isinstance(error, redis_errors.OutOfMemoryError):

@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import blocking, report
+from benchmarks import aims, blocking, claims, report
 from benchmarks.measure import Figure
+from benchmarks.options import Rounds
 
 ROOT = Path(__file__).parent.parent
 
@@ -38,6 +39,27 @@ def test_a_readme_without_the_marks_is_left_alone(tmp_path: Path) -> None:
     readme.write_text(f"before {report.BEGIN} old {report.END} after", "utf-8")
     report.show(readme, "figures")
     assert readme.read_text("utf-8") == f"before {report.BEGIN}\nfigures\n{report.END} after"
+
+
+def fresh(who: str, rounds: list[int], per_second: list[float]) -> Figure:
+    at = {"tasks": 500}
+    return Figure(claims.FRESH, "Redis 7.0", "claim_fresh", who, at, {"per_second": per_second}, rounds)
+
+
+def test_a_ratio_is_that_of_the_rounds_in_which_both_took_part() -> None:
+    ours = fresh(aims.OURS, [0, 1, 2, 3], [60.0, 1.0, 1.0, 80.0])
+    pool = fresh(aims.POOL, [0, 3], [20.0, 20.0])
+    (aim,) = [aim for aim in aims.AIMS if aim.text == "Fresh claims, 500 tasks: against the redis-py pool"]
+    assert aim.value([ours, pool], "Redis 7.0") == 3.5
+    assert aim.value([ours], "Redis 7.0") is None
+
+
+def test_rounds_go_on_while_a_ratio_is_close_to_its_aim() -> None:
+    rounds = Rounds(2, 4, aims.undecided)
+    ours = fresh(aims.OURS, [0], [115.0])
+    close, far = fresh(aims.RUST_04, [0], [100.0]), fresh(aims.RUST_04, [0], [10.0])
+    assert [rounds.go_on(done, [ours, close]) for done in range(6)] == [True] * 4 + [False] * 2
+    assert [rounds.go_on(done, [ours, far]) for done in range(6)] == [True] * 2 + [False] * 4
 
 
 def test_the_comparison_of_sizes_runs() -> None:

@@ -21,7 +21,8 @@ from pyregistry import (
     Registry,
     RegistryUnavailable,
 )
-from tests.proxy import until
+from pyregistry._replies import ATTEMPTS
+from tests.proxy import SECONDS, Proxy, until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -213,3 +214,23 @@ async def test_calls_that_are_refused_now_hold_up_no_others(
         await asyncio.sleep(0)
         await asyncio.to_thread(refusal.end)
         assert isinstance(await waits, Claimed), "it had passed before the last attempt"
+
+
+async def test_closing_ends_when_what_is_given_back_is_refused(
+    refusal: Refusal, server: EmbeddedServer, namespace: str
+) -> None:
+    """A claim is won for nobody, and its release is refused until it gives up: it ends with its lease."""
+    with Proxy(server.url) as proxy:
+        registry = AsyncRegistry.from_url(proxy.url, namespace)
+        await registry.connect()
+        (held,) = proxy.pause("claim", reply=True)
+        task = asyncio.create_task(registry.try_claim_for_download(*MODEL, lease=5.0))
+        await asyncio.to_thread(held.wait)
+        await asyncio.to_thread(refusal.begin)
+        task.cancel()
+        with suppress(asyncio.CancelledError):
+            await task
+        held.let_go()
+        await asyncio.to_thread(until, lambda: proxy.sent["release"], "it is given back")
+        await asyncio.wait_for(registry.close(), SECONDS)
+        assert proxy.sent["release"] == ATTEMPTS
