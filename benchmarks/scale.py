@@ -55,12 +55,12 @@ def run(
 
 def finish(client: redis.Redis, keys: Keyspace, claims: Sequence[Claim]) -> None:
     """All of them DOWNLOADED, 14 GB each."""
-    run(client, keys, FINISH, claims, "DOWNLOADED", "", 14_000_000_000, "", "", 0, 0)
+    run(client, keys, FINISH, claims, "DOWNLOADED", "", 14_000_000_000, "", "", 0, 0, 0, 0)
 
 
 def renew(client: redis.Redis, keys: Keyspace, claims: Sequence[Claim]) -> None:
     """All of them with a message of 40 characters and progress."""
-    run(client, keys, RENEW, claims, 86_400_000_000, 1, "m" * 40, 7_000_000_000, 14_000_000_000)
+    run(client, keys, RENEW, claims, 86_400_000_000, 1, "m" * 40, 7_000_000_000, 14_000_000_000, 0)
 
 
 def fill(

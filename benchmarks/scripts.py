@@ -30,7 +30,7 @@ local utc = call('TIME')
 call('GET', KEYS[6])
 local now = utc[1] * 1000000 + utc[2]
 local text, packed = string.format('%.0f', now), cmsgpack.pack(now)
-local record = '\152\171DOWNLOADING' .. packed .. '\1' .. ARGV[2] .. ARGV[5] .. packed .. '\1' .. packed
+local record = '\152\171DOWNLOADING' .. packed .. '\1' .. ARGV[2] .. ARGV[6] .. packed .. '\1' .. packed
 call('SPUBLISH', ARGV[1], '\145\150\167claimed' .. KEYS[6] .. packed .. '\160' .. packed .. record)
 call('ZADD', KEYS[2], text, KEYS[6])
 call('HSET', KEYS[1], 'time', text, 'clock', text)

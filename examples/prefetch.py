@@ -22,13 +22,18 @@ from pyregistry import (
     FolderStore,
     OwnedClaim,
     RegistryError,
+    RetryPolicy,
     create_async_registry_backend,
 )
+
+RETRY = RetryPolicy(permanent=(LookupError,))
 
 
 async def fetch(http: httpx.AsyncClient, url: str, claim: OwnedClaim, folder: Path) -> None:
     """Downloads one model."""
     async with http.stream("GET", url.format(name=claim.model_name)) as response:
+        if response.status_code in (401, 403, 404, 410):
+            raise LookupError(f"the source answers {response.status_code}")  # it will not answer otherwise
         response.raise_for_status()
         total = int(response.headers["Content-Length"])
         with (folder / "model.bin").open("wb") as file:
@@ -50,7 +55,9 @@ async def prefetch(names: list[str], store: FolderStore, url: str, at_once: int)
             async with places:
                 try:
                     download = partial(fetch, http, url)
-                    record = await registry.ensure(name, "S3", download, store=store, stall_timeout=300)
+                    record = await registry.ensure(
+                        name, "S3", download, store=store, stall_timeout=300, retry=RETRY
+                    )
                 except RegistryError as error:
                     print(f"{name}: {error}", file=sys.stderr)
                     return False

@@ -3,10 +3,10 @@
 --
 -- Prelude: 1
 -- Keys: meta, index_downloading, index_downloaded, index_error, index_evicting
--- Args: channel:str, owner:word, lease:int, max_attempts:int
+-- Args: channel:str, owner:word, lease:int, max_attempts:int, cooldown:int
 -- Item keys: record_key
 -- Item args: claim_id:word, expected_bytes:int
--- (lease in microseconds, 0: it never ends; max_attempts and expected_bytes 0: not given)
+-- (lease in microseconds, 0: it never ends; max_attempts and expected_bytes 0: not given; cooldown in microseconds, 0: none)
 -- Reply: ["claimed" or "again", token, lease end, lease left, attempts, previous owner, how far it got]
 --        or ["exists", status, lease end, lease left] (left -1: a claim that never ends)
 --        or ["damaged", why]
@@ -17,7 +17,7 @@
 -- Row: the claim that ended last has this `claim_id` | unchanged | AlreadyExists(status); not won (a late copy)
 -- Row: absent | DOWNLOADING, `attempts` 1 | Claimed
 -- Row: DOWNLOADING, same `claim_id`, lease over or not | lease ends at the later of its end and now + lease (None stays) | Claimed again, same token (a re-sent request)
--- Row: DOWNLOADING, lease over or released, `attempts` >= `max_attempts` (if given) | ERROR, permanent, `Owner lost ...` | AlreadyExists(ERROR)
+-- Row: DOWNLOADING, lease over or released, `attempts` >= `max_attempts` (if given) | ERROR, `Owner lost ...`, the attempts are used up: with a cool-down, or permanent without one | AlreadyExists(ERROR)
 -- Row: DOWNLOADING, lease over or released | DOWNLOADING, new claim, `attempts`+1 | Claimed: taken over, from whom, how far it had got
 -- Row: DOWNLOADING, live lease or none | unchanged | AlreadyExists(DOWNLOADING), lease left
 -- Row: EVICTING, lease over | DOWNLOADING, new claim, `attempts` 1 | Claimed: taken over
@@ -81,7 +81,8 @@ function judge()
     if is_live() then return exists() end
     if max_attempts > 0 and record[ATTEMPTS] >= max_attempts then
       no_claim()
-      record[STATUS], record[PERMANENT] = 'ERROR', 1
+      record[STATUS], record[LEASE_END], record[MAX_ATTEMPTS] = 'ERROR', now, max_attempts
+      if cooldown > 0 then record[RETRY_AT] = now + cooldown else record[PERMANENT] = 1 end
       record[MESSAGE] = 'Owner lost at attempt ' .. record[ATTEMPTS] .. ': ' .. record[OWNER]
       save('abandoned', tick())
       return exists()

@@ -5,8 +5,9 @@
 -- Keys: meta, index_downloading, index_downloaded, index_error, index_evicting
 -- Args: channel:str
 -- Item keys: record_key
--- Item args: claim_id:word, token:int, status:word, message:str, size_bytes:int, location:str, resolved_revision:str, retry_in:int, permanent:flag
--- (size_bytes 0 and "": not known; retry_in in microseconds, the back-off of an error)
+-- Item args: claim_id:word, token:int, status:word, message:str, size_bytes:int, location:str, resolved_revision:str, retry_in:int, permanent:flag, max_attempts:int, cooldown:int
+-- (size_bytes 0 and "": not known; of an error: retry_in in microseconds, the back-off; max_attempts 0: not given; cooldown
+-- in microseconds, in the place of the back-off where the attempts are used up)
 -- Reply: ["done"], ["again"] (it was done before), ["lost", status now ("" for no record)] or ["damaged", why]
 -- Errors: ERR pyregistry: a wrong call, a status that is no end
 -- Re-send: safe: the claim that ended last is remembered, and how
@@ -26,7 +27,9 @@ function judge()
       record[LEASE_END] = now -- when the files were there: whoever does not see them yet may look again
       record[SIZE_BYTES], record[LOCATION], record[RESOLVED_REVISION] = size_bytes, location, resolved_revision
     else
-      record[RETRY_AT] = retry_in > 0 and now + retry_in or 0
+      record[LEASE_END], record[MAX_ATTEMPTS] = now, max_attempts
+      local wait = max_attempts > 0 and record[ATTEMPTS] >= max_attempts and cooldown or retry_in
+      record[RETRY_AT] = wait > 0 and now + wait or 0
       record[PERMANENT] = permanent and 1 or 0
     end
     save(how == 1 and 'downloaded' or 'failed', tick())

@@ -175,6 +175,7 @@ local function no_claim()
   record[BYTES_DONE], record[BYTES_TOTAL] = 0, 0
   record[PREVIOUS_OWNER], record[PREVIOUS_BYTES_DONE] = '', 0
   record[BEGAN], record[RETRY_AT], record[PERMANENT] = 0, 0, 0
+  record[MAX_ATTEMPTS], record[RENEWAL] = 0, 0
 end
 
 local function claim_reply(kind)
@@ -192,6 +193,7 @@ local function give_claim(kind, began, claim_id, owner, lease, attempts)
   record[LEASE_END] = lease == 0 and 0 or now + lease
   record[ATTEMPTS], record[MESSAGE], record[BEGAN] = attempts, '', began
   record[BYTES_DONE], record[RETRY_AT] = 0, 0
+  record[MAX_ATTEMPTS], record[RENEWAL] = 0, 0
   record[SIZE_BYTES], record[LOCATION], record[RESOLVED_REVISION] = 0, '', ''
   save(kind, token)
   return claim_reply('claimed')

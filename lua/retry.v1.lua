@@ -16,6 +16,7 @@
 --
 -- Row: the claim that ended last has this `claim_id` | unchanged | AlreadyExists(status); not won (a late copy)
 -- Row: DOWNLOADING, same `claim_id`, lease over or not | lease ends at the later of its end and now + lease (None stays) | Claimed again, same token (a re-sent request)
+-- Row: ERROR, not permanent, its attempts are used up, cool-down over | DOWNLOADING, new claim, `attempts` 1 | Claimed
 -- Row: ERROR, not permanent, back-off over, `attempts` < `max_attempts` (if given) | DOWNLOADING, new claim, `attempts`+1 | Claimed
 -- Row: anything else | unchanged | not won
 
@@ -23,9 +24,12 @@ function judge()
   if not record then return packed('refused', '', 0, 0, 0) end
   local status, ended = record[STATUS], record[ENDED_ID] == claim_id
   if not ended and status == 'DOWNLOADING' and record[CLAIM_ID] == claim_id then return same_claim(lease) end
+  local attempts = record[ATTEMPTS]
+  -- After a cool-down they are counted anew, whatever the caller allows.
+  local anew = record[RETRY_AT] > 0 and record[MAX_ATTEMPTS] > 0 and attempts >= record[MAX_ATTEMPTS]
   if ended or status ~= 'ERROR' or record[PERMANENT] == 1 or record[RETRY_AT] > now
-      or (max_attempts > 0 and record[ATTEMPTS] >= max_attempts) then
-    return packed('refused', status, record[ATTEMPTS], record[PERMANENT], math.max(record[RETRY_AT] - now, 0))
+      or (not anew and max_attempts > 0 and attempts >= max_attempts) then
+    return packed('refused', status, attempts, record[PERMANENT], math.max(record[RETRY_AT] - now, 0))
   end
-  return give_claim('retried', 2, claim_id, owner, lease, record[ATTEMPTS] + 1)
+  return give_claim('retried', 2, claim_id, owner, lease, anew and 1 or attempts + 1)
 end

@@ -165,10 +165,18 @@ def microseconds(argument: str, seconds: float, *, zero: bool = False) -> int:
     return rounded
 
 
-def function(argument: str, value: object) -> None:
-    """Something that can be called."""
+def function(argument: str, value: object, arguments: int) -> None:
+    """Something that can be called with so many arguments."""
     if not callable(value):
         raise InvalidArgument(argument, f"must be a function, not {type(value).__name__}")
+    try:
+        signature = inspect.signature(value)
+    except (TypeError, ValueError):
+        return  # some builtins do not tell
+    try:
+        signature.bind(*[None] * arguments)
+    except TypeError as error:
+        raise InvalidArgument(argument, f"must take {arguments} positional arguments: {error}") from None
 
 
 def is_async(function: object) -> bool:

@@ -12,6 +12,7 @@ from pyregistry import _checks as checks
 from pyregistry import _wire as wire
 from pyregistry._checks import Target
 from pyregistry._keeper import KeptClaims
+from pyregistry._local import LocalBackoff
 from pyregistry._ops import KEPT, ClaimResult, Lease, Ops, Refusal
 from pyregistry._owned import Kept
 from pyregistry._source import ClientSource, UrlSource
@@ -53,6 +54,8 @@ class Core:
         self._ops = Ops(namespace, owner, providers)
         self._kept = KeptClaims(source, self._ops)
         self._caches: set[Path] = set()  # folders that were seen to be the cache of this namespace
+        self._checked: dict[Path, float] = {}  # roots that could be written to, and when (`now`)
+        self._backoff = LocalBackoff()
         # A client that nobody has any more is as good as closed.
         weakref.finalize(self, self._kept.abandon)
 
@@ -155,6 +158,16 @@ class Core:
             )  # fmt: skip
         elif _log.isEnabledFor(logging.DEBUG):
             _log.debug("set %s to %s", _Shown(target.ref), status)
+
+    def _told_cancel(self, target: Target, cancelled: wire.Cancelled | None) -> bool:
+        if cancelled is None:
+            _log.debug("%s is not being downloaded: nothing to cancel", _Shown(target.ref))
+            return False
+        _log.info(
+            "cancelled the download of %s by %s (token %d)",
+            _Shown(target.ref), cancelled.owner or "no owner", cancelled.token,
+        )  # fmt: skip
+        return True
 
     def _told_touch(self, name: str) -> None:
         if _log.isEnabledFor(logging.DEBUG):

@@ -10,22 +10,28 @@ import asyncio
 import logging
 import math
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from datetime import datetime, timezone
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from pyregistry._hub import Seat, View
+from pyregistry._failures import told
+from pyregistry._hub import RECHECK, OwnersEar, Seat, View
+from pyregistry._local import MOST_FAULTS, check_descriptors, fault_of, is_callers
 from pyregistry._op import Op
 from pyregistry._ops import Refusal
 from pyregistry._owned import Held, OwnedClaim, Stall, now
 from pyregistry._wait_async import Guard, Poke, Turn, ask, check_function, see_through, work
+from pyregistry._wire import time_of
 from pyregistry._wish import Wish
 from pyregistry.errors import (
     CacheMismatch,
     ClaimLost,
     DamagedRecord,
     DownloadFailed,
+    InvalidArgument,
+    LocalFault,
     NotNow,
     OutcomeUnknown,
     RegistryError,
@@ -51,6 +57,8 @@ _AWAY = (RegistryUnavailable, OutcomeUnknown)
 _JITTER = 0.25  # seconds over which those spread who saw the same lease end
 _SOON, _LATER = 0.2, 2.0  # seconds between looks at what nobody tells: at first, and in the end
 _MARK_PATIENCE = 5.0  # seconds in which a file that another machine wrote may come to be seen
+_CHECK_EVERY = 60.0  # seconds for which a root that could be written to is taken to be so
+_PUBLISH_TRIES = 5  # how often the disk may refuse what was downloaded, before the claim is given back
 _UNKNOWN = datetime.fromtimestamp(0, timezone.utc)  # a time that only the registry knows
 _UNLEASED = (ModelStatus.DOWNLOADED, ModelStatus.ERROR)
 
@@ -60,17 +68,18 @@ class AsyncFlight:
 
     def __init__(self, client: AsyncRegistry, wish: Wish) -> None:
         if wish.verify is not None:
-            check_function("verify", wish.verify)
+            check_function("verify", wish.verify, 1)
         self._client = client
         self._wish = wish
         self._ends = math.inf if wish.timeout is None else now() + wish.timeout
         self._poke = Poke()
         self._listens = False
         self._failure: BaseException | None = None
+        self._faults = 0
 
     async def ensure(self, download: Callable[..., Any]) -> ModelRecord:
         """The record, once the model is there."""
-        check_function("download", download)
+        check_function("download", download, 1 if self._wish.store is None else 2)
         while True:
             got = await self.take()
             if isinstance(got, ModelRecord):
@@ -119,15 +128,18 @@ class AsyncFlight:
                 need = seat.asked
                 continue
             if view.status is ModelStatus.ERROR and view.record is not None:
-                self._check_retry(view.record)
+                self._check_retry(view.record, view.until)
             claimed = view.status in (ModelStatus.DOWNLOADING, ModelStatus.EVICTING)
-            if not self._listens and (claimed or now() < view.until):
+            # After a fault of this machine others go first.
+            until = max(view.until, self._client._backoff.until)
+            self._tell_wait(seat, view)
+            if not self._listens and (claimed or now() < until):
                 # Who waits listens first, and then asks again.
                 await self._client._listener.join()
                 self._listens = True
                 need = seat.asked
-            elif now() < view.until:
-                if await self._wait(seat, view.until):
+            elif now() < until:
+                if await self._wait(seat, until):
                     need = seat.asked
             else:
                 held = await self._contend(seat, version, view)
@@ -182,6 +194,20 @@ class AsyncFlight:
         self._raise_again(self._client._listener.trouble)
         return not self._poke.is_set() and now() >= seat.recheck_at
 
+    def _tell_wait(self, seat: Seat[Poke, Turn], view: View) -> None:
+        """Log what is waited for: at first, and from time to time. One line for all that wait for a model."""
+        record = view.record
+        if record is None or record.status is not ModelStatus.DOWNLOADING or now() < seat.tell_at:
+            return
+        seat.tell_at = now() + RECHECK / 2
+        who = record.owner if record.owner and not record.released else "an owner"
+        total = "" if record.bytes_total is None else f" of {record.bytes_total}"
+        _log.info(
+            "waiting for %s: %s has downloaded %d%s bytes since %s%s",
+            self._wish.target.ref, who, record.bytes_done or 0, total, f"{time_of(record.token):%H:%M:%S} UTC",
+            f" ({record.message})" if record.message else "",
+        )  # fmt: skip
+
     async def _sleep(self, seconds: float) -> bool:
         """So long, or until there is news; whether there is."""
         left = self._ends - now()
@@ -204,6 +230,11 @@ class AsyncFlight:
                 self._raise_again(seat.trouble)
             if seat.version != version:
                 return None
+            try:
+                await self._check_machine()
+            except LocalFault as fault:
+                self._leave_to_others(fault)
+                return None
             won: list[Held] = []
             try:
                 await self._ask(seat, partial(self._claim, view, won))
@@ -215,7 +246,7 @@ class AsyncFlight:
 
     async def _claim(self, view: View, won: list[Held]) -> View | None:
         client, wish = self._client, self._wish
-        most = wish.retry.attempts if wish.retry else None
+        most, cooldown = (wish.retry.attempts, wish.retry.cooldown) if wish.retry else (None, None)
         since = now()
         if view.status is ModelStatus.ERROR:
             op = client._ops.retry(
@@ -228,7 +259,9 @@ class AsyncFlight:
                 return view._replace(until=now() + answer.retry_left) if answer.retry_left else None
         else:
             of = wish.target
-            like = client._ops.claiming(of.provider, of.revision, of.subset, wish.lease, wish.owner, most)
+            like = client._ops.claiming(
+                of.provider, of.revision, of.subset, wish.lease, wish.owner, most, cooldown
+            )
             claiming = like.claim(of.name, None, wish.expected_bytes)
             result = await self._won(claiming)
             client._told_claim(result, wish.lease)
@@ -259,15 +292,48 @@ class AsyncFlight:
         except RegistryError as error:
             _log.warning("a claim that was asked for may have been won, and ends with its lease: %s", error)
 
-    def _check_retry(self, record: ModelRecord) -> None:
-        """Raises where nobody of this policy is to try again."""
+    def _check_retry(self, record: ModelRecord, until: float) -> None:
+        """Raises where nobody of this policy is to try again, or not before a cool-down that lasts."""
         retry = self._wish.retry
-        if retry is None or record.permanent or record.attempts >= retry.attempts:
-            often = f" (attempt {record.attempts})" if record.attempts > 1 else ""
-            raise DownloadFailed(
-                f"the download of {record.model_name!r} ({record.provider}) has failed{often}: {record.message}",
-                record,
-            ) from self._failure
+        if retry is None or record.permanent:
+            over = True
+        elif record.used_up and record.retry_at is not None:
+            over = now() < until  # where that is not known yet, the registry says so when it is asked
+        else:
+            over = record.attempts >= retry.attempts
+        if over:
+            raise DownloadFailed(told(record), record) from self._failure
+
+    # What this machine can't do
+
+    async def _check_machine(self) -> None:
+        """Try what a download needs, before a claim is asked for.
+
+        Raises:
+            LocalFault: something is missing here.
+        """
+        check_descriptors()
+        store, checked = self._wish.store, self._client._checked
+        if store is not None and now() >= checked.get(store.root, -math.inf) + _CHECK_EVERY:
+            await ask(store.check)
+            checked[store.root] = now()
+        if self._wish.ready is not None:
+            await ask(self._wish.ready)
+
+    def _leave_to_others(self, fault: LocalFault) -> None:
+        """Keep from claiming for a while, longer each time.
+
+        Raises:
+            LocalFault: it was so too often.
+        """
+        ref = self._wish.target.ref
+        if self._wish.store is not None:
+            self._client._checked.pop(self._wish.store.root, None)
+        delay = self._client._backoff.failed()
+        self._faults += 1
+        if self._faults >= MOST_FAULTS:
+            raise fault
+        _log.warning("this machine leaves %s to others for %s s: %s", ref, round(delay, 1), fault)
 
     # The one who owns it
 
@@ -275,11 +341,16 @@ class AsyncFlight:
         """Download under the claim, and say how it ended. It may have been lost: the state then tells."""
         try:
             try:
-                await work(held, download, *await self.prepare(held))
+                with self.overheard(held):
+                    await work(held, download, *await self.prepare(held))
                 await self.succeed(held)
             except Exception as error:
                 self._failure = error
-                await self.went_wrong(held, error)
+                fault = await self.went_wrong(held, error)
+                if fault is not None:
+                    self._leave_to_others(fault)
+            else:
+                self._client._backoff.succeeded()
         except Exception:
             raise
         except BaseException:
@@ -288,6 +359,21 @@ class AsyncFlight:
         finally:
             self._client._kept.drop(held.claim)
 
+    @contextmanager
+    def overheard(self, held: Held) -> Iterator[None]:
+        """Let the owner hear of what others do to its model: whatever it is, its claim is proved, or lost, at once."""
+        client, entry = self._client, self._wish.target.entry
+        client._listener.come_home()
+        hub = client._listener.hub
+        ear = OwnersEar(partial(client._kept.look_at, held))
+        hub.sit(entry, ear)
+        client._listener.begin()
+        try:
+            yield
+        finally:
+            hub.rise(entry, ear)
+            client._listener.leave()
+
     async def prepare(self, held: Held) -> tuple[Any, ...]:
         """What the download gets: its claim, and a folder of its own where there is a store."""
         store, owned = self._wish.store, OwnedClaim.of(held)
@@ -295,20 +381,31 @@ class AsyncFlight:
             return (owned,)
         await self._check_cache(anew=True)
         await self._tidy(partial(store.sweep, owned.ref, owned.token, None))
-        return (owned, await ask(store.staging, owned))
+        try:
+            return (owned, await ask(store.staging, owned))
+        except OSError as error:
+            raise LocalFault(f"{store.root} can't be written to: {error}") from error
 
-    async def went_wrong(self, held: Held, error: Exception) -> None:
-        """The download has ended with an error: its own, or that of an owner who is none any more."""
+    async def went_wrong(self, held: Held, error: Exception) -> LocalFault | None:
+        """The download has ended with an error: its own, or that of an owner who is none any more.
+
+        Returns:
+            The fault of this machine, if it was one. Others may go on, and so may this one after a while.
+        """
         if held.lost.is_set():
             _log.warning("%s", held.loss())
             await self._discard(held)
-        elif isinstance(error, CacheMismatch):
-            await self.give_up(held)
-            raise error  # another, with the right folder, may go on
-        elif held.over:
+            return None
+        if held.over and not isinstance(error, CacheMismatch):
             raise error  # it was not the download
-        else:
+        fault = fault_of(error, self._wish.retry)
+        if fault is None and not is_callers(error):
             await self.fail(held, error)
+            return None
+        await self.give_up(held)
+        if fault is None:
+            raise error  # another, with the right folder or program, may go on
+        return fault
 
     async def succeed(self, held: Held) -> None:
         """The download has ended well.
@@ -404,6 +501,8 @@ class AsyncFlight:
             resolved_revision=None,
             retry_in=None if permanent or retry is None else retry.delay(claim.attempts),
             permanent=permanent,
+            max_attempts=None if permanent or retry is None else retry.attempts,
+            cooldown=None if permanent or retry is None else retry.cooldown,
         )
 
     def _stall(self) -> Stall | None:
@@ -414,8 +513,12 @@ class AsyncFlight:
 
     async def _accepts(self, record: ModelRecord, *, again: bool = False) -> bool:
         store, verify = self._wish.store, self._wish.verify
-        if store is not None and not await ask(store.look_again if again else store.contains, record):
-            return False
+        if store is not None:
+            try:
+                if not await ask(store.look_again if again else store.contains, record):
+                    return False
+            except InvalidArgument:
+                return False  # its location says nothing to this store
         return verify is None or bool(await ask(verify, record))
 
     async def _comes_to_be_accepted(self, seat: Seat[Poke, Turn], record: ModelRecord) -> bool:
@@ -423,7 +526,7 @@ class AsyncFlight:
         await self._check_cache(anew=True)
         version = seat.version
         left = 0.0
-        if record.finished_at is not None:
+        if record.finished_at is not None and (self._wish.store is None or record.location):
             age = await self._call(self._client._ops.now()) - record.finished_at
             left = self._wish.visibility_timeout - age.total_seconds()
         ends = now() + left  # from the answer on, however long it took: later than meant does no harm
@@ -453,11 +556,21 @@ class AsyncFlight:
         return View(None)
 
     async def _publish(self, store: FolderStore, held: Held) -> None:
-        try:
-            publish = partial(ask, store.publish, held.claim, held.prove)
-            published = await self._while_it_counts(held, publish, "published")
-        except _AWAY as error:
-            raise held.loss() from error
+        publish = partial(ask, store.publish, held.claim, held.prove)
+        pause = _SOON
+        for left in reversed(range(_PUBLISH_TRIES)):
+            try:
+                published = await self._while_it_counts(held, publish, "published")
+                break
+            except _AWAY as error:
+                raise held.loss() from error
+            except OSError as error:
+                # What was downloaded is not thrown away for what may pass.
+                if not left or isinstance(error, FileNotFoundError):
+                    raise LocalFault(f"{store.root} does not take what was downloaded: {error}") from error
+                _log.warning("%s can't be %s yet: %s", held.claim.ref, "published", error)
+            await asyncio.sleep(pause)
+            pause = min(pause * 2, _LATER)
         held.artifact["location"] = published.location
         held.artifact.setdefault("size_bytes", published.size_bytes)
 
@@ -478,6 +591,14 @@ class AsyncFlight:
         store, client = self._wish.store, self._client
         if store is None or (store.root in client._caches and not anew):
             return
+        try:
+            await self._compare_marks(store)
+        except OSError as error:
+            raise LocalFault(f"{store.root} can't be used as a store: {error}") from error
+        client._caches.add(store.root)
+
+    async def _compare_marks(self, store: FolderStore) -> None:
+        client = self._client
         ends = now() + _MARK_PATIENCE
         known = await self._call(client._ops.cache())
         mark = await ask(store.read_mark)
@@ -494,7 +615,6 @@ class AsyncFlight:
                 f"{store.root} is {of}, not the one that namespace {client.namespace!r} stands for: "
                 "was the folder replaced, or is another registry's?"
             )
-        client._caches.add(store.root)
 
     # A registry that is away
 
@@ -549,6 +669,7 @@ class AsyncDownload:
         self._flight = AsyncFlight(client, wish)
         self._held: Held | None = None
         self._guard: Guard | None = None
+        self._ear = ExitStack()
 
     async def __aenter__(self) -> OwnedClaim | ModelRecord:
         got = await self._flight.take()
@@ -557,12 +678,13 @@ class AsyncDownload:
         try:
             owned: OwnedClaim = (await self._flight.prepare(got))[0]
         except Exception as error:
-            await self._flight.went_wrong(got, error)
+            await self._went_wrong(got, error)
             self._client._kept.drop(got.claim)
             raise
         except BaseException:
             await see_through(self._flight.give_up, got)
             raise
+        self._ear.enter_context(self._flight.overheard(got))
         self._held, self._guard = got, Guard(got)
         return owned
 
@@ -576,15 +698,16 @@ class AsyncDownload:
         if held is None or guard is None:
             return
         self._held = None
+        self._ear.close()
         try:
             if await guard.end(error) or (error is None and held.lost.is_set()):
                 loss = held.loss()
-                await self._flight.went_wrong(held, loss)
+                await self._went_wrong(held, loss)
                 raise loss from error
             if error is None:
                 await self._succeed(held)
             elif isinstance(error, Exception):
-                await self._flight.went_wrong(held, error)
+                await self._went_wrong(held, error)
             else:
                 await see_through(self._flight.give_up, held)
         finally:
@@ -594,8 +717,12 @@ class AsyncDownload:
         try:
             await self._flight.succeed(held)
         except Exception as error:
-            await self._flight.went_wrong(held, error)
+            await self._went_wrong(held, error)
             raise
         except BaseException:
             await see_through(self._flight.give_up, held)
             raise
+
+    async def _went_wrong(self, held: Held, error: Exception) -> None:
+        if await self._flight.went_wrong(held, error) is not None:
+            self._client._backoff.failed()

@@ -39,6 +39,17 @@ P = TypeVar("P", bound=Poke)
 L = TypeVar("L")
 
 
+class OwnersEar:
+    """Hears for the owner of a claim that its model is not DOWNLOADING any more; it takes a place among the pokes.
+
+    Args:
+        look: looks, in whatever thread, whether the claim is lost. It must not wait.
+    """
+
+    def __init__(self, look: Callable[[], object]) -> None:
+        self.set = look
+
+
 class View(NamedTuple):
     """What is known of a model.
 
@@ -72,7 +83,7 @@ def view_of(event: StoredEvent) -> View:
 
 
 class Seat(Generic[P, L]):
-    """One model that somebody waits for.
+    """One model that somebody waits for, or downloads.
 
     Attributes:
         turn: a lock: who has it asks, or contends, for all.
@@ -82,6 +93,7 @@ class Seat(Generic[P, L]):
         answered: the last one that has an answer.
         trouble: the error that was that answer.
         recheck_at: when to ask again (`now`), though nothing was heard.
+        tell_at: when to log again what is waited for (`now`).
     """
 
     def __init__(self, turn: L, lock: threading.Lock) -> None:
@@ -91,7 +103,8 @@ class Seat(Generic[P, L]):
         self.asked = self.answered = 0
         self.trouble: RegistryError | None = None
         self.recheck_at = math.inf
-        self.pokes: set[P] = set()
+        self.tell_at = 0.0
+        self.pokes: set[P | OwnersEar] = set()
         self._lock = lock
 
     def ask(self) -> tuple[int, int]:
@@ -170,7 +183,7 @@ class Hub(Generic[P, L]):
         self._watchers: set[Watcher[P]] = set()
         self._lock = threading.Lock()  # held for a few lines at a time, never while anybody waits
 
-    def sit(self, entry: str, poke: P) -> Seat[P, L]:
+    def sit(self, entry: str, poke: P | OwnersEar) -> Seat[P, L]:
         """A seat for this waiter."""
         with self._lock:
             seat = self._seats.get(entry)
@@ -179,7 +192,7 @@ class Hub(Generic[P, L]):
             seat.pokes.add(poke)
             return seat
 
-    def rise(self, entry: str, poke: P) -> None:
+    def rise(self, entry: str, poke: P | OwnersEar) -> None:
         """This waiter is gone."""
         with self._lock:
             seat = self._seats[entry]

@@ -167,6 +167,13 @@ class KeptClaims:
             if self.claims.get(kept.claim.token) is kept and not self._closed:
                 _keeper.wake_by(kept.wakes_at)
 
+    def look_at(self, held: Held) -> None:
+        """Renew this claim now: something was heard that may have ended it."""
+        with _keeper.lock:
+            held.asked_at = now()
+            held.due = 0.0
+        self._wake_for(held)
+
     def drop(self, claim: Claim) -> None:
         """Renew this claim no more."""
         with _keeper.lock:
@@ -277,8 +284,12 @@ class KeptClaims:
         with _keeper.lock:
             known = self.claims.pop(kept.claim.token, None) is not None
         why = result.why if isinstance(result, Refusal) else str(result)
-        # One that was dropped meanwhile was ended by its owner; that is no loss.
-        if known and (not isinstance(result, Refusal) or result.lost):
+        if isinstance(result, Refusal) and not result.lost:
+            # One that is dropped, or about to be, was ended by its owner; that is no loss.
+            if known and not kept.over:
+                kept.tell_lost(why)
+            return False
+        if known:
             _log.warning(
                 "the claim of %s (token %d) is kept no more: %s", kept.claim.ref, kept.claim.token, why
             )

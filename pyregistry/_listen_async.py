@@ -82,6 +82,14 @@ class AsyncListener:
             self.start_anew()
         # --- asyncio only: end
 
+    def begin(self) -> None:
+        """Listen from some moment on, until `leave`; whoever begins has come home, and does not wait."""
+        with self._lock:
+            self._users += 1
+            if self._beside is None and not self._closed:
+                self.trouble = None
+                self._beside = Beside(self._run, "listener")
+
     async def join(self) -> None:
         """Listen from now on, until `leave`; whoever joins has come home.
 
@@ -91,11 +99,8 @@ class AsyncListener:
         """
         arrival = Poke()
         with self._lock:
-            self._users += 1
             self._arrivals.add(arrival)
-            if self._beside is None and not self._closed:
-                self.trouble = None
-                self._beside = Beside(self._run, "listener")
+        self.begin()
         try:
             while not self._up:
                 if self.trouble is not None:

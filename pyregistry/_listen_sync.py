@@ -79,6 +79,14 @@ class Listener:
     def come_home(self) -> None:
         """A subscription belongs to one event loop: that of a loop that is no more is left behind."""
 
+    def begin(self) -> None:
+        """Listen from some moment on, until `leave`; whoever begins has come home, and does not wait."""
+        with self._lock:
+            self._users += 1
+            if self._beside is None and not self._closed:
+                self.trouble = None
+                self._beside = Beside(self._run, "listener")
+
     def join(self) -> None:
         """Listen from now on, until `leave`; whoever joins has come home.
 
@@ -88,11 +96,8 @@ class Listener:
         """
         arrival = Poke()
         with self._lock:
-            self._users += 1
             self._arrivals.add(arrival)
-            if self._beside is None and not self._closed:
-                self.trouble = None
-                self._beside = Beside(self._run, "listener")
+        self.begin()
         try:
             while not self._up:
                 if self.trouble is not None:

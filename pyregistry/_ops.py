@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import os
 import socket
+import threading
+import time
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from datetime import datetime
 from enum import Enum
@@ -54,6 +56,7 @@ RENEW: Final = load("renew", 1)
 FINISH: Final = load("finish", 1)
 RELEASE: Final = load("release", 1)
 SET_STATUS: Final = load("set_status", 1)
+CANCEL: Final = load("cancel", 1)
 TOUCH: Final = load("touch", 1)
 DELETE: Final = load("delete", 1)
 READ: Final = load("read", 1)
@@ -70,6 +73,7 @@ SCRIPTS: Final = (
     FINISH,
     RELEASE,
     SET_STATUS,
+    CANCEL,
     TOUCH,
     DELETE,
     READ,
@@ -128,11 +132,16 @@ class Refusal(msgspec.Struct, frozen=True):
 
 
 class Said(NamedTuple):
-    """What an owner says with a renewal; what is left out stays as it was."""
+    """What an owner says with a renewal; what is left out stays as it was.
+
+    ``order`` grows with what is said: a copy of a renewal that comes late is told by it. 0: it is given when the
+    renewal is made.
+    """
 
     message: str | Default | None = Default.UNCHANGED
     bytes_done: int | None = None
     bytes_total: int | None = None
+    order: int = 0
 
     def then(self, later: Said) -> Said:
         """Both, the later one last."""
@@ -141,6 +150,18 @@ class Said(NamedTuple):
             self.bytes_done if later.bytes_done is None else later.bytes_done,
             self.bytes_total if later.bytes_total is None else later.bytes_total,
         )
+
+
+_order_lock = threading.Lock()
+_last_order = 0
+
+
+def next_order() -> int:
+    """A number that grows with every call of this process; across processes it is the clock's order (microseconds)."""
+    global _last_order  # noqa: PLW0603 - one sequence for all clients of the process
+    with _order_lock:
+        _last_order = max(_last_order + 1, time.time_ns() // 1000)
+        return _last_order
 
 
 @cache
@@ -213,6 +234,7 @@ _SPLIT: Final = {
     FINISH.name: _splitting(wire.EndReply),
     RELEASE.name: _splitting(wire.EndReply),
     SET_STATUS.name: _splitting(wire.SetReply),
+    CANCEL.name: _splitting(wire.CancelReply),
     TOUCH.name: _splitting(wire.TouchReply),
     DELETE.name: _splitting(wire.DeleteReply),
     READ.name: _splitting(wire.ReadReply),
@@ -328,16 +350,24 @@ class Ops:
         return self._head(name, script, self.keys.shared, self.keys.channel, *argv, resend=resend)
 
     def head_of_claims(
-        self, script: Script, owner: str | None, lease: Lease, max_attempts: int | None
+        self,
+        script: Script,
+        owner: str | None,
+        lease: Lease,
+        max_attempts: int | None,
+        cooldown: float | None = None,
     ) -> tuple[Head, str, float | None]:
         """The head of such claims, the owner, and the lease in seconds."""
         who = (self._owner or default_owner()) if owner is None else checks.owner(owner)
         length, seconds = self.lease_of(lease)
         most = 0 if max_attempts is None else checks.whole("max_attempts", max_attempts, least=1)
-        asked = script.name, who, length, most
+        cools = 0 if cooldown is None else checks.microseconds("cooldown", cooldown)
+        asked = script.name, who, length, most, cools
         head = self._claim_heads.get(asked)
         if head is None:
-            argv = (self.keys.channel, who, length, most)
+            argv: tuple[str | int, ...] = (self.keys.channel, who, length, most)
+            if script is CLAIM:
+                argv += (cools,)
             split = _SPLIT[script.name]
             head = Head(script.name, script, self.keys.shared, argv, resend=length != 0, split=split)
             _keep(self._claim_heads, asked, head, MOST_HEADS)
@@ -418,19 +448,31 @@ class Ops:
         lease: Lease,
         owner: str | None,
         max_attempts: int | None,
+        cooldown: float | None = None,
     ) -> Claiming:
         """What claims the downloads of models that differ in their names alone."""
         # The owner of now: a process that forks is another. The types too: what is equal to a good value may be
         # a bad one.
         who = (self._owner or default_owner()) if owner is None else owner
-        asked = provider, revision, subset, lease, type(lease), who, max_attempts, type(max_attempts)
+        asked = (
+            provider,
+            revision,
+            subset,
+            lease,
+            type(lease),
+            who,
+            max_attempts,
+            type(max_attempts),
+            cooldown,
+        )
         try:
             known = self._claiming.get(asked)
         except TypeError:
             known = None  # no argument can be that: it is told what is wrong with it
         if known is None:
             target = checks.target("x", provider, revision, subset)
-            known = Claiming(self, target, *self.head_of_claims(CLAIM, owner, lease, max_attempts))
+            head = self.head_of_claims(CLAIM, owner, lease, max_attempts, cooldown)
+            known = Claiming(self, target, *head)
             _keep(self._claiming, asked, known, MOST_OPS)
         return known
 
@@ -516,7 +558,7 @@ class Ops:
         lengths = [self.lease_of(claim.lease if lease is Default.ITS_OWN else lease) for claim in claims]
         argv: list[str | int] = []
         words = said or [Said()] * len(claims)
-        for claim, (length, _), (message, done, total) in zip(claims, lengths, words, strict=True):
+        for claim, (length, _), (message, done, total, order) in zip(claims, lengths, words, strict=True):
             argv += (
                 claim.claim_id,
                 claim.token,
@@ -525,6 +567,7 @@ class Ops:
                 "" if isinstance(message, Default) else checks.text("message", message),
                 "" if done is None else checks.whole("bytes_done", done),
                 "" if total is None else checks.whole("bytes_total", total),
+                order or next_order(),
             )
 
         def decode(answers: Answers) -> list[Claim | Refusal | DamagedRecord]:
@@ -548,8 +591,14 @@ class Ops:
         resolved_revision: str | None,
         retry_in: float | None,
         permanent: bool,
+        max_attempts: int | None = None,
+        cooldown: float | None = None,
     ) -> Op[str]:
-        """How the download ended; the reply is empty if this claim could say so, else why not."""
+        """How the download ended; the reply is empty if this claim could say so, else why not.
+
+        Where the attempts of an error reach ``max_attempts``, the next try comes after ``cooldown`` seconds (``None``:
+        none comes), else after ``retry_in``.
+        """
         target = self._claimed_target(claim)
         ended = status_of(status)
         if ended not in (ModelStatus.DOWNLOADED, ModelStatus.ERROR):
@@ -570,6 +619,8 @@ class Ops:
             checks.text("resolved_revision", resolved_revision, checks.QUALIFIER_BYTES),
             0 if retry_in is None else checks.microseconds("retry_in", retry_in, zero=True),
             int(bool(permanent)),
+            0 if max_attempts is None else checks.whole("max_attempts", max_attempts, least=1),
+            0 if cooldown is None else checks.microseconds("cooldown", cooldown),
         )
         return self._end("finish", FINISH, target, argv)
 
@@ -589,15 +640,49 @@ class Ops:
 
     # What anybody may do
 
-    def set_status(self, target: Target, status: ModelStatus, message: str | None) -> Op[wire.StatusSet]:
+    def set_status(
+        self,
+        target: Target,
+        status: ModelStatus,
+        message: str | None,
+        *,
+        retry_in: float | None = None,
+        permanent: bool = False,
+        size_bytes: int | None = None,
+        location: str | None = None,
+    ) -> Op[wire.StatusSet]:
         """Somebody says what is true."""
         if status is ModelStatus.EVICTING:
             raise InvalidArgument("status", "EVICTING comes from an eviction alone")
         # The owner of now: a process that forks is another. The word: to hash an enum's member takes longer.
-        make = self._set_to if message is None else self._setting
-        return make(target, status.value, self.owner, checks.text("message", message))
+        told = (message, retry_in, size_bytes, location)
+        if told == (None, None, None, None) and not permanent:
+            return self._set_to(target, status.value, self.owner)
+        if status is not ModelStatus.ERROR and (permanent or retry_in is not None):
+            raise InvalidArgument("permanent" if permanent else "retry_in", "is for an ERROR")
+        if status is not ModelStatus.DOWNLOADED and (size_bytes, location) != (None, None):
+            raise InvalidArgument("location" if size_bytes is None else "size_bytes", "is for a DOWNLOADED")
+        return self._setting(
+            target,
+            status.value,
+            self.owner,
+            checks.text("message", message),
+            *_back_off(retry_in, permanent),
+            0 if size_bytes is None else checks.whole("size_bytes", size_bytes),
+            checks.text("location", location),
+        )
 
-    def _setting(self, target: Target, status: str, owner: str, message: str) -> Op[wire.StatusSet]:
+    def _setting(
+        self,
+        target: Target,
+        status: str,
+        owner: str,
+        message: str = "",
+        retry_in: int = 0,
+        permanent: int = 0,
+        size_bytes: int = 0,
+        location: str = "",
+    ) -> Op[wire.StatusSet]:
         def decode(answers: Answers) -> wire.StatusSet:
             answer: wire.SetReply = answers[0]
             if isinstance(answer, wire.Damaged):
@@ -607,7 +692,33 @@ class Ops:
             return answer
 
         head = self._writing("set_status", SET_STATUS, owner, resend=False)
-        return PlainOp(head, decode, self._records([target]), (status, message), 1)
+        argv = (status, message, retry_in, permanent, size_bytes, location)
+        return PlainOp(head, decode, self._records([target]), argv, 1)
+
+    def cancel(
+        self,
+        target: Target,
+        message: str | None,
+        *,
+        expected_token: int | None,
+        retry_in: float | None,
+        permanent: bool,
+    ) -> Op[wire.Cancelled | None]:
+        """Somebody ends a download; the reply tells whose it was, or nothing where none was under way."""
+        token = "" if expected_token is None else checks.whole("expected_token", expected_token)
+        text = checks.text("message", f"cancelled by {self.owner}" + (f": {message}" if message else ""))
+
+        def decode(answers: Answers) -> wire.Cancelled | None:
+            answer: wire.CancelReply = answers[0]
+            if isinstance(answer, wire.Damaged):
+                raise damaged(target.ref, answer.why)
+            if isinstance(answer, wire.Again):
+                return wire.Cancelled("", expected_token or 0)
+            return answer if isinstance(answer, wire.Cancelled) else None
+
+        head = self._writing("cancel_download", CANCEL, self.owner, resend=expected_token is not None)
+        argv = (token, text, *_back_off(retry_in, permanent))
+        return PlainOp(head, decode, self._records([target]), argv, 1)
 
     def _touch_of(self, *model: Any) -> Op[bool]:
         """A model is in use, whoever provides it; the reply says whether it is known."""
@@ -896,6 +1007,15 @@ def _claim_of(
     )
 
 
+def _back_off(retry_in: float | None, permanent: bool) -> tuple[int, int]:
+    """When an error may be tried again, as it travels."""
+    if permanent and retry_in is not None:
+        raise InvalidArgument("retry_in", "contradicts permanent")
+    return 0 if retry_in is None else checks.microseconds("retry_in", retry_in, zero=True), int(
+        bool(permanent)
+    )
+
+
 def status_of(status: ModelStatus | str) -> ModelStatus:
     """A status, also by its word."""
     if type(status) is ModelStatus:
@@ -1025,4 +1145,5 @@ def _renewal_result(
 
 
 def _lost(answer: wire.Lost) -> str:
-    return f"it was lost; the model is {answer.status or 'unknown'} now"
+    why = f": {answer.message}" if answer.message else ""
+    return f"it was lost; the model is {answer.status or 'unknown'} now{why}"

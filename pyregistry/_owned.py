@@ -14,7 +14,7 @@ from typing import Any
 
 from pyregistry import _checks as checks
 from pyregistry._op import Op
-from pyregistry._ops import Default, Said
+from pyregistry._ops import Default, Said, next_order
 from pyregistry.errors import ClaimLost
 from pyregistry.models import Claim
 
@@ -36,15 +36,19 @@ class Kept:
     Args:
         claim: what was given.
         since: when it was asked for (`now`); left out: now.
+
+    Attributes:
+        over: whether its owner has begun to say how the download ended.
     """
 
-    __slots__ = ("__weakref__", "claim", "due", "holds_until", "lease")
+    __slots__ = ("__weakref__", "claim", "due", "holds_until", "lease", "over")
 
     def __init__(self, claim: Claim, since: float | None = None) -> None:
         if claim.lease is None:
             raise AssertionError("a claim that never ends needs no keeping")
         self.claim = claim
         self.lease = claim.lease
+        self.over = False
         self.proved(now() if since is None else since)
 
     def proved(self, since: float) -> None:
@@ -151,12 +155,12 @@ class Held(Kept):
 
     Attributes:
         lost: whether its owner is to stop.
-        over: whether its owner has begun to say how the download ended.
+        asked_at: when it was last asked to be proved at once (`now`).
         artifact: what was downloaded, as far as the owner has said.
     """
 
-    __slots__ = ("_advanced_at", "_changed", "_lock", "_prove", "_said", "_told_at", "artifact", "bound", "lost",
-                 "over", "progress", "stall")  # fmt: skip
+    __slots__ = ("_advanced_at", "_changed", "_lock", "_prove", "_said", "_told_at", "artifact", "asked_at", "bound",
+                 "lost", "progress", "stall")  # fmt: skip
 
     def __init__(
         self,
@@ -168,13 +172,13 @@ class Held(Kept):
         changed: Callable[[Kept], None],
         prove: Callable[[Held], bool],
     ) -> None:
+        self.asked_at = -math.inf
         super().__init__(claim, since)
         self.lost = Lost()
         self.bound = bound
         if bound:
             self.lost.bind(lambda: self.holds_until)
         self.stall = stall
-        self.over = False
         self.artifact: dict[str, Any] = {}
         self.progress = Said()
         self._said = Said()
@@ -199,6 +203,8 @@ class Held(Kept):
         """The server has granted what was asked for then."""
         super().proved(since)
         self._told_at = since
+        if self.asked_at >= since:
+            self.due = since  # what was heard meanwhile may be newer than the answer
 
     def report(self, said: Said) -> None:
         """How far the owner is."""
@@ -214,7 +220,8 @@ class Held(Kept):
         """What the owner has said since the last renewal."""
         with self._lock:
             said, self._said = self._said, Said()
-        return said
+            # In the order in which things were said, whoever sends them first.
+            return said._replace(order=next_order())
 
     def put_back(self, said: Said) -> None:
         """It could not be told."""

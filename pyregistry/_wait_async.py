@@ -141,13 +141,13 @@ def _in_thread(function: Callable[..., T], *args: Any) -> asyncio.Future[T]:
     return future
 
 
-def check_function(argument: str, function: object) -> None:
+def check_function(argument: str, function: object, arguments: int) -> None:
     """A function of the user's: plain or async.
 
     Raises:
-        InvalidArgument: it can't be called.
+        InvalidArgument: it can't be called with so many arguments.
     """
-    checks.function(argument, function)
+    checks.function(argument, function, arguments)
 
 
 async def ask(function: Callable[..., Any], *args: Any) -> Any:

@@ -102,13 +102,13 @@ def unlogged(connection: Any) -> None:
     connection._parser.set_pubsub_push_handler(_as_it_is)
 
 
-def check_function(argument: str, function: object) -> None:
+def check_function(argument: str, function: object, arguments: int) -> None:
     """A function of the user's: plain, since nobody awaits here.
 
     Raises:
-        InvalidArgument: it can't be called, or is async.
+        InvalidArgument: it can't be called with so many arguments, or is async.
     """
-    checks.function(argument, function)
+    checks.function(argument, function, arguments)
     if checks.is_async(function):
         raise InvalidArgument(argument, "must be a plain function: async ones are for an AsyncRegistry")
 

@@ -29,13 +29,14 @@ _STATUSES = {status.value: status for status in ModelStatus}
 # The messages of the seed contract: shown while nothing else was said, not stored.
 _BEGAN_MESSAGES = {1: "Starting download...", 2: "Retrying download..."}
 
+_OVER = (ModelStatus.DOWNLOADED, ModelStatus.ERROR)
 _ENDS = {EventKind.DOWNLOADED, EventKind.FAILED, EventKind.RELEASED}
 
 NEVER = -1
 """A lease left of this says that the lease never ends."""
 
-HOW_RELEASED = 3
-"""`StoredRecord.ended_how` of a claim that was given back (1: DOWNLOADED, 2: ERROR)."""
+HOW_RELEASED, HOW_CANCELLED = 3, 4
+"""`StoredRecord.ended_how` of a claim that was given back, or cancelled (1: DOWNLOADED, 2: ERROR)."""
 
 
 Whole = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
@@ -46,7 +47,9 @@ class StoredRecord(msgspec.Struct, array_like=True, frozen=True):
     """A record as Redis holds it. New elements come at the end, with a default.
 
     Trailing elements that say nothing are not stored: what most records need comes first. The lease of a
-    DOWNLOADED record has ended when its files were there.
+    DOWNLOADED record has ended when its files were there, that of an ERROR when it was told. ``max_attempts`` is of
+    an ERROR: once ``attempts`` reach it, ``retry_at`` ends the cool-down. ``renewal`` is the order of the progress
+    that was told last.
     """
 
     status: str = ""
@@ -69,6 +72,8 @@ class StoredRecord(msgspec.Struct, array_like=True, frozen=True):
     permanent: Whole = 0
     previous_owner: str = ""
     previous_bytes_done: Whole = 0
+    max_attempts: Whole = 0
+    renewal: Whole = 0
 
 
 class Damaged(msgspec.Struct, array_like=True, frozen=True, tag="damaged"):
@@ -128,6 +133,7 @@ class Lost(msgspec.Struct, array_like=True, frozen=True, tag="lost"):
     """The claim is somebody else's by now, or gone."""
 
     status: str
+    message: str = ""
 
 
 class Done(msgspec.Struct, array_like=True, frozen=True, tag="done"):
@@ -150,6 +156,13 @@ class SetRefused(msgspec.Struct, array_like=True, frozen=True, tag="refused"):
     """Not set: an eviction is under way."""
 
     status: str
+
+
+class Cancelled(msgspec.Struct, array_like=True, frozen=True, tag="done"):
+    """The download has ended: whose it was (``""``: it had no owner)."""
+
+    owner: str
+    token: int
 
 
 class Known(msgspec.Struct, array_like=True, frozen=True, tag="known"):
@@ -236,6 +249,7 @@ RetryReply = ClaimGiven | ClaimAgain | RetryRefused | Damaged
 RenewReply = Renewed | Ended | Lost | Damaged
 EndReply = Done | Again | Lost | Damaged
 SetReply = StatusSet | SetRefused | Damaged
+CancelReply = Cancelled | Again | OtherToken | SetRefused | Damaged
 TouchReply = Known | Unknown | Damaged
 DeleteReply = Deleted | Absent | OtherToken | Evicting | Held | Damaged
 ReadReply = Found | Absent | Damaged
@@ -274,7 +288,7 @@ def record_of(ref: ModelRef, stored: StoredRecord, last_used: int) -> ModelRecor
         ValueError: its status is unknown.
     """
     status = _STATUSES.get(stored.status) or ModelStatus(stored.status)
-    there = status is ModelStatus.DOWNLOADED
+    over = status in _OVER
     began = _BEGAN_MESSAGES.get(stored.began) if status is ModelStatus.DOWNLOADING else None
     # By position: by so many names the call takes three times as long.
     return ModelRecord(
@@ -292,13 +306,15 @@ def record_of(ref: ModelRef, stored: StoredRecord, last_used: int) -> ModelRecor
         stored.location or None,
         stored.resolved_revision or None,
         stored.owner or None,
-        None if there else time_or_none(stored.lease_end),
-        time_or_none(stored.lease_end) if there else None,
+        None if over else time_or_none(stored.lease_end),
+        time_or_none(stored.lease_end) if over else None,
         stored.bytes_done or None,
         stored.bytes_total or None,
         stored.previous_owner or None,
         time_or_none(stored.retry_at),
         bool(stored.permanent),
+        stored.max_attempts or None,
+        status is ModelStatus.DOWNLOADING and not stored.claim_id and stored.lease_end > 0,
     )
 
 
@@ -306,10 +322,11 @@ def event_of(stored: StoredEvent) -> RegistryEvent:
     """The public form of an event."""
     # A record that could not be read is told of as deleted without a status: it was in error.
     record = stored.record if stored.record.status else StoredRecord(status="ERROR")
+    ended = stored.kind in _ENDS or (stored.kind is EventKind.CANCELLED and record.ended_how == HOW_CANCELLED)
     return RegistryEvent(
         kind=stored.kind,
         record=record_of(parse_entry(stored.entry), record, stored.used or stored.at),
-        claim_id=(record.ended_id if stored.kind in _ENDS else record.claim_id) or None,
+        claim_id=(record.ended_id if ended else record.claim_id) or None,
         by=stored.by or None,
         at=time_of(stored.at),
     )

@@ -22,7 +22,11 @@ OnUnproven = Literal["cancel", "continue"]
 
 @dataclass(frozen=True)
 class Wish:
-    """One model, and how to come to it. The meaning of each is told at `AsyncRegistry.ensure`."""
+    """One model, and how to come to it. The meaning of each is told at `AsyncRegistry.ensure`.
+
+    `ready` (plain or async) is called before a claim is asked for; it raises `LocalFault` where this machine can't
+    download.
+    """
 
     target: checks.Target
     lease: float
@@ -36,6 +40,7 @@ class Wish:
     stall_timeout: float | None
     on_unavailable: OnUnavailable
     on_unproven: OnUnproven
+    ready: Callable[[], Any] | None = None
 
     def __post_init__(self) -> None:
         if self.lease is None:

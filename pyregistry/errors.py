@@ -17,7 +17,8 @@
     │   ├── ServerTooOld                         older than Redis 7.0 or Valkey 7.2
     │   ├── SchemaTooNew                         the namespace was written by a newer pyregistry
     │   └── OutOfMemory                          the server's memory is full (and nothing may be evicted)
-    ├── DownloadFailed                           the download ended in an error, and is not retried (any more)
+    ├── DownloadFailed                           the download ended in an error, and is not retried (now)
+    ├── LocalFault                               this machine can't do what a download needs; others can go on
     ├── ClaimLost                                the claim is somebody else's by now, or can't be proved
     ├── WaitTimedOut (also a TimeoutError)       nobody finished the download in time
     └── RecordRefused                            the record's state forbids it; nothing was changed
@@ -45,6 +46,7 @@ __all__ = [
     "EvictionInProgress",
     "InvalidArgument",
     "InvalidModelName",
+    "LocalFault",
     "ModelHeld",
     "NotNow",
     "OutOfMemory",
@@ -200,8 +202,16 @@ class DamagedRecord(RecordRefused):
     """The stored value can't be read; ``delete_model(..., force=True)`` removes it."""
 
 
+class LocalFault(RegistryError):
+    """This machine can't do what a download needs: a folder can't be written to, descriptors are missing, and the like.
+
+    The fleet is told nothing: the claim was given back, or not asked for, and other replicas can go on. What was
+    wrong is in the message, and the error behind it is the ``__cause__``.
+    """
+
+
 class DownloadFailed(RegistryError):
-    """The model is in ERROR: it can't be retried, or the policy allows no more attempts.
+    """The model is in ERROR: it can't be retried, or not before a cool-down is over (``record.retry_at``).
 
     The exception of a download that failed in this very call is its ``__cause__``.
 

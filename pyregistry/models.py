@@ -82,12 +82,15 @@ class ModelRecord(msgspec.Struct, frozen=True):
         resolved_revision: the commit that was downloaded.
         owner: who downloads, or downloaded, it.
         lease_expires_at: when the claim ends unless renewed (aware, UTC); ``None``: no claim, or never.
-        finished_at: since when it is DOWNLOADED (aware, UTC, by the registry's lease time).
+        finished_at: since when it is DOWNLOADED, or in ERROR (aware, UTC, by the registry's lease time).
         bytes_done: how much of a download is done, in bytes.
         bytes_total: how much there is to download, in bytes.
         previous_owner: whose claim this download took over.
-        retry_at: an error is not retried before (aware, UTC).
+        retry_at: an error is not retried before (aware, UTC); where the attempts are used up, the end of the cool-down.
         permanent: an error that is not retried.
+        max_attempts: of an error: how many attempts the policy of its last owner allows; ``None``: not told.
+        released: its owner gave the download back, and it waits for another since ``lease_expires_at``. A lost owner,
+            whose lease has ended without a word, does not set it.
     """
 
     model_name: str
@@ -111,6 +114,14 @@ class ModelRecord(msgspec.Struct, frozen=True):
     previous_owner: str | None = None
     retry_at: datetime | None = None
     permanent: bool = False
+    max_attempts: int | None = None
+    released: bool = False
+
+    @property
+    def used_up(self) -> bool:
+        """Whether it is in ERROR, and its attempts are used up; `retry_at` then ends the cool-down."""
+        most = self.max_attempts
+        return self.status is ModelStatus.ERROR and most is not None and self.attempts >= most
 
 
 class Claim(msgspec.Struct, frozen=True, gc=False):
@@ -191,7 +202,10 @@ class StatusCounts(NamedTuple):
 
 
 class EventKind(_Word):
-    """What happened to a record. ABANDONED: its owners were lost as often as ``max_attempts`` allows."""
+    """What happened to a record. ABANDONED: its owners were lost as often as ``max_attempts`` allows.
+
+    CANCELLED: the download was ended by another than its owner.
+    """
 
     CLAIMED = "claimed"
     TAKEN_OVER = "taken_over"
@@ -201,6 +215,7 @@ class EventKind(_Word):
     FAILED = "failed"
     ABANDONED = "abandoned"
     RELEASED = "released"
+    CANCELLED = "cancelled"
     SET = "set"
     DELETED = "deleted"
 
@@ -213,7 +228,7 @@ class RegistryEvent(msgspec.Struct, frozen=True):
         record: the record afterwards (of a deleted one: before); its ``last_used_at`` is
             ``at``, where the event is no use of it.
         claim_id: which claim it was about; ``None``: none. A claim that has ended says which it was.
-        by: who called, where that is not the record's owner (``set``, ``deleted``).
+        by: who called, where that is not the record's owner (``set``, ``cancelled``, ``deleted``).
         at: when, by the registry's lease time (aware, UTC).
     """
 

@@ -490,7 +490,8 @@ class Registry(Core):
             The record of the model that is there.
 
         Raises:
-            DownloadFailed: the model is in ERROR, and not retried (any more).
+            DownloadFailed: the model is in ERROR, and not retried (now).
+            LocalFault: this machine can't download, and nobody else did meanwhile. The fleet is told nothing.
             WaitTimedOut: nobody has finished the download in time.
             CacheMismatch: the store's folder is not the cache of this namespace.
         """
@@ -585,6 +586,10 @@ class Registry(Core):
         *,
         revision: str | None = None,
         subset: str | None = None,
+        retry_in: float | None = None,
+        permanent: bool = False,
+        size_bytes: int | None = None,
+        location: str | None = None,
     ) -> None:
         """Say what is true of a model, whoever owns its download; that claim ends, unless DOWNLOADING stays.
 
@@ -595,14 +600,22 @@ class Registry(Core):
             message: for people; ``None`` clears it.
             revision: which revision.
             subset: which part of the files.
+            retry_in: of an ERROR: seconds in which nobody retries it; ``None``: it may be retried at once.
+            permanent: of an ERROR: nobody retries it.
+            size_bytes: of a DOWNLOADED: how large the files are; ``None``: as before.
+            location: of a DOWNLOADED: where the files are, relative to the cache; ``None``: as before.
 
         Raises:
             EvictionInProgress: its files are being removed.
+            InvalidArgument: an option is not for this status.
             OutcomeUnknown: no answer came; it is not sent again by itself.
         """
         target = checks.target(name, provider, revision, subset)
         wanted = status_of(status)
-        op = self._ops.set_status(target, wanted, message)
+        op = self._ops.set_status(
+            target, wanted, message,
+            retry_in=retry_in, permanent=permanent, size_bytes=size_bytes, location=location,
+        )  # fmt: skip
         # Our own claim of it ends by this, and that is no loss.
         stays = wanted is ModelStatus.DOWNLOADING
         dropped = [] if stays else self._kept.drop_models([target])
@@ -612,6 +625,51 @@ class Registry(Core):
             self._kept.keep_on(dropped)
             raise
         self._told_status(target, wanted, reply, dropped)
+
+    def cancel_download(
+        self,
+        name: str,
+        provider: ModelProvider | str,
+        message: str | None = None,
+        *,
+        revision: str | None = None,
+        subset: str | None = None,
+        expected_token: int | None = None,
+        retry_in: float | None = None,
+        permanent: bool = False,
+    ) -> bool:
+        """End the download of a model, whoever owns it.
+
+        Its owner stops at once, and callers that wait for it get `DownloadFailed` with the reason. The model is in
+        ERROR: nobody downloads it before a cool-down is over, or, if it is permanent, before its record is deleted or
+        its status set.
+
+        Args:
+            name: the model.
+            provider: where it comes from.
+            message: why, for people; who cancels is said with it.
+            revision: which revision.
+            subset: which part of the files.
+            expected_token: only the download that has this token; ``None``: any.
+            retry_in: the cool-down, in seconds; ``None``: 300. 0: another may begin at once.
+            permanent: nobody downloads it by itself any more.
+
+        Returns:
+            Whether a download was under way, and has ended.
+
+        Raises:
+            InvalidArgument: ``retry_in`` with ``permanent``, or an argument out of its range.
+            DamagedRecord: its record can't be read.
+            OutcomeUnknown: no answer came, and without ``expected_token`` it is not sent again by itself.
+        """
+        target = checks.target(name, provider, revision, subset)
+        if retry_in is None and not permanent:
+            retry_in = DEFAULT_RETRY.cooldown
+        op = self._ops.cancel(
+            target, message, expected_token=expected_token, retry_in=retry_in, permanent=permanent
+        )
+        cancelled = self._transport.call(op)
+        return self._told_cancel(target, cancelled)
 
     def touch_model(
         self,

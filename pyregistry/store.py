@@ -29,7 +29,7 @@ from urllib.parse import quote
 import msgspec
 
 from pyregistry import _checks as checks
-from pyregistry.errors import CacheMismatch, ClaimLost, ConfigurationError, InvalidArgument
+from pyregistry.errors import CacheMismatch, ClaimLost, ConfigurationError, InvalidArgument, LocalFault
 from pyregistry.models import Claim, ModelRecord, ModelRef
 
 __all__ = ["CacheMark", "FolderStore", "Published"]
@@ -143,6 +143,27 @@ class FolderStore:
     def discard(self, claim: Claim) -> None:
         """Removes this claim's staging folder, if there is one. What can't be removed is left to a sweep."""
         _remove(self._staging(_folder_of(claim.ref)) / str(claim.token))
+
+    def check(self) -> None:
+        """Try what a download needs of the root: to write, to make durable, to rename a folder, to remove.
+
+        Raises:
+            LocalFault: it can't be done here.
+        """
+        probe = f"{os.getpid()}-{os.urandom(8).hex()}"
+        try:
+            folder = self._made(_OURS, "probe", probe)
+            try:
+                _create(folder / "file", b"x")
+                moved = folder.with_name(f"{probe}-moved")
+                folder.rename(moved)
+                folder = moved
+            finally:
+                shutil.rmtree(folder, ignore_errors=True)
+        except OSError as error:
+            raise LocalFault(
+                f"the root of the store can't be written to: {error}; it needs the rights to write, and space"
+            ) from error
 
     # What is there
 

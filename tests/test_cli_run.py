@@ -265,9 +265,13 @@ def test_the_fleet_counts_together(start: Start, tmp_path: Path) -> None:
 
 
 def test_a_command_that_publishes_nothing(start: Start, store: Path, registry: Registry) -> None:
-    ended = start("run", "m", "--retry", 1, "--store", store, *sh("true")).end()
-    assert ended.code == Exit.DOWNLOAD_FAILED
-    assert record_of(registry).status is ModelStatus.ERROR
+    """A mistake in the command: one error, and the fleet is not told."""
+    ended = start("run", "m", "--store", store, *sh("true")).end()
+    assert ended.code == Exit.WRONG_CALL
+    assert ended.err.count("there is no file in it") == 1
+    assert ended.err.count("runs here") == 1
+    record = record_of(registry)
+    assert (record.released, record.attempts) == (True, 0)
 
 
 def test_a_command_that_hangs(start: Start, store: Path, tmp_path: Path, registry: Registry) -> None:

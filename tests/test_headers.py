@@ -360,15 +360,17 @@ DESIGN = """\
 claim, retry | the claim that ended last has this `claim_id` | unchanged | AlreadyExists(status); not won (a late copy)
 claim | absent | DOWNLOADING, `attempts` 1 | Claimed
 claim, retry | DOWNLOADING, same `claim_id`, lease over or not | lease ends at the later of its end and now + lease (None stays) | Claimed again, same token (a re-sent request)
-claim | DOWNLOADING, lease over or released, `attempts` >= `max_attempts` (if given) | ERROR, permanent, `Owner lost ...` | AlreadyExists(ERROR)
+claim | DOWNLOADING, lease over or released, `attempts` >= `max_attempts` (if given) | ERROR, `Owner lost ...`, the attempts are used up: with a cool-down, or permanent without one | AlreadyExists(ERROR)
 claim | DOWNLOADING, lease over or released | DOWNLOADING, new claim, `attempts`+1 | Claimed: taken over, from whom, how far it had got
 claim | DOWNLOADING, live lease or none | unchanged | AlreadyExists(DOWNLOADING), lease left
 claim | EVICTING, lease over | DOWNLOADING, new claim, `attempts` 1 | Claimed: taken over
 claim | DOWNLOADED, ERROR, EVICTING | unchanged | AlreadyExists(status)
+retry | ERROR, not permanent, its attempts are used up, cool-down over | DOWNLOADING, new claim, `attempts` 1 | Claimed
 retry | ERROR, not permanent, back-off over, `attempts` < `max_attempts` (if given) | DOWNLOADING, new claim, `attempts`+1 | Claimed
 retry | anything else | unchanged | not won
-renew | DOWNLOADING, same claim | lease extended (never shortened), progress stored | renewed, lease left
-renew | that claim ended last | unchanged | ended by yourself (not lost)
+renew | DOWNLOADING, same claim, `order` not above that of the progress stored | lease extended (never shortened) | renewed, lease left (a late copy)
+renew | DOWNLOADING, same claim | lease extended (never shortened), progress and its `order` stored | renewed, lease left
+renew | that claim ended last, by finish or release | unchanged | ended by yourself (not lost)
 finish | DOWNLOADING, same claim (its lease may be over, as long as nobody took over) | DOWNLOADED or ERROR | done
 finish | that claim ended last, with this status, even if a later claim runs | unchanged | done again
 release | DOWNLOADING, same claim | DOWNLOADING without a claim, lease over, attempt not counted, progress kept | done
@@ -376,7 +378,11 @@ release | that claim ended last, by release | unchanged | done again
 renew, finish, release | anything else | unchanged | lost
 set_status | EVICTING with a live lease; or to EVICTING | unchanged | refused
 set_status | DOWNLOADING, to DOWNLOADING | message changed; claim, lease, token stay | done
-set_status | anything else | that status; claim, lease, back-off, permanence cleared, `attempts` 0 | done
+set_status | anything else | that status, and what is said of it; claim, lease, back-off, permanence cleared, `attempts` 0, a new token; how the last claim ended stays | done
+cancel | by token: another token | unchanged | not cancelled
+cancel | DOWNLOADING, lease over or not | ERROR, the attempts are used up; permanent, or a cool-down of `retry_in` | done: whose it was
+cancel | by token: ERROR, and the claim that ended last was cancelled | unchanged | done again
+cancel | anything else | unchanged | refused
 touch | DOWNLOADING, DOWNLOADED, ERROR | `last_used` bumped | known
 touch | EVICTING; absent | unchanged | known; not known
 delete | by token: another token, or absent | unchanged | not deleted
@@ -443,6 +449,7 @@ REPLIES = {
     "finish": wire.EndReply,
     "release": wire.EndReply,
     "set_status": wire.SetReply,
+    "cancel": wire.CancelReply,
     "touch": wire.TouchReply,
     "delete": wire.DeleteReply,
     "read": wire.ReadReply,
@@ -502,8 +509,8 @@ def both(**args: Any) -> list[dict[str, Any]]:
 SENT: dict[str, tuple[Op[Any], dict[str, Any], list[dict[str, Any]]]] = {
     "open": (OPS.open(), {"schema": 1}, []),
     "claim": (
-        OPS.claiming("HuggingFace", None, None, 9.5, "o", 4).claim("m", "the id", 5),
-        {"owner": "o", "lease": 9_500_000, "max_attempts": 4},
+        OPS.claiming("HuggingFace", None, None, 9.5, "o", 4, 2.5).claim("m", "the id", 5),
+        {"owner": "o", "lease": 9_500_000, "max_attempts": 4, "cooldown": 2_500_000},
         [{"claim_id": "the id", "expected_bytes": 5}],
     ),
     "retry": (
@@ -512,7 +519,7 @@ SENT: dict[str, tuple[Op[Any], dict[str, Any], list[dict[str, Any]]]] = {
         [{"claim_id": "the id"}],
     ),
     "renew": (
-        OPS.renew([CLAIM, SECOND_CLAIM], lease=Default.ITS_OWN, said=[Said("x", 1, 2), Said("y", 3, 4)]),
+        OPS.renew([CLAIM, SECOND_CLAIM], lease=Default.ITS_OWN, said=[Said("x", 1, 2, 5), Said("y", 3, 4, 6)]),
         {},
         by_item(
             claim_id=("the id", "another id"),
@@ -522,6 +529,7 @@ SENT: dict[str, tuple[Op[Any], dict[str, Any], list[dict[str, Any]]]] = {
             message=("x", "y"),
             bytes_done=(1, 3),
             bytes_total=(2, 4),
+            order=(5, 6),
         ),
     ),
     "finish": (
@@ -534,14 +542,29 @@ SENT: dict[str, tuple[Op[Any], dict[str, Any], list[dict[str, Any]]]] = {
             {
                 "claim_id": "the id", "token": 77, "status": "DOWNLOADED", "message": "x", "size_bytes": 3,
                 "location": "l", "resolved_revision": "r", "retry_in": 0, "permanent": 0,
+                "max_attempts": 0, "cooldown": 0,
             }
         ],
     ),
     "release": (OPS.release(CLAIM), {}, [{"claim_id": "the id", "token": 77}]),
     "set_status": (
-        OPS.set_status(targets()[0], ModelStatus.ERROR, "x"),
+        OPS.set_status(targets()[0], ModelStatus.ERROR, "x", retry_in=7),
         {"by": "the caller"},
-        [{"status": "ERROR", "message": "x"}],
+        [
+            {
+                "status": "ERROR", "message": "x", "retry_in": 7_000_000, "permanent": 0, "size_bytes": 0,
+                "location": "",
+            }
+        ],
+    ),
+    "cancel": (
+        OPS.cancel(targets()[0], "x", expected_token=77, retry_in=7, permanent=False),
+        {"by": "the caller"},
+        [
+            {
+                "token": 77, "message": "cancelled by the caller: x", "retry_in": 7_000_000, "permanent": 0,
+            }
+        ],
     ),
     "touch": (OPS.touch(targets()), {}, both()),
     "delete": (

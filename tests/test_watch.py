@@ -202,7 +202,8 @@ def test_a_model_that_is_given_up_is_told(connect_any: Connect, other: Registry)
             wanted.result(SECONDS)
         event = of_event(next(events))
         assert (event.kind, event.record.status) == (EventKind.ABANDONED, ModelStatus.ERROR)
-        assert event.record.permanent
+        assert (event.record.permanent, event.record.max_attempts) == (False, 1)
+        assert event.record.retry_at is not None
 
 
 class Dead:

@@ -9,6 +9,7 @@ from pyregistry.errors import (
     ConfigurationError,
     DownloadFailed,
     InvalidArgument,
+    LocalFault,
     OutcomeUnknown,
     RecordRefused,
     RegistryClosed,
@@ -34,6 +35,7 @@ class Exit(IntEnum):
     DOWNLOAD_FAILED = 7
     TIMED_OUT = 8
     CLAIM_LOST = 9
+    LOCAL_FAULT = 10
     FAILED = 70
     INTERRUPTED = 130
     BROKEN_PIPE = 141
@@ -50,6 +52,7 @@ MEANINGS = {
     Exit.DOWNLOAD_FAILED: "the download failed, and not in the command that was run here",
     Exit.TIMED_OUT: "nobody finished the download in time",
     Exit.CLAIM_LOST: "the claim is somebody else's by now, or can't be proved",
+    Exit.LOCAL_FAULT: "this machine can't do what a download needs; others can go on",
     Exit.FAILED: "failed otherwise: the answer can't be written, or a bug",
     Exit.INTERRUPTED: "interrupted (Ctrl-C)",
     Exit.BROKEN_PIPE: "whoever read the output has gone",
@@ -66,6 +69,7 @@ _BY_ERROR = {
     DownloadFailed: Exit.DOWNLOAD_FAILED,
     WaitTimedOut: Exit.TIMED_OUT,
     ClaimLost: Exit.CLAIM_LOST,
+    LocalFault: Exit.LOCAL_FAULT,
 }
 
 

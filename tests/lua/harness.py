@@ -46,6 +46,7 @@ _REPLIES: dict[str, Any] = {
     "finish": list[wire.EndReply],
     "release": list[wire.EndReply],
     "set_status": list[wire.SetReply],
+    "cancel": list[wire.CancelReply],
     "touch": list[wire.TouchReply],
     "delete": list[wire.DeleteReply],
     "read": list[wire.ReadReply],
@@ -81,6 +82,7 @@ _DEFAULTS: dict[str, Any] = {
     "by": "somebody:2",
     "lease": MINUTE,
     "max_attempts": 0,
+    "cooldown": 0,
     "expected_bytes": 0,
     "token": "",
     "status": "DOWNLOADED",
@@ -91,6 +93,7 @@ _DEFAULTS: dict[str, Any] = {
     "retry_in": 0,
     "permanent": 0,
     "says": 0,
+    "order": 0,
     "bytes_done": "",
     "bytes_total": "",
     "force": 0,
@@ -500,11 +503,15 @@ class _Call:
             return {EventKind.ABANDONED, None}
         if isinstance(reply, wire.Renewed):
             told = each["says"] or each["bytes_done"] != "" or each["bytes_total"] != ""
+            if told and each["order"]:  # it may come late
+                return {EventKind.RENEWED, None}
             return {EventKind.RENEWED if told else None}
         if isinstance(reply, wire.Done):
             return {EventKind.RELEASED if self.name == "release" else _SET_KINDS[each["status"]]}
         if isinstance(reply, wire.StatusSet):
             return {EventKind.SET}
+        if isinstance(reply, wire.Cancelled):
+            return {EventKind.CANCELLED}
         if isinstance(reply, wire.Deleted):
             return {EventKind.DELETED}
         return {None}
@@ -547,7 +554,7 @@ class _Call:
         often = Counter(each.entry for each in self.items)
         for event in self.events:
             assert event.at == self.after.number("time")
-            named = event.kind in (EventKind.SET, EventKind.DELETED)
+            named = event.kind in (EventKind.SET, EventKind.DELETED, EventKind.CANCELLED)
             assert event.by == (by if named else "")
         last = {event.entry: event for event in self.events}
         for entry, event in last.items():

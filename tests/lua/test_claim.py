@@ -178,12 +178,24 @@ def test_attempts_used_up(lab: Lab) -> None:
         owner="second:2",
         attempts=2,
         message="Owner lost at attempt 2: second:2",
+        lease_end=lab.number("time"),
         permanent=1,
+        max_attempts=2,
     )
     assert lab.events[0].kind is EventKind.ABANDONED
     assert lab.claim("m", "c", max_attempts=2) == wire.Exists("ERROR", 0, 0)
     assert lab.events == []
     assert lab.claim("m", "d") == wire.Exists("ERROR", 0, 0)
+
+
+def test_attempts_used_up_with_a_cool_down(lab: Lab) -> None:
+    lab.downloading("m", "a")
+    lab.pass_time(HOUR)
+    assert lab.claim("m", "b", max_attempts=1, cooldown=MINUTE) == wire.Exists("ERROR", 0, 0)
+    record = lab.record("m")
+    assert (record.retry_at, record.permanent) == (lab.number("time") + MINUTE, 0)
+    lab.pass_time(MINUTE)
+    assert lab.one("retry", "m", claim_id="c", max_attempts=1).attempts == 1
 
 
 def test_attempts_are_no_matter_while_the_claim_is_live_or_ones_own(lab: Lab) -> None:

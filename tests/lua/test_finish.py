@@ -50,6 +50,7 @@ def test_failed(lab: Lab) -> None:
         token=token,
         owner="host:7",
         attempts=1,
+        lease_end=lab.number("time"),
         message="broken",
         retry_at=lab.number("time") + MINUTE,
         permanent=1,
@@ -63,6 +64,20 @@ def test_failed_without_back_off(lab: Lab) -> None:
     lab.finished("m", "a", status="ERROR")
     record = lab.record("m")
     assert (record.retry_at, record.permanent) == (0, 0)
+
+
+def test_failed_with_attempts_left(lab: Lab) -> None:
+    lab.finished("m", "a", status="ERROR", retry_in=MINUTE, max_attempts=2, cooldown=HOUR)
+    record = lab.record("m")
+    assert (record.retry_at, record.max_attempts) == (lab.number("time") + MINUTE, 2)
+
+
+@pytest.mark.parametrize("cooldown", [0, HOUR])
+def test_failed_at_the_last_attempt(lab: Lab, cooldown: int) -> None:
+    lab.finished("m", "a", status="ERROR", retry_in=MINUTE, max_attempts=1, cooldown=cooldown)
+    record = lab.record("m")
+    assert record.retry_at == (lab.number("time") + HOUR if cooldown else 0)
+    assert (record.attempts, record.max_attempts, record.permanent) == (1, 1, 0)
 
 
 def test_what_was_taken_over_is_forgotten(lab: Lab) -> None:
@@ -82,7 +97,7 @@ def test_after_the_lease(lab: Lab) -> None:
 def test_without_lease(lab: Lab) -> None:
     token = lab.downloading("m", "a", lease=0)
     assert lab.one("finish", "m", claim_id="a", token=token, status="ERROR") == wire.Done()
-    assert lab.record("m").lease_end == 0
+    assert lab.record("m").lease_end == lab.number("time")
 
 
 def test_when_the_files_were_there_is_kept(lab: Lab) -> None:

@@ -105,7 +105,34 @@ def test_lost_to_a_limit_of_attempts(lab: Lab) -> None:
     token = lab.downloading("m", "a")
     lab.pass_time(HOUR)
     lab.claim("m", "b", max_attempts=1)
-    assert lab.one("renew", "m", claim_id="a", token=token) == wire.Lost("ERROR")
+    lost = wire.Lost("ERROR", "Owner lost at attempt 1: host:1")
+    assert lab.one("renew", "m", claim_id="a", token=token) == lost
+
+
+def test_a_late_copy_changes_only_the_lease(lab: Lab) -> None:
+    token = lab.downloading("m", "a", lease=MINUTE)
+    renew = {"claim_id": "a", "token": token}
+    half = {**renew, "says": 1, "message": "half of it", "bytes_done": 50, "order": 7}
+    lab.one("renew", "m", **half)
+    lab.one("renew", "m", **renew, says=1, message="nearly", bytes_done=90, bytes_total=100, order=8)
+    was = lab.record("m")
+    assert isinstance(lab.one("renew", "m", **half, bytes_total=60), wire.Renewed)
+    assert lab.events == []
+    assert msgspec.structs.replace(lab.record("m"), lease_end=0) == msgspec.structs.replace(was, lease_end=0)
+    assert lab.one("renew", "m", **half, lease=HOUR).lease_end == lab.number("time") + HOUR
+    # Without an order it is as if it were the newest.
+    lab.one("renew", "m", **renew, bytes_done=40)
+    assert (lab.record("m").bytes_done, lab.record("m").renewal) == (40, 8)
+
+
+def test_the_order_is_that_of_one_claim(lab: Lab) -> None:
+    token = lab.downloading("m", "a", lease=MINUTE)
+    lab.one("renew", "m", claim_id="a", token=token, bytes_done=50, order=9)
+    lab.pass_time(HOUR)
+    token = lab.downloading("m", "b")
+    assert lab.record("m").renewal == 0
+    lab.one("renew", "m", claim_id="b", token=token, bytes_done=1, order=1)
+    assert lab.record("m").bytes_done == 1
 
 
 def test_a_message_that_somebody_set_does_not_end_the_claim(lab: Lab) -> None:

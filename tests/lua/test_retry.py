@@ -124,6 +124,26 @@ def test_attempts(lab: Lab) -> None:
     assert lab.one("retry", "m", claim_id="c").attempts == 3
 
 
+def test_attempts_begin_anew_after_a_cool_down(lab: Lab) -> None:
+    lab.finished("m", "a", status="ERROR", max_attempts=1, cooldown=HOUR)
+    # Whatever a caller allows: the fleet waits.
+    for most in (0, 1, 5):
+        refused = lab.one("retry", "m", claim_id="b", max_attempts=most)
+        assert (refused.status, refused.attempts, refused.permanent) == ("ERROR", 1, 0)
+        assert 0 < refused.retry_left <= HOUR
+    lab.pass_time(HOUR)
+    given = lab.one("retry", "m", claim_id="c", max_attempts=1)
+    assert given.attempts == 1
+    assert lab.one("retry", "m", claim_id="d", max_attempts=1).status == "DOWNLOADING"
+    assert (lab.record("m").max_attempts, lab.record("m").retry_at) == (0, 0)
+
+
+def test_used_up_without_a_cool_down(lab: Lab) -> None:
+    lab.finished("m", "a", status="ERROR", max_attempts=1)
+    assert lab.one("retry", "m", claim_id="b", max_attempts=1) == wire.RetryRefused("ERROR", 1, 0, 0)
+    assert lab.one("retry", "m", claim_id="b", max_attempts=2).attempts == 2
+
+
 def test_attempts_begin_anew_with_a_status_that_somebody_set(lab: Lab) -> None:
     lab.finished("m", "a", status="ERROR", permanent=1, retry_in=HOUR)
     lab.set("m", "ERROR")

@@ -18,7 +18,7 @@ NOBODY = wire.StatusSet("", "", 0)
 def test_absent(lab: Lab, status: str) -> None:
     assert lab.set("m", status, "by hand", by="somebody:7") == NOBODY
     now = lab.number("time")
-    end = now if status == "DOWNLOADED" else 0
+    end = 0 if status == "DOWNLOADING" else now
     assert lab.record("m") == StoredRecord(
         status=status, created_at=now, token=now, lease_end=end, message="by hand"
     )
@@ -40,7 +40,7 @@ def test_anything(lab: Lab, was: str, status: str) -> None:
         status=status,
         created_at=old.created_at,
         token=lab.number("clock"),
-        lease_end=lab.number("time") if status == "DOWNLOADED" else 0,
+        lease_end=0 if status == "DOWNLOADING" else lab.number("time"),
         message="word",
         size_bytes=old.size_bytes,
         location=old.location,
@@ -61,7 +61,7 @@ def test_a_live_claim_ends(lab: Lab, status: str) -> None:
         status=status,
         created_at=record.created_at,
         token=record.token,
-        lease_end=lab.number("time") if status == "DOWNLOADED" else 0,
+        lease_end=0 if status == "DOWNLOADING" else lab.number("time"),
     )
     assert lab.one("finish", "m", claim_id="a", token=token) == wire.Lost(status)
 
@@ -124,7 +124,7 @@ def test_an_eviction_that_nobody_ended(lab: Lab, status: str) -> None:
     assert lab.set("m", status) == NOBODY
     record = lab.record("m")
     assert (record.status, record.claim_id, record.owner) == (status, "", "")
-    assert record.lease_end == (lab.number("time") if status == "DOWNLOADED" else 0)
+    assert record.lease_end == (0 if status == "DOWNLOADING" else lab.number("time"))
     assert record.token > evicting.token
 
 
@@ -153,3 +153,21 @@ def test_an_entry_without_a_record_heals(lab: Lab) -> None:
     lab.redis.zadd(lab.index("ERROR"), {item("m").entry: 1})
     lab.set("m", "DOWNLOADED")
     assert list(lab.state().sets_of(item("m").entry)) == ["DOWNLOADED"]
+
+
+def test_what_is_said_of_an_error(lab: Lab) -> None:
+    lab.one("set_status", "m", status="ERROR", retry_in=MINUTE, size_bytes=5, location="x")
+    record = lab.record("m")
+    assert (record.retry_at, record.permanent) == (lab.number("time") + MINUTE, 0)
+    assert (record.size_bytes, record.location) == (0, "")
+    assert lab.one("retry", "m", claim_id="b").retry_left > 0
+    lab.one("set_status", "m", status="ERROR", permanent=1)
+    assert lab.one("retry", "m", claim_id="b") == wire.RetryRefused("ERROR", 0, 1, 0)
+
+
+def test_what_is_said_of_files_that_are_there(lab: Lab) -> None:
+    lab.one("set_status", "m", status="DOWNLOADED", size_bytes=5, location="x", retry_in=MINUTE, permanent=1)
+    record = lab.record("m")
+    assert (record.size_bytes, record.location, record.retry_at, record.permanent) == (5, "x", 0, 0)
+    lab.set("m", "DOWNLOADED")
+    assert (lab.record("m").size_bytes, lab.record("m").location) == (5, "x")
