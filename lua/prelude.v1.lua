@@ -67,6 +67,58 @@ if stepped_back then
   now = time
 end
 
+--@section rights
+
+local function needs(...)
+  local is_known, is_allowed = pcall(redis.acl_check_cmd, ...)
+  if not is_known then
+    error({err = 'ERR pyregistry needs a command that this server does not know (renamed, or disabled): ' .. (...)}, 0)
+  end
+  if not is_allowed then
+    error({err = 'NOPERM pyregistry needs a right that this user lacks: ' .. concat({...}, ' ')}, 0)
+  end
+end
+
+needs('INFO', 'server')
+needs('TIME')
+needs('TYPE', meta)
+needs('HMGET', meta, 'x')
+needs('SPUBLISH', channel, 'x')
+needs('HSET', meta, 'x', 'x')
+needs('GET', any_record)
+needs('MGET', any_record)
+needs('MSET', any_record, 'x')
+needs('DEL', any_record, any_holds)
+needs('ZCOUNT', any_holds, '0', '1')
+
+local function has_type(key, wanted)
+  local found = call('TYPE', key).ok
+  if found ~= 'none' and found ~= wanted then
+    error({err = 'WRONGTYPE pyregistry: ' .. key .. ' is a ' .. found .. ', not a ' .. wanted}, 0)
+  end
+end
+
+has_type(meta, 'hash')
+for _, key in ipairs({index_downloading, index_downloaded, index_error, index_evicting}) do
+  has_type(key, 'zset')
+  needs('ZADD', key, '0', 'x')
+  needs('ZREM', key, 'x')
+  needs('ZSCORE', key, 'x')
+  needs('ZCARD', key)
+  needs('ZRANGE', key, '0', '1', 'BYSCORE', 'LIMIT', '0', '1', 'WITHSCORES')
+end
+
+--@section server
+
+local known = call('HMGET', meta, 'schema', 'server')
+local found = tonumber(known[1]) or schema
+if found > schema then error({err = 'SCHEMATOONEW ' .. string.format('%.0f', found)}, 0) end
+
+local info = call('INFO', 'server')
+local server = string.match(info, 'run_id:(%x+)')
+local version = string.match(info, 'valkey_version:(%S+)')
+version = version and 'valkey ' .. version or 'redis ' .. string.match(info, 'redis_version:(%S+)')
+
 --@section records
 
 -- The record in `text`, or nil and why it can't be read. What an older layout left out is filled in.

@@ -28,6 +28,7 @@ from pyregistry.errors import (
     SchemaTooNew,
     ServerRefused,
     ServerTooOld,
+    StaleCredentials,
     WaitTimedOut,
 )
 from pyregistry.models import (
@@ -96,5 +97,6 @@ __all__ = [
     "SchemaTooNew",
     "ServerRefused",
     "ServerTooOld",
+    "StaleCredentials",
     "WaitTimedOut",
 ]

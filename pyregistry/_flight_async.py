@@ -608,7 +608,7 @@ class AsyncFlight:
         if mark is None and known is None:
             mark = await ask(store.write_mark, CacheMark(client._ops.ids.new(), client.namespace))
         if mark is not None and mark.namespace == client.namespace:
-            known = await self._call(client._ops.cache(mark.cache_id))
+            known = known or await self._call(client._ops.cache(mark.cache_id))
         if mark is None or mark.namespace != client.namespace or mark.cache_id != known:
             of = "of no cache" if mark is None else f"the cache of namespace {mark.namespace!r}"
             raise CacheMismatch(
@@ -658,7 +658,10 @@ class AsyncFlight:
         return record if wish.verify is None or await ask(wish.verify, record) else None
 
     async def _call(self, op: Op[T]) -> T:
-        return await self._client._transport.call(op)
+        client = self._client
+        # What is refused for now goes out again, but not for longer than this caller waits.
+        left = None if self._ends == math.inf else max(min(client._source.patience, self._ends - now()), 0.0)
+        return await client._transport.call(op, left)
 
 
 class AsyncDownload:

@@ -609,7 +609,7 @@ class Flight:
         if mark is None and known is None:
             mark = ask(store.write_mark, CacheMark(client._ops.ids.new(), client.namespace))
         if mark is not None and mark.namespace == client.namespace:
-            known = self._call(client._ops.cache(mark.cache_id))
+            known = known or self._call(client._ops.cache(mark.cache_id))
         if mark is None or mark.namespace != client.namespace or mark.cache_id != known:
             of = "of no cache" if mark is None else f"the cache of namespace {mark.namespace!r}"
             raise CacheMismatch(
@@ -659,7 +659,10 @@ class Flight:
         return record if wish.verify is None or ask(wish.verify, record) else None
 
     def _call(self, op: Op[T]) -> T:
-        return self._client._transport.call(op)
+        client = self._client
+        # What is refused for now goes out again, but not for longer than this caller waits.
+        left = None if self._ends == math.inf else max(min(client._source.patience, self._ends - now()), 0.0)
+        return client._transport.call(op, left)
 
 
 class Download:

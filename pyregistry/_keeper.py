@@ -219,7 +219,7 @@ class KeptClaims:
             # The one before closes itself once its calls have ended.
             if self._transport is not None:
                 self._transport.close()
-            self._transport = Transport(self._source.hurried(patience), self._ops, attempts=2)
+            self._transport = Transport(self._source.hurried(patience), self._ops, attempts=2, patience=0.0)
             self._patience = patience
         return self._transport
 

@@ -20,11 +20,14 @@ T = TypeVar("T")
 class LoneTransport(Transport):
     """`Transport`, and a short way for a call alone. What does not end well there goes on by the other."""
 
-    def call(self, op: Op[T]) -> T:
+    def call(self, op: Op[T], patience: float | None = None) -> T:
         """The reply of one operation; raises what `Transport.call` raises."""
         lines = self._lines
         if lines is None or (line := lines.idle()) is None:
-            return super().call(op)
+            return super().call(op, patience)
+        if self._due and line.connection in self._unopened:
+            lines.give_back(line)
+            return super().call(op, patience)
         try:
             if self._closed:
                 self._check_open()
@@ -41,4 +44,4 @@ class LoneTransport(Transport):
             lines.give_back(line)
             if self._closed:
                 lines.close()
-        return self._outcome(asked, begun=1)
+        return self._outcome(asked, begun=1, patience=patience)

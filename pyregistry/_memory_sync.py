@@ -8,6 +8,7 @@ has to vouch anew, by an answer to what was sent later: all that it had to say b
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -60,13 +61,13 @@ class TrackedTransport(LoneTransport):
         with self._held(0.0):
             pass  # who held it last closes it
 
-    def call(self, op: Op[T]) -> T:
+    def call(self, op: Op[T], patience: float | None = None) -> T:
         """The reply of one operation; raises what `Transport.call` raises."""
         if op.head.near:
             for reply in self._read([op]):
                 return op.head.read(op, reply)
         try:
-            return super().call(op)
+            return super().call(op, patience)
         finally:
             self.doubt()
 
@@ -147,6 +148,10 @@ class TrackedTransport(LoneTransport):
         line = None
         try:
             connection.connect()
+            if self._unopened.pop(connection, math.inf) < math.inf:
+                raise redis_errors.ReadOnlyError(
+                    "a replica, where another connection may lead to the primary"
+                )
             line = line_of(connection)
             line.listen(self._is_told)
             ask(line, *TRACKING)

@@ -21,36 +21,51 @@ from redis import exceptions as redis_errors
 
 from pyregistry._coalescing import gather
 from pyregistry._ear import Ear
+from pyregistry._lines_async import Speaks
 from pyregistry._op import Head, Op
 from pyregistry._ops import Claiming, ClaimResult
+from pyregistry._owned import now
 from pyregistry._pipe import Aside, Expected, Pipe
 from pyregistry._replies import (
     ATTEMPTS,
     DENIED,
     NO_ANSWER,
     NOT_RUN,
+    PASSING,
     RefusedNow,
     backoff,
     failure,
+    pause,
     recognised,
     refusal,
 )
 from pyregistry._scripts import BATCH
 from pyregistry._source import UrlSource
-from pyregistry._transport_async import AsyncTransport
+from pyregistry._transport_async import _LOOK_AGAIN, AsyncTransport
+from pyregistry._wire import Opened
 from pyregistry.errors import RegistryClosed, RegistryError, RegistryUnavailable
 
 T = TypeVar("T")
 
 
 class _Call(msgspec.Struct, eq=False):
-    """One request, of all who ask the same."""
+    """One request, of all who ask the same.
+
+    Attributes:
+        attempts: how often it has gone out in vain.
+        refused: how often of these it was refused for now.
+        patience: seconds for which it goes out again while it is refused for now; ``None``: the transport's.
+        ends: until when that is; 0: it was not refused yet.
+    """
 
     op: Op[Any]
     key: Hashable  # under which it can be joined
     alone: asyncio.Future[Any] | None  # who waits, as long as nobody else does
     together: list[asyncio.Future[Any]] | None = None
     attempts: int = 0
+    refused: int = 0
+    patience: float | None = None
+    ends: float = 0.0
     maybe_ran: bool = False
     owed: bool = False  # to be sent though nobody waits
     trouble: Exception | None = None
@@ -61,6 +76,15 @@ class _Call(msgspec.Struct, eq=False):
             self.together = [] if self.alone is None else [self.alone]
             self.alone = None
         self.together.append(future)
+
+    def goes_on(self, attempts: int, patience: float) -> bool:
+        """Whether it is to go out again: after so many tries, and so long in which it was refused."""
+        if isinstance(self.trouble, PASSING):
+            at = now()
+            self.refused += 1
+            self.ends = self.ends or at + (patience if self.patience is None else self.patience)
+            return self.attempts < attempts or at < self.ends
+        return self.attempts - self.refused < attempts
 
     def waiting(self) -> list[asyncio.Future[Any]]:
         """Who waits for its answer."""
@@ -127,7 +151,7 @@ class MuxTransport(AsyncTransport):
         self._scheduled = False
         self._connecting: asyncio.Task[None] | None = None
         self._loading: asyncio.Task[None] | None = None
-        self._unloaded: list[_Call] = []  # what waits for scripts to be loaded
+        self._unloaded: list[_Call] = []  # what waits for scripts to be loaded, or for `open`
         self._refused_now: list[_Call] = []  # what waits for a refusal to pass
         self._failures = 0  # since the last answer
         # See `pyregistry._coalescing`.
@@ -149,10 +173,14 @@ class MuxTransport(AsyncTransport):
     # The callers' side
 
     # No coroutine of its own where none is needed: it would cost as much as all else of a call.
-    def call(self, op: Op[T]) -> Awaitable[T]:  # type: ignore[override]  # whoever calls it awaits it
+    def call(self, op: Op[T], patience: float | None = None) -> Awaitable[T]:  # type: ignore[override]  # whoever calls it awaits it
         """The reply of one operation; raises what `AsyncTransport.call` raises."""
         future: asyncio.Future[T] = self._future()
-        self._join(op, future)
+        if patience is None:
+            self._join(op, future)
+        else:
+            # No other's: each has a patience of its own.
+            self._ask(op, None, future).patience = patience
         return future if op.undo is None else self._answer_or_undo(op, future)
 
     def claim(  # type: ignore[override]  # as above
@@ -261,14 +289,14 @@ class MuxTransport(AsyncTransport):
         else:
             call.join(future)
 
-    def _ask(self, op: Op[Any], key: Hashable, future: asyncio.Future[Any]) -> None:
+    def _ask(self, op: Op[Any], key: Hashable, future: asyncio.Future[Any]) -> _Call:
         head, call = op.head, _Call(op, key, future)
         if key is not None:
             self._same[key] = call
         self._left -= 1
-        if not self._left and not self._queue and self._writable() > 0:
+        if not self._left and not self._queue and not self._due and self._writable() > 0:
             self._write([Batch(self, cast("Pipe", self._pipe), head, [call], op.items)])
-            return
+            return call
         try:
             asked = self._queue[head]
         except KeyError:
@@ -278,6 +306,7 @@ class MuxTransport(AsyncTransport):
             self._flush()
         elif not self._scheduled:
             self._soon()
+        return call
 
     def _soon(self) -> None:
         if not self._scheduled:
@@ -312,8 +341,18 @@ class MuxTransport(AsyncTransport):
                 self._refuse_queued()
             elif self._queue and self._connecting is None:
                 self._connecting = asyncio.get_running_loop().create_task(self._connect())
-        elif self._queue and (room := self._writable()) > 0:
+        elif self._queue and (room := self._writable()) > 0 and not (self._due and self._open_first(pipe)):
             self._write(self._gather(pipe, room))
+
+    def _open_first(self, pipe: Pipe) -> bool:  # type: ignore[override]  # it waits for nothing
+        """`open` is due, before what writes: whether it is under way now, for what waits."""
+        writing = [head for head in self._queue if head.writes]
+        if not writing:
+            return False
+        for head in writing:
+            self._unloaded += self._queue.pop(head)
+        self._loading = asyncio.get_running_loop().create_task(self._load_again(pipe, self._open))
+        return True
 
     def _write(self, batches: Sequence[Batch]) -> None:
         """Write these batches, of one connection, together."""
@@ -459,13 +498,9 @@ class MuxTransport(AsyncTransport):
             self._unloaded += batch.calls
             if self._loading is None:
                 loop = asyncio.get_running_loop()
-                self._loading = loop.create_task(self._load_again(batch.pipe))
+                self._loading = loop.create_task(self._load_again(batch.pipe, self._load))
         elif isinstance(error, RefusedNow) and batch.pipe is self._pipe:
-            # The server is the right one, and may do it soon; what it does not refuse goes on meanwhile.
-            if not self._refused_now:
-                pause = backoff(1 + max(call.attempts for call in batch.calls))
-                asyncio.get_running_loop().call_later(pause, self._try_again, error)
-            self._refused_now += batch.calls
+            self._try_later(batch.calls, error)
         elif isinstance(error, NOT_RUN):
             # After READONLY the next connection may lead to the new primary.
             self._retire(batch.pipe)
@@ -476,6 +511,17 @@ class MuxTransport(AsyncTransport):
         else:
             for call in batch.calls:
                 self._fail(call, lambda _call: _refusal(error))
+
+    def _try_later(self, calls: Sequence[_Call], error: Exception) -> None:
+        """The server is the right one, and may do it soon; what it does not refuse goes on meanwhile."""
+        if not calls:
+            return
+        if not self._refused_now:  # else a timer, one for all, runs already
+            at = now()
+            left = min((call.ends - at for call in calls if call.ends > at), default=0.0)
+            wait = pause(1 + max(call.attempts for call in calls), left)
+            asyncio.get_running_loop().call_later(wait, self._try_again, error)
+        self._refused_now += calls
 
     def _try_again(self, error: Exception) -> None:
         """A refusal may have passed."""
@@ -494,21 +540,35 @@ class MuxTransport(AsyncTransport):
         self._pipe = None
         self._under_way = 0
 
-    async def _load_again(self, pipe: Pipe) -> None:
-        """The scripts are gone, and `open` is due; nothing else is written meanwhile."""
+    async def _load_again(self, pipe: Pipe, load: Callable[[Speaks], Awaitable[Opened]]) -> None:
+        """`open` is due, and maybe the scripts are gone; nothing else is written meanwhile."""
         trouble: Exception = redis_errors.NoScriptError("the scripts were flushed again and again")
         try:
-            opened = self._ops.open()
-            self.server = opened.head.read(opened, await self._load(Aside(pipe)))
+            self.server = await load(Aside(pipe))
+            if pipe is self._pipe:
+                self._opened(None, self.server)
         except Exception as error:
             trouble = error
             self._retire(pipe)
         finally:
             self._loading = None
             calls, self._unloaded = self._unloaded, []
+            refused = self._refusal
+            if self._due and refused is not None and pipe is self._pipe:
+                writing = [call for call in calls if call.op.head.writes]
+                calls = [call for call in calls if not call.op.head.writes]
+                if isinstance(refused, RefusedNow):
+                    self._try_later(writing, refused)
+                else:
+                    self._retire(pipe)  # as after any READONLY
+                    self._again(writing, refused, ran=False)
             self._again(calls, trouble, ran=False)
             if self._queue:
                 self._soon()
+
+    def _opened(self, connection: Any, opened: Opened) -> None:
+        """`open` has run on the connection; or it was refused, and is due before the first write."""
+        self._due = bool(opened.due)
 
     async def _connect(self) -> None:
         """Connect, as often as anybody waits for it."""
@@ -521,7 +581,7 @@ class MuxTransport(AsyncTransport):
                     return
                 except Exception as error:
                     self._failures += 1
-                    self._not_connected(error)
+                    self._not_connected(self._judge(error))
             self._failures = 0  # who comes next has waited for nothing yet
         except asyncio.CancelledError:
             self._not_connected(RegistryUnavailable("connecting was cancelled"))
@@ -540,6 +600,9 @@ class MuxTransport(AsyncTransport):
         pipe = Pipe(connection, self._source.timeout, self._changed)
         if pipe.error is not None:
             raise pipe.error
+        if self._due and isinstance(self._refusal, redis_errors.ReadOnlyError):
+            # It serves for reading; but another connection may lead to the primary.
+            asyncio.get_running_loop().call_later(_LOOK_AGAIN, self._retire, pipe)
         return pipe
 
     def _not_connected(self, error: Exception) -> None:
@@ -551,6 +614,8 @@ class MuxTransport(AsyncTransport):
         """Put these back to the head of the queue, if they may be sent again after this."""
         error = recognised(error)
         passes = isinstance(error, (*NOT_RUN, *NO_ANSWER)) and not isinstance(error, DENIED)
+        refused = isinstance(error, PASSING)
+        patience = 0.0 if self._closed else self._patience
         back: list[_Call] = []
         for call in calls:
             call.attempts += 1
@@ -561,7 +626,11 @@ class MuxTransport(AsyncTransport):
                 self._fail(call, self._failure)
             elif not passes:
                 self._fail(call, lambda _call: _refusal(error))
-            elif call.attempts >= self._attempts or (ran and not call.op.head.resend):
+            elif (
+                not call.goes_on(self._attempts, patience)
+                or (ran and not call.op.head.resend)
+                or (refused and not call.op.head.patient)
+            ):
                 self._fail(call, self._failure)
             else:
                 back.append(call)

@@ -32,11 +32,12 @@ class Head:
         near: whether it reads plain records, and their values may be kept (`pyregistry._near`).
         writes: whether it may have changed something when its outcome is unknown. (`open` may run any time.)
         changes: whether it may change records. (A touch changes the index alone.)
+        patient: whether it is sent again where it is refused for now. (Without `open` there still is `check`.)
     """
 
     __slots__ = (
-        "_argv", "_begins", "_words", "argv", "changes", "keys", "name", "near", "resend", "script",
-        "split", "writes",
+        "_argv", "_begins", "_words", "argv", "changes", "keys", "name", "near", "patient", "resend",
+        "script", "split", "writes",
     )  # fmt: skip
 
     def __init__(
@@ -58,7 +59,8 @@ class Head:
         self.resend = resend
         self.near = near
         self.split = split
-        self.writes = script is not None and script.writes and script.name != "open"
+        self.patient = script is None or script.name != "open"
+        self.writes = script is not None and script.writes and self.patient
         self.changes = self.writes and script is not None and script.name != "touch"
         self._words = verb.split() if script is None else ["EVALSHA", script.sha]
         self._begins: dict[tuple[int, int], bytes] = {}

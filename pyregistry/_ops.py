@@ -50,6 +50,7 @@ SCHEMA: Final = 1
 """The newest layout of a namespace that this version knows."""
 
 OPEN: Final = load("open", 1)
+CHECK: Final = load("check", 1)
 CLAIM: Final = load("claim", 1)
 RETRY: Final = load("retry", 1)
 RENEW: Final = load("renew", 1)
@@ -67,6 +68,7 @@ CACHE: Final = load("cache", 1)
 
 #: Every script but `open`, which goes first.
 SCRIPTS: Final = (
+    CHECK,
     CLAIM,
     RETRY,
     RENEW,
@@ -289,6 +291,11 @@ def _kept(make: Callable[..., Op[T]]) -> Callable[..., Op[T]]:
     return get
 
 
+def _read_cache_id(answers: Answers) -> str | None:
+    (cache_id,) = answers[0]
+    return None if cache_id is None else cache_id.decode()
+
+
 def _keep(kept: dict[K, T], key: K, value: T, most: int) -> None:
     if len(kept) >= most:
         kept.clear()
@@ -323,6 +330,8 @@ class Ops:
         self._status_head = self._head("get_status", None, near=True)
         self._read_head = self._head("get_model_record", READ, tuple(self.keys.indexes.values()))
         self._stored_head = self._head("get_model_record", None, near=True)
+        # Without a script: a server that refuses to write says it too.
+        self._cache_head = Head("cache", None, verb="HMGET")
         # As they are called: (name, provider, revision, subset).
         self.touch_model = _kept(self._touch_of)
         self.get_status = _kept(self._status_of)
@@ -418,8 +427,15 @@ class Ops:
 
     def open(self) -> Op[wire.Opened]:
         """Is the server fit, and the one that wrote last?"""
+        return self._about_server(OPEN)
+
+    def check(self) -> Op[wire.Opened]:
+        """Is the server fit? That can be told without a write."""
+        return self._about_server(CHECK)
+
+    def _about_server(self, script: Script) -> Op[wire.Opened]:
         keys = (*self.keys.shared, self.keys.record("x"), self.keys.holds("x"))
-        head = self._head("connect", OPEN, keys, self.keys.channel, SCHEMA)
+        head = self._head("connect", script, keys, self.keys.channel, SCHEMA)
         return PlainOp(head, lambda answers: _decode_opened(answers[0]))
 
     # Claims
@@ -847,12 +863,11 @@ class Ops:
 
     def cache(self, proposed: str | None = None) -> Op[str | None]:
         """Which cache the namespace stands for; where that is not known, ``proposed`` from now on."""
-
-        def decode(answers: Answers) -> str | None:
-            return _decode_cache(answers[0]).cache_id or None
-
+        if proposed is None:
+            return PlainOp(self._cache_head, _read_cache_id, (self.keys.meta,), ("cache_id",))
         argv = (checks.text("cache_id", proposed, checks.WORD_BYTES),)
-        return PlainOp(self._head("cache", CACHE, (self.keys.meta,)), decode, (), argv)
+        head = self._head("cache", CACHE, (self.keys.meta,))
+        return PlainOp(head, lambda answers: _decode_cache(answers[0]).cache_id or None, (), argv)
 
 
 class Claiming:

@@ -35,14 +35,14 @@ class AsyncRecalls(AsyncTransport):
         """Whether memory may answer. The news is let in now and then, however often this is asked."""
         raise NotImplementedError
 
-    async def call(self, op: Op[T]) -> T:
+    async def call(self, op: Op[T], patience: float | None = None) -> T:
         """The reply of one operation, from memory if that holds it; raises what `AsyncTransport.call` raises."""
         if op.head.near and self.near.values(op.keys) is not None and await self.vouched():
             # Once more: the news may have come meanwhile.
             values = self.near.values(op.keys)
             if values is not None:
                 return op.decode(values)
-        return await super().call(op)
+        return await super().call(op, patience)
 
     async def _recall(self, question: Hashable) -> Any:
         """The answer that was kept, if it may be given; else `UNKNOWN`."""

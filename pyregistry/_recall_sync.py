@@ -36,14 +36,14 @@ class Recalls(Transport):
         """Whether memory may answer. The news is let in now and then, however often this is asked."""
         raise NotImplementedError
 
-    def call(self, op: Op[T]) -> T:
+    def call(self, op: Op[T], patience: float | None = None) -> T:
         """The reply of one operation, from memory if that holds it; raises what `Transport.call` raises."""
         if op.head.near and self.near.values(op.keys) is not None and self.vouched():
             # Once more: the news may have come meanwhile.
             values = self.near.values(op.keys)
             if values is not None:
                 return op.decode(values)
-        return super().call(op)
+        return super().call(op, patience)
 
     def _recall(self, question: Hashable) -> Any:
         """The answer that was kept, if it may be given; else `UNKNOWN`."""

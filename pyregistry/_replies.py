@@ -9,6 +9,7 @@ from redis import exceptions as redis_errors
 
 from pyregistry._op import Op, pack
 from pyregistry._ops import SCHEMA, SCRIPTS
+from pyregistry._owned import now
 from pyregistry.errors import (
     AccessDenied,
     NotNow,
@@ -19,16 +20,23 @@ from pyregistry.errors import (
     SchemaTooNew,
     ServerRefused,
     ServerTooOld,
+    StaleCredentials,
 )
 
 T = TypeVar("T")
 
 ATTEMPTS = 4
-"""How often a call goes out before it fails."""
+"""How often a call goes out before it fails for want of an answer. A refusal that passes is waited for longer."""
+
+_LONGEST = 3  # of the back-off between the tries of a call: a third of a second
 
 
 class RefusedNow(redis_errors.ResponseError):
     """An answer that passes by itself, of a kind that redis-py has no class for."""
+
+
+class RefusedCredentials(RefusedNow):
+    """What a provider of credentials gave was refused: while they are changed it may have been too old."""
 
 
 # Scripts that write are refused so before they start; BUSY refuses every command.
@@ -54,6 +62,9 @@ DENIED = (
     redis_errors.NoPermissionError,
 )
 
+#: Of these, what takes its time to pass. (Scripts that are gone are loaded at once.)
+PASSING = tuple(kind for kind in NOT_RUN if kind is not redis_errors.NoScriptError)
+
 # How a server says that a right is missing, by itself, and (Redis, Valkey) from within a script.
 _DENIED_TEXTS = (
     "NOPERM",
@@ -65,11 +76,19 @@ _DENIED_TEXTS = (
 
 #: The commands that load every script but `open`, in one write.
 LOADS = [pack(("SCRIPT", "LOAD", script.text)) for script in SCRIPTS]
+#: The same, of those that only read.
+READING_LOADS = [load for script, load in zip(SCRIPTS, LOADS, strict=True) if not script.writes]
 
 
 def backoff(attempt: int) -> float:
     """Seconds to wait before an attempt, with jitter so that a fleet does not come back as one."""
     return 0.02 * 4.0 ** (attempt - 1) * random.uniform(0.5, 1.5)
+
+
+def pause(tried: int, left: float) -> float:
+    """Seconds to wait before a call goes out again, which has done so often; if it has time left, within that."""
+    wait = backoff(min(tried, _LONGEST))
+    return min(wait, left) if left > 0 else wait
 
 
 def recognised(error: Exception) -> Exception:
@@ -83,6 +102,8 @@ def refusal(error: Exception) -> RegistryError:
     """The public form of an error that the server answered."""
     # Where in the script it was raised helps nobody.
     text = str(error).partition(" script: ")[0]
+    if isinstance(error, RefusedCredentials):
+        return StaleCredentials(text)
     if isinstance(recognised(error), RefusedNow):
         return NotNow(text)
     if isinstance(error, DENIED) or text.startswith(_DENIED_TEXTS):
@@ -101,6 +122,8 @@ def failure(op: Op[Any], maybe_ran: bool, trouble: BaseException | None, shown: 
     why = f"{shown}: {trouble}"
     if maybe_ran and op.head.writes:
         return OutcomeUnknown(op.head.name, why)
+    if isinstance(trouble, RefusedCredentials):
+        return StaleCredentials(f"{op.head.name}: {why}")
     if isinstance(trouble, NOT_RUN):
         return NotNow(f"{op.head.name}: {why}")
     return RegistryUnavailable(f"{op.head.name}: {why}")
@@ -122,13 +145,14 @@ class Asked(Generic[T]):
         trouble: why it has not been answered.
     """
 
-    __slots__ = ("_maybe_ran", "op", "outcome", "trouble")
+    __slots__ = ("_maybe_ran", "_refused", "op", "outcome", "trouble")
 
     def __init__(self, op: Op[T]) -> None:
         self.op = op
         self.outcome: T | Exception | _Pending = PENDING
         self.trouble: Exception | None = None
         self._maybe_ran = False
+        self._refused = 0  # how often that was all
 
     def answered(self, reply: Any, shown: str) -> None:
         """The server's reply; an exception, if it is an error."""
@@ -145,6 +169,10 @@ class Asked(Generic[T]):
         error = recognised(error)
         if isinstance(error, NOT_RUN):
             self.trouble = error
+            if isinstance(error, PASSING):
+                self._refused += 1
+                if not self.op.head.patient:
+                    self.give_up(shown)
         elif isinstance(error, DENIED):
             self.outcome = refusal(error)
         elif isinstance(error, NO_ANSWER):
@@ -155,6 +183,12 @@ class Asked(Generic[T]):
         else:
             self.outcome = refusal(error)
             self.outcome.__cause__ = error
+
+    def goes_on(self, tried: int, attempts: int, ends: float) -> bool:
+        """Whether it is to go out again: after so many tries, of so many, and until when a refusal is waited for."""
+        if isinstance(self.trouble, PASSING):
+            return tried < attempts or now() < ends
+        return tried - self._refused < attempts
 
     def give_up(self, shown: str, error: RegistryError | None = None) -> None:
         """It goes out no more; ``error``: why it can't, if it has not run."""

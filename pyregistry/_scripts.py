@@ -24,7 +24,7 @@ _TYPES = ("str", "word", "int", "int?", "flag")
 _HEADER_LINE = re.compile(
     r"^-- (Prelude|Keys|Args|Item keys|Item args|Reply|Errors|Re-send|Event|Row): ?(.*)$"
 )
-_SECTIONS = ("clock", "records", "status", "numbers", "batch")
+_SECTIONS = ("clock", "rights", "server", "records", "status", "numbers", "batch")
 _REQUIRED = {"Prelude", "Keys", "Args", "Reply", "Errors", "Re-send", "Event"}
 _ELEMENT = re.compile(r"\[([A-Z][A-Z_]*)\]")
 _FUNCTION = re.compile(

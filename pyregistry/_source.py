@@ -161,6 +161,8 @@ class UrlSource:
     ``redis://`` or ``valkey://``, ``rediss://`` or ``valkeys://`` (TLS), ``unix://`` or ``embedded://``.
     """
 
+    finds_primary = False
+
     def __init__(self, url: str, timeout: float, options: Mapping[str, Any]) -> None:
         if not isinstance(url, str):
             raise InvalidArgument("url", f"must be a str, not {type(url).__name__}")
@@ -170,6 +172,7 @@ class UrlSource:
         self._given, self._url = url, _redis_url(url)
         self._options = {**_brief(timeout), **options}
         self.patience = timeout
+        self.asks_for_credentials = options.get("credential_provider") is not None
         self.shown = redacted(url)
         self.embedded = url.startswith("embedded:")
         if self.embedded:
@@ -255,6 +258,8 @@ class SentinelSource(UrlSource):
     What is said of TLS (``rediss+sentinel://``, ``ssl_...``) holds for them too, unless ``sentinel_kwargs`` differs.
     """
 
+    finds_primary = True
+
     def _check(self) -> None:
         try:
             self._read()
@@ -326,6 +331,8 @@ class ClientSource:
         self._settings: dict[str, Any] = self.pool.connection_kwargs
         if self._settings.get("decode_responses"):
             raise InvalidArgument("client", "has decode_responses=True; pyregistry reads bytes")
+        self.asks_for_credentials = self._settings.get("credential_provider") is not None
+        self.finds_primary = isinstance(self.pool, _SENTINEL_POOLS)
         if isinstance(self.pool, _SENTINEL_POOLS):
             if not self.pool.is_master:
                 raise InvalidArgument("client", "leads to replicas; pyregistry writes: take master_for")
@@ -362,7 +369,9 @@ class ClientSource:
             make = functools.partial(
                 SentinelConnectionPool, self.pool.service_name, sentinels, connection_class=kind
             )
-        return CloneSource(self.shown, make, _cloned(self._settings, timeout))
+        return CloneSource(
+            self.shown, make, _cloned(self._settings, timeout), finds_primary=self.finds_primary
+        )
 
 
 def _cloned(settings: Mapping[str, Any], timeout: float) -> dict[str, Any]:
@@ -385,9 +394,17 @@ class CloneSource:
     """The settings of a user's client, for blocking connections of our own."""
 
     def __init__(
-        self, shown: str, make: Callable[..., redis.ConnectionPool], settings: Mapping[str, Any]
+        self,
+        shown: str,
+        make: Callable[..., redis.ConnectionPool],
+        settings: Mapping[str, Any],
+        *,
+        finds_primary: bool,
     ) -> None:
         self.shown = shown
+        self.patience: float = settings["socket_timeout"]
+        self.asks_for_credentials = settings.get("credential_provider") is not None
+        self.finds_primary = finds_primary
         self._make = make
         self._settings = settings
 
@@ -401,9 +418,19 @@ class CloneSource:
 
 
 class OwnSource(Protocol):
-    """A server that connections of our own lead to."""
+    """A server that connections of our own lead to.
+
+    Attributes:
+        shown: where it is, without secrets.
+        patience: seconds that an answer may take.
+        asks_for_credentials: whether each connection asks a provider for user and password.
+        finds_primary: whether each connection is made to what is the primary by then.
+    """
 
     shown: str
+    patience: float
+    asks_for_credentials: bool
+    finds_primary: bool
 
     def resolve(self) -> str:
         """The server's URL. May block, and start the embedded server."""

@@ -226,11 +226,12 @@ class Cache(msgspec.Struct, array_like=True, frozen=True):
 
 
 class Opened(msgspec.Struct, array_like=True, frozen=True):
-    """The server that a connection was opened to."""
+    """The server that a connection was opened to; ``due``: as far as reading goes, `open` is still to run."""
 
     run_id: str
     version: str
     schema: int
+    due: int = 0
 
 
 class StoredEvent(msgspec.Struct, array_like=True, frozen=True):

@@ -118,7 +118,8 @@ class AsyncRegistry(Core):
             namespace: which registry; one cache has one namespace.
             owner: who this is, for people; left out: host and process. Cut at 64 bytes.
             providers: words for providers beyond the four, at most 60, which calls without a provider look at too.
-            timeout: seconds that a connection attempt or an answer may take.
+            timeout: seconds that a connection attempt or an answer may take; a call that the server refuses for now is
+                repeated for so long.
             touch_interval: seconds within which `touch_model` tells the server of a model's use at most once: the
                 first use at once, later ones together with those of other models; ``None``: of each.
             near_cache: answer `is_downloaded`, `get_status` and `get_model_record` from memory, as long as the
@@ -175,10 +176,11 @@ class AsyncRegistry(Core):
         await self.close()
 
     async def connect(self) -> None:
-        """Connect, and see that the server is fit. May be called again.
+        """Connect, and see that the server is fit: at least for reading. May be called again.
 
         Raises:
             RegistryUnavailable: nobody answers.
+            NotNow: the server refuses even to be read, and has not stopped to within ``timeout``.
             EmbeddedUnavailable: the embedded server is not installed, or does not start.
             AccessDenied: wrong credentials, or rights are missing.
             ServerTooOld: older than Redis 7.0 or Valkey 7.2.

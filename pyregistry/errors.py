@@ -10,6 +10,7 @@
     ├── RegistryClosed                           the client was closed, or belongs to another process or loop
     ├── RegistryUnavailable                      nobody answered; nothing was changed
     │   ├── NotNow                               a server answered that it can't now: nothing was changed
+    │   │   └── StaleCredentials (also an AccessDenied)  a provider's credentials were refused, time and again
     │   └── EmbeddedUnavailable                  the embedded server is not installed or does not start
     ├── OutcomeUnknown                           sent, and no answer came: it may have been carried out
     ├── ServerRefused                            the server said no; nothing was changed
@@ -58,6 +59,7 @@ __all__ = [
     "SchemaTooNew",
     "ServerRefused",
     "ServerTooOld",
+    "StaleCredentials",
     "WaitTimedOut",
 ]
 
@@ -147,6 +149,13 @@ class ServerRefused(RegistryError):
 
 class AccessDenied(ServerRefused):
     """Wrong credentials, or the user lacks a right that pyregistry needs."""
+
+
+class StaleCredentials(NotNow, AccessDenied):
+    """What a credential provider gave was refused, on each try: wrong, or too old while the credentials are changed.
+
+    A user and password that were given themselves are an `AccessDenied` at once.
+    """
 
 
 class ServerTooOld(ServerRefused):

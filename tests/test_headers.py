@@ -24,7 +24,7 @@ ROOT = Path(__file__).parent.parent
 LUA = ROOT / "lua"
 ALL = (OPEN, *SCRIPTS)
 WRITERS_THAT_GROW = {"claim", "retry", "set_status"}
-READERS = {"read", "page", "counts", "now"}
+READERS = {"check", "read", "page", "counts", "now"}
 
 
 def source(script: Script) -> str:
@@ -50,6 +50,14 @@ local judge, idle_too
 --@section clock
 
 now = 1
+
+--@section rights
+
+needs('TIME')
+
+--@section server
+
+local server = found
 
 --@section records
 
@@ -294,9 +302,9 @@ def test_preludes_that_do_not_fit(preludes: Path) -> None:
         (preludes / "prelude.v2.lua").write_text(PRELUDE.replace(line, "-- nothing"))
         with pytest.raises(ValueError, match=f"sample.v1: not one line {line}"):
             compose("sample", 1, SOURCE.replace("Prelude: 1", "Prelude: 2"), preludes)
-    for section in ("clock", "records", "status", "numbers", "batch"):
+    for section in ("clock", "rights", "server", "records", "status", "numbers", "batch"):
         (preludes / "prelude.v2.lua").write_text(PRELUDE.replace(f"--@section {section}\n", ""))
-        with pytest.raises(ValueError, match="its sections are not clock, records, status, numbers, batch"):
+        with pytest.raises(ValueError, match="its sections are not clock, rights, server, records, "):
             compose("sample", 1, SOURCE.replace("Prelude: 1", "Prelude: 2"), preludes)
 
 
@@ -418,6 +426,8 @@ def test_flags(script: Script) -> None:
 def test_no_key_or_argument_is_idle(script: Script) -> None:
     """Each is named in the script, or in the prelude's part that the script uses."""
     code = re.sub(r"--.*", "", source(script))
+    prelude = (lua_folder() / "prelude.v1.lua").read_text()
+    rights = prelude[prelude.index("--@section rights") : prelude.index("--@section records")]
     by_prelude = {
         "meta",
         "channel",
@@ -430,6 +440,7 @@ def test_no_key_or_argument_is_idle(script: Script) -> None:
             or ("function judge(" in code and name in by_prelude)
             or (name == "meta" and "--@clock" in source(script))
             or (name.startswith("index_") and "--@status" in source(script))
+            or ("--@rights" in source(script) and re.search(rf"\b{name}\b", rights))
         ), name
 
 
@@ -477,7 +488,8 @@ def test_nothing_is_run_but_what_was_meant() -> None:
     }  # fmt: skip
     assert called.count("SPUBLISH") == 1
     # Every call names its command, or it would not have been found.
-    assert len(re.findall(r"\b(?:call|pcall)\(", code)) == len(called) + code.count("pcall(cmsgpack")
+    others = re.findall(r"pcall\((?:cmsgpack|redis)\.", code)
+    assert len(re.findall(r"\b(?:call|pcall)\(", code)) == len(called) + len(others)
 
 
 # What Python sends is what the header says
@@ -508,6 +520,7 @@ def both(**args: Any) -> list[dict[str, Any]]:
 # An operation of two items where there can be two; its shared arguments; those of its items.
 SENT: dict[str, tuple[Op[Any], dict[str, Any], list[dict[str, Any]]]] = {
     "open": (OPS.open(), {"schema": 1}, []),
+    "check": (OPS.check(), {"schema": 1}, []),
     "claim": (
         OPS.claiming("HuggingFace", None, None, 9.5, "o", 4, 2.5).claim("m", "the id", 5),
         {"owner": "o", "lease": 9_500_000, "max_attempts": 4, "cooldown": 2_500_000},
@@ -639,7 +652,7 @@ LEAST: list[Op[Any]] = [
     OPS.touch(targets()),
     OPS.delete(targets(), expected_token=None, force=False),
     OPS.page(None, 0, 1),
-    OPS.cache(),
+    OPS.check(),
 ]  # fmt: skip
 
 

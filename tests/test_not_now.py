@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from tests.conftest import MakeServer
 
 MODEL = ("model", "S3")
+BRIEF = 1.0  # seconds for which a call goes out again while it is refused
 
 
 class Refusal:
@@ -90,7 +91,7 @@ class Refusal:
         until(saved, f"a snapshot ends with {expected}")
 
     def _run_for_ever(self) -> None:
-        with redis.Redis.from_url(self._url) as other, suppress(redis.ResponseError):
+        with redis.Redis.from_url(self._url, socket_timeout=None) as other, suppress(redis.ResponseError):
             other.eval("while true do end", 0)
 
     def _is_busy(self) -> bool:
@@ -185,7 +186,7 @@ def test_a_waiter_goes_on_waiting(
 def test_a_refusal_that_lasts_is_told_and_reads_go_on(
     refusal: Refusal, server: EmbeddedServer, namespace: str
 ) -> None:
-    with Registry.from_url(server.url, namespace) as registry:
+    with Registry.from_url(server.url, namespace, timeout=BRIEF) as registry:
         registry.set_status(*MODEL, ModelStatus.DOWNLOADED)
         refusal.begin()
         with pytest.raises(NotNow, match=refusal.word) as caught:
@@ -201,7 +202,7 @@ def test_a_refusal_that_lasts_is_told_and_reads_go_on(
 async def test_calls_that_are_refused_now_hold_up_no_others(
     refusal: Refusal, server: EmbeddedServer, namespace: str
 ) -> None:
-    async with AsyncRegistry.from_url(server.url, namespace) as registry:
+    async with AsyncRegistry.from_url(server.url, namespace, timeout=BRIEF) as registry:
         await registry.set_status(*MODEL, ModelStatus.DOWNLOADED)
         await asyncio.to_thread(refusal.begin)
         claims = [registry.try_claim_for_download(f"m{at}", "S3", lease=5.0) for at in range(100)]

@@ -119,7 +119,7 @@ def test_replies_of_a_loading_that_failed_are_nobody_elses(
 ) -> None:
     # The scripts are loaded in one write. Where one reply is an error, those after it are still to come.
     with Proxy(url_of(flushed)) as proxy, ThreadPoolExecutor(2) as pool:
-        registry = connect_any(url=proxy.url, timeout=2 * SECONDS)
+        registry = connect_any(url=proxy.url, timeout=2.0)  # so long it goes on trying
         registry.set_status("model", "S3", ModelStatus.DOWNLOADED)
         flushed.script_flush()
         *before, fails, after_it = proxy.pause("SCRIPT", times=5)

@@ -316,11 +316,12 @@ def test_a_line_that_is_half_open(connect_any: Connect, server_url: str) -> None
 def test_a_replica_refuses_and_is_promoted(connect_any: Connect, make_server: MakeServer) -> None:
     primary = make_server(shutdown_timeout="0")
     replica = make_server(replicaof=f"127.0.0.1 {urlsplit(primary.url).port}")
+    registry = connect_any(url=replica.url, timeout=1.0)
+    assert registry.get_status("model") is None
     with pytest.raises(RegistryUnavailable, match="read only replica"):
-        connect_any(url=replica.url)
+        registry.try_claim_for_download("model", "S3", lease=30.0)
     with redis.Redis.from_url(replica.url) as raw:
         raw.replicaof("NO", "ONE")
-    registry = connect_any(url=replica.url)
     assert isinstance(registry.try_claim_for_download("model", "S3", lease=30.0), Claimed)
 
 

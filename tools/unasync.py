@@ -50,7 +50,7 @@ RULES = [
     (r"\basyncio\.sleep\b", "time.sleep"),
     (r"(?m)^import asyncio\nimport ctypes\n", "import threading\nimport time\n"),
     (r"\basync_pool\b", "sync_pool"),
-    (r"source: ClientSource \| UrlSource, ops", "source: ClientSource | OwnSource, ops"),
+    (r"source: ClientSource \| UrlSource,(\s+)ops", r"source: ClientSource | OwnSource,\1ops"),
     (r"\bimport ClientSource, UrlSource\b", "import ClientSource, OwnSource"),
     (r"\bpyregistry\.aio\b", "pyregistry.registry"),
     (r"\basyncio client\b", "blocking client"),
