@@ -87,10 +87,6 @@ class Core:
         self._kept.check()
         return Wish(target=targets[0], **wishes)
 
-    def _check_lease(self, lease: Lease) -> None:
-        if lease is KEPT:
-            self._kept.check()
-
     def _told_claims(self, results: Sequence[ClaimResult | DamagedRecord], lease: Lease) -> None:
         for result in results:
             if isinstance(result, DamagedRecord):

@@ -247,6 +247,8 @@ class AsyncFlight:
     async def _claim(self, view: View, won: list[Held]) -> View | None:
         client, wish = self._client, self._wish
         most, cooldown = (wish.retry.attempts, wish.retry.cooldown) if wish.retry else (None, None)
+        if not client._kept.ready:
+            await asyncio.to_thread(client._kept.prepare)
         since = now()
         if view.status is ModelStatus.ERROR:
             op = client._ops.retry(

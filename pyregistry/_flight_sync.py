@@ -248,6 +248,8 @@ class Flight:
     def _claim(self, view: View, won: list[Held]) -> View | None:
         client, wish = self._client, self._wish
         most, cooldown = (wish.retry.attempts, wish.retry.cooldown) if wish.retry else (None, None)
+        if not client._kept.ready:
+            client._kept.prepare()
         since = now()
         if view.status is ModelStatus.ERROR:
             op = client._ops.retry(

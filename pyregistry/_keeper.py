@@ -9,15 +9,22 @@ import logging
 import os
 import threading
 import weakref
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from typing import Any, TypeVar
+
+from redis import exceptions as redis_errors
 
 from pyregistry._checks import Target
+from pyregistry._op import Op
 from pyregistry._ops import KEPT_LEASE, Default, Ops, Refusal, chunks
 from pyregistry._owned import Held, Kept, Stall, now
 from pyregistry._source import ClientSource, UrlSource
 from pyregistry._transport_sync import Transport
-from pyregistry.errors import DamagedRecord, RegistryError
+from pyregistry.errors import DamagedRecord, NotNow, RegistryError, RegistryUnavailable
 from pyregistry.models import Claim
+
+T = TypeVar("T")
 
 _log = logging.getLogger("pyregistry.keeper")
 
@@ -25,7 +32,8 @@ _log = logging.getLogger("pyregistry.keeper")
 # twelfth goes out in the same batch; one that failed is tried again after a thirtieth.
 _TOGETHER = 1 / 12
 _RETRY_AFTER = 1 / 30
-_LINGER = 2.0  # seconds that the thread waits for more claims before it ends
+_LINGER = 2.0  # seconds that a connection, and the thread, wait for more claims before they end
+_REFUSED_FOR = 1.0  # seconds for which a connection that was refused is not asked for before the next claim
 
 # Seconds that a renewal may wait for its answer: a tenth of the lease, within these bounds. A server that does
 # not answer must not cost the claims on others their lease.
@@ -60,23 +68,19 @@ class _Keeper:
     def _run(self) -> None:
         while True:
             with self.lock:
-                dues = [client.wakes_at() for client in self.clients if client.has_claims()]
-                if not dues:
-                    self._wakes_at = now() + _LINGER
-                    self.lock.wait(_LINGER)
-                    if any(client.has_claims() for client in self.clients):
-                        continue
-                    idle, self.clients, self._thread = self.clients, set(), None
-                else:
-                    self._wakes_at = min(dues)
-                    self.lock.wait(max(self._wakes_at - now(), 0.0))
-                    idle = {client for client in self.clients if not client.has_claims()}
-                    self.clients -= idle
+                at = now()
+                if self.clients:
+                    self._wakes_at = min(client.wakes_at(at) for client in self.clients)
+                    self.lock.wait(max(self._wakes_at - at, 0.0))
+                at = now()
+                idle = {client for client in self.clients if client.is_idle(at)}
+                self.clients -= idle
                 clients = list(self.clients)
-                ends = self._thread is None
+                if not clients:
+                    self._thread = None
             for client in idle:
                 client.hang_up()
-            if ends:
+            if not clients:
                 return
             for client in clients:
                 client.see_to_them()
@@ -97,8 +101,24 @@ def _forget_parent() -> None:
 os.register_at_fork(after_in_child=_forget_parent)
 
 
+def _was_refused(error: RegistryUnavailable) -> bool:
+    """Whether a connection was refused, as at the server's limit: not merely silent, and not opened in vain."""
+    silent = (redis_errors.TimeoutError, TimeoutError)
+    return not isinstance(error, NotNow) and not isinstance(error.__cause__, silent)
+
+
 class KeptClaims:
-    """The claims that one client keeps alive."""
+    """The claims that one client keeps alive.
+
+    Attributes:
+        claims: what is kept, by token: a claim id may serve for several models.
+        ready: whether there is a connection that keeps them. It is made before the first claim is asked for: a server
+            that takes no more connections by then would let the lease end.
+        by_client: sends an operation by the client's own connections, and waits for the answer at most so many
+            seconds. It goes that way where a connection is refused.
+    """
+
+    by_client: Callable[[Op[Any], float], Any] | None = None
 
     def __init__(self, source: ClientSource | UrlSource, ops: Ops) -> None:
         self._source = source
@@ -109,8 +129,13 @@ class KeptClaims:
 
     def start_anew(self) -> None:
         """Keep nothing."""
-        self.claims: dict[int, Kept] = {}  # by token: a claim id may serve for several models
+        self.claims: dict[int, Kept] = {}
+        self.ready = False
+        self._preparing = threading.Lock()  # held by the one thread that connects for all
+        self._refused_until = 0.0
+        self._idle_since: float | None = None
         self._transport: Transport | None = None
+        self._before: Transport | None = None  # the one before, until the new one has answered
         self._patience = _MOST_TIMEOUT
         self._closed = False
 
@@ -118,9 +143,19 @@ class KeptClaims:
         """Whether there is anything to renew."""
         return bool(self.claims) and not self._closed
 
-    def wakes_at(self) -> float:
-        """When the first of the claims wants something; there is one."""
-        return min(kept.wakes_at for kept in self.claims.values())
+    def wakes_at(self, at: float) -> float:
+        """When the first of the claims wants something, or, from now on, there was none for so long."""
+        if self.has_claims():
+            self._idle_since = None
+            return min(kept.wakes_at for kept in self.claims.values())
+        self._idle_since = at if self._idle_since is None else self._idle_since
+        return at if self._closed else self._idle_since + _LINGER
+
+    def is_idle(self, at: float) -> bool:
+        """Whether there was nothing to renew for some time."""
+        if self.has_claims():
+            return False
+        return self._closed or (self._idle_since is not None and at >= self._idle_since + _LINGER)
 
     def abandon(self) -> None:
         """Keep nothing from now on. For the garbage collector, in whatever thread: it takes no lock."""
@@ -135,6 +170,30 @@ class KeptClaims:
         if not self._checked:
             self._source.hurried(_MOST_TIMEOUT)
             self._checked = True
+
+    def prepare(self) -> None:
+        """Have a connection that keeps claims, if that is possible, before one is given. Blocks.
+
+        Raises:
+            ConfigurationError: the settings of the client can't be cloned.
+        """
+        self.check()
+        with self._preparing:
+            if self.ready or self._closed or now() < self._refused_until:
+                return
+            with _keeper.lock:
+                transport = self._connection()
+                self._idle_since = None
+                _keeper.clients.add(self)
+                _keeper.wake_by(now() + _LINGER)
+            try:
+                transport.connect()
+            except RegistryError:
+                # What is wrong is told by the claim; where there is a connection for that one, it renews too.
+                self._refused_until = now() + _REFUSED_FOR
+                return
+            with _keeper.lock:
+                self.ready = self._transport is transport
 
     def keep(self, claim: Claim) -> None:
         """Renew this claim until it is dropped."""
@@ -208,20 +267,46 @@ class KeptClaims:
     def hang_up(self) -> None:
         """Close the connection; another is made when it is needed."""
         with _keeper.lock:
-            transport, self._transport = self._transport, None
-        if transport is not None:
-            transport.close()
+            transports = (self._transport, self._before)
+            self._transport = self._before = None
+            self.ready = False
+        for transport in transports:
+            if transport is not None:
+                transport.close()
 
     def _connection(self) -> Transport:
         """As patient as the shortest lease allows; the caller holds the lock."""
         patience = _timeout(self.claims.values())
         if self._transport is None or patience != self._patience:
-            # The one before closes itself once its calls have ended.
-            if self._transport is not None:
+            if self._before is None:
+                self._before = self._transport
+            elif self._transport is not None:
                 self._transport.close()
             self._transport = Transport(self._source.hurried(patience), self._ops, attempts=2, patience=0.0)
             self._patience = patience
         return self._transport
+
+    def _call(self, transport: Transport, op: Op[T]) -> T:
+        """The reply of one operation: by the connection of its own, or where that is refused by another there is."""
+        try:
+            reply = transport.call(op)
+        except RegistryUnavailable as error:
+            if not _was_refused(error):
+                raise
+            before, by_client = self._before, self.by_client
+            if before is not None:
+                with suppress(RegistryUnavailable):
+                    return before.call(op)
+            if by_client is None:
+                raise
+            reply = by_client(op, _MOST_TIMEOUT)
+        else:
+            if self._before is not None:
+                with _keeper.lock:
+                    before, self._before = self._before, None
+                if before is not None:
+                    before.close()  # once its calls have ended
+        return reply
 
     def see_to_them(self) -> None:
         """End what is stalled, renew what is due now or very soon, in batches.
@@ -267,7 +352,7 @@ class KeptClaims:
         sent_at = now()
         op = self._ops.renew([kept.claim for kept in batch], lease=Default.ITS_OWN, said=said)
         try:
-            results = transport.call(op)
+            results = self._call(transport, op)
         except BaseException:
             for kept, words in zip(batch, said, strict=True):
                 kept.put_back(words)
@@ -306,7 +391,9 @@ class KeptClaims:
             transport = self._connection()
         sent_at = now()
         try:
-            (result,) = transport.call(self._ops.renew([held.claim], lease=Default.ITS_OWN, said=[said]))
+            (result,) = self._call(
+                transport, self._ops.renew([held.claim], lease=Default.ITS_OWN, said=[said])
+            )
         except BaseException:
             held.put_back(said)
             raise
@@ -332,7 +419,7 @@ class KeptClaims:
         try:
             with _keeper.lock:
                 transport = self._connection()
-            why_not = transport.call(stall.end(held.claim, why))
+            why_not = self._call(transport, stall.end(held.claim, why))
         except Exception as error:
             why_not = str(error)
         log = "the download of %s (token %d) was ended: %s%s"

@@ -99,6 +99,13 @@ class AsyncTransport:
         self._due = self._shared  # whether there is any such connection
         self._refusal: Exception | None = None  # why `open` was refused last
 
+    # --- asyncio only: begin
+    @property
+    def home(self) -> asyncio.AbstractEventLoop | None:
+        """The event loop that the connections belong to, if there are any."""
+        return self._loop
+
+    # --- asyncio only: end
     async def connect(self) -> Opened:
         """Open a connection, whether one was open before or not. It is enough that reading is possible now.
 

@@ -6,6 +6,7 @@ Together they are what `_listen_async` and `_flight_async` need that is more tha
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures
 import contextvars
 import functools
 import inspect
@@ -17,10 +18,32 @@ from typing import Any, TypeVar
 
 from pyregistry import _checks as checks
 from pyregistry._owned import Held, now
+from pyregistry.errors import RegistryUnavailable
 
 T = TypeVar("T")
 
 Turn = asyncio.Lock
+
+
+def call_from_thread(transport: Any, op: Any, seconds: float) -> Any:
+    """The reply of one operation, for a thread of the library; the loop of the transport has to answer in time.
+
+    Raises:
+        RegistryUnavailable: it does not, or there is none; and all that the call raises.
+    """
+    loop = None if transport is None else transport.home
+    if loop is None or not loop.is_running() or asyncio._get_running_loop() is loop:
+        raise RegistryUnavailable("the event loop of the client does not run")
+
+    async def call() -> Any:
+        return await transport.call(op, 0.0)
+
+    future = asyncio.run_coroutine_threadsafe(call(), loop)
+    try:
+        return future.result(seconds)
+    except concurrent.futures.TimeoutError:
+        future.cancel()
+        raise RegistryUnavailable(f"the event loop of the client has not answered in {seconds:g} s") from None
 
 
 class Poke:

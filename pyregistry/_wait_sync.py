@@ -12,11 +12,18 @@ from redis import exceptions as redis_errors
 
 from pyregistry import _checks as checks
 from pyregistry._owned import LOOK_FOR_SIGNALS, Held
-from pyregistry.errors import InvalidArgument
+from pyregistry.errors import InvalidArgument, RegistryUnavailable
 
 T = TypeVar("T")
 
 Turn = threading.Lock
+
+
+def call_from_thread(transport: Any, op: Any, _seconds: float) -> Any:
+    """The reply of one operation, for a thread of the library; raises what the call raises."""
+    if transport is None:
+        raise RegistryUnavailable("the client is gone")
+    return transport.call(op, 0.0)
 
 
 class Poke:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import weakref
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import redis
@@ -29,6 +30,7 @@ from pyregistry._owned import now
 from pyregistry._source import DEFAULT_TIMEOUT, ClientSource, UrlSource, source_of
 from pyregistry._touch_sync import Toucher
 from pyregistry._transport_sync import Transport
+from pyregistry._wait_sync import call_from_thread
 from pyregistry._wish import VISIBILITY_TIMEOUT, OnUnavailable, OnUnproven
 from pyregistry.config import BackendConfig
 from pyregistry.errors import DamagedRecord, InvalidArgument
@@ -144,6 +146,9 @@ class Registry(Core):
     ) -> None:
         self._set_up(source, namespace, owner, providers)
         self._transport = self._transport_class(source, self._ops)
+        # Weakly: what keeps claims alive keeps no client.
+        transport = weakref.ref(self._transport)
+        self._kept.by_client = lambda op, seconds: call_from_thread(transport(), op, seconds)
         self._memory = self._transport if isinstance(self._transport, RememberingTransport) else None
         self._toucher = (
             None if touch_interval is None else Toucher(self._transport, self._ops, touch_interval)
@@ -226,8 +231,8 @@ class Registry(Core):
         Returns:
             `Claimed`, to the owner alone, or `AlreadyExists` with the status.
         """
-        if lease is KEPT:
-            self._kept.check()
+        if lease is KEPT and not self._kept.ready:
+            self._kept.prepare()
         claiming = self._ops.claiming(provider, revision, subset, lease, owner, max_attempts)
         result = self._transport.claim(claiming, name, claim_id, expected_bytes)
         self._told_claim(result, lease)
@@ -255,7 +260,8 @@ class Registry(Core):
         Raises:
             RegistryError: one failed; its ``results`` are what the others got.
         """
-        self._check_lease(lease)
+        if lease is KEPT and not self._kept.ready:
+            self._kept.prepare()
         ops = [
             self._ops.claims(chunk, lease=lease, owner=owner, max_attempts=max_attempts)
             for chunk in chunks(self._ops.claimable(models))
@@ -429,7 +435,8 @@ class Registry(Core):
             The claim; ``None`` if it is no error, or a permanent one, if its back-off lasts, or somebody
             else won.
         """
-        self._check_lease(lease)
+        if lease is KEPT and not self._kept.ready:
+            self._kept.prepare()
         target = checks.target(name, provider, revision, subset)
         op = self._ops.retry(target, lease=lease, claim_id=claim_id, owner=owner, max_attempts=max_attempts)
         return self._told_retry(target.ref, self._transport.call(op), lease)

@@ -349,6 +349,7 @@ def test_an_unexpected_error_does_not_end_the_thread(
     ):
         kept(odd, "odd")
         monkeypatch.setattr(odd._kept, "_source", Nowhere())
+        odd._kept.hang_up()
         claim = kept(sound)
         until(lambda: warnings(caplog), "it is told")
         wait_for_renewals(other, claim, times=2)
