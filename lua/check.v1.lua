@@ -8,7 +8,7 @@
 -- Keys: meta, index_downloading, index_downloaded, index_error, index_evicting, any_record, any_holds
 -- Args: channel:str, schema:int
 -- Reply: [run id, version, schema of the namespace, 1: `open` is due]
--- Errors: NOPERM what the user may not do; WRONGTYPE a shared key of another type; SCHEMATOONEW n
+-- Errors: NOPERM what the user may not do; ERR unknown command; WRONGTYPE a shared key of another type; SCHEMATOONEW n
 -- Re-send: safe: it writes nothing
 -- Event: none
 

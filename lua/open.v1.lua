@@ -11,7 +11,7 @@
 -- Keys: meta, index_downloading, index_downloaded, index_error, index_evicting, any_record, any_holds
 -- Args: channel:str, schema:int
 -- Reply: [run id, version, schema of the namespace]
--- Errors: NOPERM what the user may not do; WRONGTYPE a shared key of another type; SCHEMATOONEW n
+-- Errors: NOPERM what the user may not do; ERR unknown command; WRONGTYPE a shared key of another type; SCHEMATOONEW n
 -- Re-send: safe: the second call finds the server's own id and changes nothing
 -- Event: none
 

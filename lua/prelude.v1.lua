@@ -72,7 +72,7 @@ end
 local function needs(...)
   local is_known, is_allowed = pcall(redis.acl_check_cmd, ...)
   if not is_known then
-    error({err = 'ERR pyregistry needs a command that this server does not know (renamed, or disabled): ' .. (...)}, 0)
+    error({err = 'ERR unknown command ' .. (...)}, 0)
   end
   if not is_allowed then
     error({err = 'NOPERM pyregistry needs a right that this user lacks: ' .. concat({...}, ' ')}, 0)

@@ -21,6 +21,8 @@ from pyregistry._wire import Opened
 class RememberingTransport(AsyncRecalls, MuxTransport):
     """A multiplexed connection with a near cache."""
 
+    _needs_resp3 = True
+
     def __init__(self, source: UrlSource, ops: Ops, attempts: int = ATTEMPTS) -> None:
         self.near = Near()
         self._tracked: set[Batch] = set()  # of these the server will say when what they read has changed

@@ -38,6 +38,8 @@ _PATIENCE = 1.0
 class TrackedTransport(LoneTransport):
     """Connections of which one is tracked. What can't be read there is read by the others, and not remembered."""
 
+    _needs_resp3 = True
+
     def _begin_anew(self) -> None:
         super()._begin_anew()
         self.near: Near = SharedNear()

@@ -146,6 +146,7 @@ class MuxTransport(AsyncTransport):
         super()._begin_anew()
         self._pipe = None
         self._url: str | None = None
+        self._speaks = True  # whether the server may speak on the connection of its own accord: by RESP3
         self._queue: dict[Head, list[_Call]] = {}  # what is to be written
         self._same: dict[Hashable, _Call] = {}  # what can be joined
         self._scheduled = False
@@ -259,11 +260,11 @@ class MuxTransport(AsyncTransport):
             if self._loading is None and not any(batch.waited_for() for batch in pipe.awaited(Batch)):
                 await pipe.closed
 
-    async def ear(self) -> Ear:
-        """What the listener hears events on: the connection of the calls."""
+    async def ear(self) -> Any:
+        """What the listener hears events on: the connection of the calls, unless the server can't speak there."""
         while (pipe := self._pipe) is None:
             await self.connect()
-        return Ear(pipe)
+        return Ear(pipe) if self._speaks else await super().ear()
 
     def leave_parent(self) -> None:
         """In a forked child: use nothing that is the parent's."""
@@ -595,8 +596,9 @@ class MuxTransport(AsyncTransport):
         if self._url is None:
             self._url = await asyncio.to_thread(self._source.resolve)
         # Any: redis-py's connections are typed in part only.
-        connection: Any = self._source.async_connection(self._url, self._on_connect)
+        connection: Any = self._source.async_connection(self._url, self._on_connect, resp3=self._needs_resp3)
         await connection.connect()
+        self._speaks = str(connection.protocol) == "3"
         pipe = Pipe(connection, self._source.timeout, self._changed)
         if pipe.error is not None:
             raise pipe.error

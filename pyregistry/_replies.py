@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 from typing import Any, Final, Generic, TypeVar
 
 from redis import exceptions as redis_errors
@@ -19,7 +20,6 @@ from pyregistry.errors import (
     RegistryUnavailable,
     SchemaTooNew,
     ServerRefused,
-    ServerTooOld,
     StaleCredentials,
 )
 
@@ -74,6 +74,14 @@ _DENIED_TEXTS = (
     "ACL failure in script",
 )
 
+# (Redis quotes what it does not know; before 7.0 in another way.)
+_UNKNOWN = re.compile(r"unknown command [`']?(\w+)")
+_NOT_THERE = "this server does not know: it is renamed, or disabled, or a proxy does not pass it on"
+_NO_HELLO = re.compile(r"(?i)\bhello\b|unsupported protocol version")
+
+_OF_CLUSTERS = ("MOVED", "ASK", "CLUSTERDOWN", "TRYAGAIN")
+_NO_CLUSTER = "pyregistry does not go from node to node yet: it needs a server that has all keys"
+
 #: The commands that load every script but `open`, in one write.
 LOADS = [pack(("SCRIPT", "LOAD", script.text)) for script in SCRIPTS]
 #: The same, of those that only read.
@@ -98,10 +106,19 @@ def recognised(error: Exception) -> Exception:
     return error
 
 
+def said(error: BaseException | None) -> str:
+    """What the server has said, with its first word, which redis-py cuts off."""
+    text, word = str(error), getattr(error, "status_code", None)
+    if word is None or not isinstance(error, (*NOT_RUN, redis_errors.AskError)):
+        return text
+    text = f"{word} {text}"
+    return f"this is a cluster: {text}; {_NO_CLUSTER}" if word in _OF_CLUSTERS else text
+
+
 def refusal(error: Exception) -> RegistryError:
     """The public form of an error that the server answered."""
     # Where in the script it was raised helps nobody.
-    text = str(error).partition(" script: ")[0]
+    text = said(error).partition(" script: ")[0]
     if isinstance(error, RefusedCredentials):
         return StaleCredentials(text)
     if isinstance(recognised(error), RefusedNow):
@@ -112,14 +129,19 @@ def refusal(error: Exception) -> RegistryError:
         return OutOfMemory(text)
     if text.startswith("SCHEMATOONEW "):
         return SchemaTooNew(int(text.split()[1]), SCHEMA)
-    if text.startswith("unknown command") and "HELLO" in text:
-        return ServerTooOld("older than redis 6.0")
+    if unknown := _UNKNOWN.match(text):
+        return ServerRefused(f"pyregistry needs the command {unknown[1].upper()}, which {_NOT_THERE}")
     return ServerRefused(text)
+
+
+def lacks_resp3(error: Exception) -> bool:
+    """Whether a connection was refused for its protocol: there is no HELLO, or the right to it is missing."""
+    return isinstance(error, redis_errors.ResponseError) and bool(_NO_HELLO.search(str(error)))
 
 
 def failure(op: Op[Any], maybe_ran: bool, trouble: BaseException | None, shown: str) -> RegistryError:
     """The public form of having given up."""
-    why = f"{shown}: {trouble}"
+    why = f"{shown}: {said(trouble)}"
     if maybe_ran and op.head.writes:
         return OutcomeUnknown(op.head.name, why)
     if isinstance(trouble, RefusedCredentials):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Protocol
-from urllib.parse import unquote, urlsplit
+from urllib.parse import parse_qs, unquote, urlsplit
 
 import redis
 import redis.asyncio
@@ -218,10 +218,21 @@ class UrlSource:
 
         return shared_url(self._embedded_folder())
 
-    def async_connection(self, url: str, hook: AsyncHook) -> redis.asyncio.Connection:
-        """One asyncio connection, opened by ``hook``, on which the server may speak of its own accord."""
+    def speak_resp2(self) -> bool:
+        """Make connections without HELLO from now on; whether that can be: not where the URL wants RESP3."""
+        if "protocol" in parse_qs(urlsplit(self._url).query):
+            return False
+        self._options["protocol"] = 2
+        return True
+
+    def async_connection(self, url: str, hook: AsyncHook, *, resp3: bool) -> redis.asyncio.Connection:
+        """One asyncio connection, opened by ``hook``.
+
+        With ``resp3`` the server may speak on it of its own accord, whatever was asked for.
+        """
         pool = self.async_pool(url, hook)
-        pool.connection_kwargs["protocol"] = 3
+        if resp3:
+            pool.connection_kwargs["protocol"] = 3
         connection: redis.asyncio.Connection = pool.make_connection()  # type: ignore[no-untyped-call]  # redis-py
         return connection
 
@@ -259,6 +270,13 @@ class SentinelSource(UrlSource):
     """
 
     finds_primary = True
+
+    def speak_resp2(self) -> bool:
+        """As `UrlSource.speak_resp2`; the sentinels speak RESP3 as before."""
+        spoken = super().speak_resp2()
+        if spoken:
+            self._settings["protocol"] = 2
+        return spoken
 
     def _check(self) -> None:
         try:
@@ -346,6 +364,10 @@ class ClientSource:
     def __repr__(self) -> str:
         return self.shown
 
+    def speak_resp2(self) -> bool:
+        """It is the user's to say."""
+        return False
+
     def hurried(self, timeout: float) -> CloneSource:
         """New blocking connections with the client's settings.
 
@@ -408,6 +430,10 @@ class CloneSource:
         self._make = make
         self._settings = settings
 
+    def speak_resp2(self) -> bool:
+        """It is the user's to say."""
+        return False
+
     def resolve(self) -> str:
         """Nothing to resolve: the settings say where."""
         return self.shown
@@ -431,6 +457,9 @@ class OwnSource(Protocol):
     patience: float
     asks_for_credentials: bool
     finds_primary: bool
+
+    def speak_resp2(self) -> bool:
+        """Make connections without HELLO from now on; whether that can be."""
 
     def resolve(self) -> str:
         """The server's URL. May block, and start the embedded server."""

@@ -12,6 +12,7 @@ import os
 import sys
 import weakref
 from collections.abc import Awaitable, Coroutine, Sequence
+from contextlib import suppress
 from typing import Any, TypeVar, cast
 
 from redis import exceptions as redis_errors
@@ -31,8 +32,10 @@ from pyregistry._replies import (
     Asked,
     RefusedCredentials,
     RefusedNow,
+    lacks_resp3,
     pause,
     recognised,
+    said,
     too_old,
 )
 from pyregistry._source import ClientSource, UrlSource
@@ -69,6 +72,8 @@ class AsyncTransport:
         server: what the last connection was opened to; ``None`` before the first.
     """
 
+    _needs_resp3 = False  # RESP2 serves for calls, and for events on a connection of their own
+
     def __init__(
         self,
         source: ClientSource | UrlSource,
@@ -98,6 +103,11 @@ class AsyncTransport:
         self._unopened: weakref.WeakKeyDictionary[Any, float] = weakref.WeakKeyDictionary()
         self._due = self._shared  # whether there is any such connection
         self._refusal: Exception | None = None  # why `open` was refused last
+
+    @property
+    def refusal(self) -> str:
+        """Why `open` was refused last."""
+        return said(self._refusal)
 
     # --- asyncio only: begin
     @property
@@ -277,7 +287,11 @@ class AsyncTransport:
         self._due = bool(self._unopened)
 
     def _judge(self, error: Exception) -> Exception:
-        """What became of connecting: credentials that were asked for may be too old, and others come the next time."""
+        """What became of connecting, as a refusal that passes where the next connection may fare better."""
+        if not self._needs_resp3 and lacks_resp3(error) and self._source.speak_resp2():
+            self._lines = None  # they speak RESP3
+            return RefusedNow(str(error)).with_traceback(error.__traceback__)
+        # A provider may have given some that are too old.
         if self._source.asks_for_credentials and isinstance(error, redis_errors.AuthenticationError):
             return RefusedCredentials(str(error)).with_traceback(error.__traceback__)
         return error
@@ -296,7 +310,7 @@ class AsyncTransport:
         connection = pool.connection_class(**pool.connection_kwargs)
         try:
             await connection.connect()
-        except redis_errors.AuthenticationError as error:
+        except redis_errors.RedisError as error:
             raise self._judge(error) from error
         unlogged(connection)
         return connection
@@ -398,7 +412,8 @@ class AsyncTransport:
         except redis_errors.ResponseError as error:
             version = None
             if not isinstance(error, DENIED):
-                version = too_old((await ask(line, "INFO", "server")).decode())
+                with suppress(redis_errors.ResponseError):
+                    version = too_old((await ask(line, "INFO", "server")).decode())
             if version is None:
                 raise
             raise ServerTooOld(version) from None

@@ -12,6 +12,7 @@ import threading
 import time
 import weakref
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any, TypeVar, cast
 
 from redis import exceptions as redis_errors
@@ -31,8 +32,10 @@ from pyregistry._replies import (
     Asked,
     RefusedCredentials,
     RefusedNow,
+    lacks_resp3,
     pause,
     recognised,
+    said,
     too_old,
 )
 from pyregistry._source import ClientSource, OwnSource
@@ -64,6 +67,8 @@ class Transport:
         server: what the last connection was opened to; ``None`` before the first.
     """
 
+    _needs_resp3 = False  # RESP2 serves for calls, and for events on a connection of their own
+
     def __init__(
         self,
         source: ClientSource | OwnSource,
@@ -89,6 +94,11 @@ class Transport:
         self._unopened: weakref.WeakKeyDictionary[Any, float] = weakref.WeakKeyDictionary()
         self._due = self._shared  # whether there is any such connection
         self._refusal: Exception | None = None  # why `open` was refused last
+
+    @property
+    def refusal(self) -> str:
+        """Why `open` was refused last."""
+        return said(self._refusal)
 
     def connect(self) -> Opened:
         """Open a connection, whether one was open before or not. It is enough that reading is possible now.
@@ -246,7 +256,11 @@ class Transport:
         self._due = bool(self._unopened)
 
     def _judge(self, error: Exception) -> Exception:
-        """What became of connecting: credentials that were asked for may be too old, and others come the next time."""
+        """What became of connecting, as a refusal that passes where the next connection may fare better."""
+        if not self._needs_resp3 and lacks_resp3(error) and self._source.speak_resp2():
+            self._lines = None  # they speak RESP3
+            return RefusedNow(str(error)).with_traceback(error.__traceback__)
+        # A provider may have given some that are too old.
         if self._source.asks_for_credentials and isinstance(error, redis_errors.AuthenticationError):
             return RefusedCredentials(str(error)).with_traceback(error.__traceback__)
         return error
@@ -262,7 +276,7 @@ class Transport:
         connection = pool.connection_class(**pool.connection_kwargs)
         try:
             connection.connect()
-        except redis_errors.AuthenticationError as error:
+        except redis_errors.RedisError as error:
             raise self._judge(error) from error
         unlogged(connection)
         return connection
@@ -342,7 +356,8 @@ class Transport:
         except redis_errors.ResponseError as error:
             version = None
             if not isinstance(error, DENIED):
-                version = too_old((ask(line, "INFO", "server")).decode())
+                with suppress(redis_errors.ResponseError):
+                    version = too_old((ask(line, "INFO", "server")).decode())
             if version is None:
                 raise
             raise ServerTooOld(version) from None

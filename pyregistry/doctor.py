@@ -103,7 +103,10 @@ def examine(
         opened = transport.connect()
         server = _Server(transport)
         where = f"{opened.version} at {source.shown}, namespace {namespace}, schema {opened.schema}"
-        findings = [Finding(Level.OK, "server", where), *judge(_facts(server, ops.keys))]
+        findings = [Finding(Level.OK, "server", where)]
+        if opened.due:
+            findings.append(Finding(Level.ERROR, "writes", f"refused: {transport.refusal}", _NOT_NOW))
+        findings += judge(_facts(server, ops.keys))
         if records:
             findings += _Census(server, ops.keys).findings()
     except (ServerRefused, NotNow) as error:
@@ -113,10 +116,12 @@ def examine(
     return findings
 
 
+_NOT_NOW = "it passes by itself, or its word says what to mend; docs/operation.md has them"
+
+
 def _refused(error: ServerRefused | NotNow) -> Finding:
     if isinstance(error, NotNow):
-        advice = "it passes by itself, or its word says what to mend; docs/operation.md has them"
-        return Finding(Level.ERROR, "server", str(error), advice)
+        return Finding(Level.ERROR, "server", str(error), _NOT_NOW)
     if isinstance(error, AccessDenied):
         advice = "give the user that right, or the right password"
         return Finding(Level.ERROR, "rights", str(error), advice)

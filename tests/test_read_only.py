@@ -12,7 +12,16 @@ import pytest
 import redis
 import redis.asyncio
 
-from pyregistry import AsyncRegistry, Claimed, ModelStatus, NotNow, Registry, RegistryError, WaitTimedOut
+from pyregistry import (
+    AsyncRegistry,
+    Claimed,
+    ModelStatus,
+    NotNow,
+    Registry,
+    RegistryError,
+    WaitTimedOut,
+    doctor,
+)
 from pyregistry._keys import Keyspace
 from pyregistry._replies import ATTEMPTS
 from tests.proxy import SECONDS, Proxy, until
@@ -254,3 +263,14 @@ def test_the_command_line_reads(server: EmbeddedServer, raw: redis.Redis, namesp
     command = [sys.executable, "-m", "pyregistry", "--url", server.url, "--namespace", namespace, "ls"]
     listed = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
     assert "model" in listed.stdout
+
+
+def test_doctor_says_that_writes_are_refused(
+    server: EmbeddedServer, raw: redis.Redis, namespace: str
+) -> None:
+    with Registry.from_url(server.url, namespace) as registry:
+        registry.set_status(*MODEL, ModelStatus.DOWNLOADED)
+    refuse(raw)
+    (writes,) = [each for each in doctor.examine(server.url, namespace) if each.check == "writes"]
+    assert writes.level is doctor.Level.ERROR
+    assert "NOREPLICAS" in writes.message
