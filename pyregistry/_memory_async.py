@@ -23,8 +23,10 @@ class RememberingTransport(AsyncRecalls, MuxTransport):
 
     _needs_resp3 = True
 
-    def __init__(self, source: UrlSource, ops: Ops, attempts: int = ATTEMPTS) -> None:
-        self.near = Near()
+    def __init__(
+        self, source: UrlSource, ops: Ops, attempts: int = ATTEMPTS, *, stale_for: float = 0.0
+    ) -> None:
+        self.near = Near(stale_for)
         self._tracked: set[Batch] = set()  # of these the server will say when what they read has changed
         super().__init__(source, ops, attempts)
 
@@ -57,8 +59,12 @@ class RememberingTransport(AsyncRecalls, MuxTransport):
         self.near.begin_anew()
 
     def _unplug(self) -> None:
+        pipe = self._pipe
         super()._unplug()
-        self.near.clear()
+        if pipe is None:
+            self.near.clear()
+        else:
+            self.near.lose(pipe.proved)
 
     async def _open(self, line: Speaks) -> Opened:
         opened = await super()._open(line)

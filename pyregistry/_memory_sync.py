@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import chain
 from typing import Any, TypeVar
@@ -21,9 +21,11 @@ from pyregistry._lines_sync import Line, line_of
 from pyregistry._lone import LoneTransport
 from pyregistry._near import PING_EVERY, REMEMBER, TRACKING, TURN, Near, SharedNear, Turn
 from pyregistry._op import Op, pack
+from pyregistry._ops import Ops
 from pyregistry._owned import now
 from pyregistry._recall_sync import Recalls
-from pyregistry._replies import DENIED, NO_ANSWER, NOT_RUN, refusal
+from pyregistry._replies import ATTEMPTS, DENIED, NO_ANSWER, NOT_RUN, refusal
+from pyregistry._source import OwnSource
 from pyregistry._transport_sync import ask
 from pyregistry._wire import Opened
 
@@ -40,9 +42,18 @@ class TrackedTransport(LoneTransport):
 
     _needs_resp3 = True
 
+    def __init__(
+        self, source: OwnSource, ops: Ops, attempts: int = ATTEMPTS, *, stale_for: float = 0.0
+    ) -> None:
+        self._stale_for = stale_for
+        super().__init__(source, ops, attempts)
+
     def _begin_anew(self) -> None:
         super()._begin_anew()
-        self.near: Near = SharedNear()
+        self.near: Near = SharedNear(self._stale_for)
+        self._proved = (
+            -math.inf
+        )  # when that was sent which the server has answered last on the tracked connection
         self._hearing = threading.Lock()  # whoever holds it uses the tracked connection
         self._line: Line | None = None
         self._tracks = ""  # the run id of the server that it leads to
@@ -69,21 +80,35 @@ class TrackedTransport(LoneTransport):
             for reply in self._read([op]):
                 return op.head.read(op, reply)
         try:
-            return super().call(op, patience)
-        finally:
-            self.doubt()
+            reply = super().call(op, patience)
+        except BaseException:
+            self._seen([op] if op.head.changes else [])
+            raise
+        self._seen([op])
+        return reply
 
     def call_many(self, ops: Sequence[Op[T]]) -> list[T | Exception]:
         """The replies of some operations, as `Transport.call_many`."""
         if any(op.head.near for op in ops) and (replies := self._read(ops)):
             return [op.head.read(op, reply) for op, reply in zip(ops, replies, strict=True)]
+        answered = False
         try:
-            return super().call_many(ops)
+            replies = super().call_many(ops)
+            answered = not all(isinstance(reply, Exception) for reply in replies)
+            return replies
         finally:
-            self.doubt()
+            self._seen([op for op in ops if answered or op.head.changes])
 
     def doubt(self) -> None:
         """Something was heard elsewhere, which may be newer than what is remembered."""
+        self.near.turn = Turn()
+        self.near.outrun(None)
+
+    def _seen(self, ops: Iterable[Op[Any]]) -> None:
+        """Other connections have brought, or changed, what these are about. (Touches tell, and change, no status.)"""
+        for op in ops:
+            if op.head.changes or not op.head.writes:
+                self.near.outrun(op.keys)
         self.near.turn = Turn()
 
     def _look(self) -> bool:
@@ -135,7 +160,11 @@ class TrackedTransport(LoneTransport):
         """What was said until then, in this turn, has been taken in: whether memory may answer for a while."""
         # If it has been doubted meanwhile, nobody looks at that turn any more.
         turn.until = at + TURN
-        return turn is self.near.turn
+        self._proved = turn.proved
+        if turn is not self.near.turn:
+            return False
+        self.near.caught_up()
+        return True
 
     def _open_tracked(self) -> Line | None:
         """A tracked connection; none if it can't be had now: why not, the others will tell.
@@ -209,7 +238,7 @@ class TrackedTransport(LoneTransport):
 
     def _hang_up(self, pause: float = PING_EVERY) -> None:
         self._not_before = now() + pause
-        self.near.clear()
+        self.near.lose(self._proved)
         line, self._line = self._line, None
         if line is not None:
             line.connection.disconnect()

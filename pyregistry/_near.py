@@ -32,6 +32,9 @@ TURN = 0.005
 """Seconds of answers after which the event loop has its turn, however many ask, and with it the news: as long as Python
 lets a thread run before another."""
 
+ASK_EVERY = 1.0
+"""Seconds after which somebody asks again whether the server is back, while the last known values are told."""
+
 MOST = 10_000
 """Records, or answers, that are kept; the oldest go."""
 
@@ -64,17 +67,69 @@ class Turn:
         self.until = self.proved = -math.inf
 
 
+class Outage:
+    """A time in which nobody answers, and the last known values are told. Now and then one caller tries again.
+
+    Attributes:
+        answers: how many of them were given.
+    """
+
+    def __init__(self) -> None:
+        self.answers = 0
+        self._lasts = self._told = False
+        self._ask_at = 0.0
+
+    def is_taken_for_granted(self) -> bool:
+        """Whether nobody need be asked, since that was in vain of late. Else the caller asks, and tells how it went."""
+        if not self._lasts:
+            return False
+        if now() < self._ask_at:
+            return True
+        self._ask_at = math.inf  # the others do not wait for this one
+        return False
+
+    def begin(self) -> None:
+        """Nobody has answered."""
+        self._lasts, self._ask_at = True, now() + ASK_EVERY
+
+    def end(self) -> None:
+        """Somebody has answered."""
+        self._lasts = self._told = False
+
+    def leave(self) -> None:
+        """The caller was cancelled: the next one asks."""
+        self._ask_at = 0.0
+
+    def answer(self) -> bool:
+        """A last known value is told; whether it is the first one of this outage."""
+        self.answers += 1
+        first, self._told = not self._told, True
+        return first
+
+
 class Near:
     """The memory of one client.
+
+    Args:
+        stale_for: seconds since the last proof for which the last known values are kept after a loss of the
+            connection. Defaults to 0: they are forgotten with it.
 
     Attributes:
         answers: what was asked, and what follows from what is known: who asks again has no time.
         turn: whether they may be given.
+        outage: whether the last known values are told, since nobody answers.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, stale_for: float = 0.0) -> None:
         self.answers: dict[Hashable, Any] = {}
         self.turn = Turn()
+        self.outage = Outage()
+        self.stale_for = stale_for
+        self._stale: dict[
+            str, tuple[bytes | None, float]
+        ] = {}  # the last known values, and until when they are told
+        self._outrun: set[str] = set()  # keys of which a later value may have been seen elsewhere
+        self._all_outrun = False
         self._in_turn = False
         self._known: dict[str, _Known] = {}
         self._writing: dict[str, int] = {}  # by how many of this client's calls each is being written
@@ -84,6 +139,8 @@ class Near:
     def begin_anew(self) -> None:
         """Nothing is known, and nothing is under way."""
         self.clear()
+        self._stale.clear()
+        self.outage = Outage()
         self._writing.clear()
         self._in_turn = False
 
@@ -92,12 +149,40 @@ class Near:
         self._known.clear()
         self.answers.clear()
         self.turn = Turn()
+        self.caught_up()
+
+    def lose(self, proved: float) -> None:
+        """The connection is gone, which was proved to live then: what was known is told no more, or only as such."""
+        if self.stale_for and not self._all_outrun:
+            until = proved + self.stale_for
+            for key, known in self._known.items():
+                if key not in self._outrun:
+                    self._stale[key] = known.value, until
+        self.clear()
+
+    def outrun(self, keys: Iterable[str] | None) -> None:
+        """Something was seen elsewhere that may be newer than what is known of these; ``None``: of all."""
+        if not self.stale_for:
+            return
+        if keys is None:
+            self._all_outrun = True
+            self._stale.clear()
+            return
+        for key in keys:
+            self._outrun.add(key)
+            self._stale.pop(key, None)
+
+    def caught_up(self) -> None:
+        """What is known is as new again as all that was seen elsewhere."""
+        self._outrun.clear()
+        self._all_outrun = False
 
     def invalidate(self, push: Sequence[Any]) -> None:
         """What the server says has changed; without keys: everything."""
         keys = push[1]
         if keys is None:
             self.clear()
+            self._stale.clear()
             return
         for key in keys:
             self._drop(key.decode())
@@ -110,6 +195,7 @@ class Near:
             if len(self._known) >= MOST:
                 self._drop(next(iter(self._known)))
             self._known[key] = _Known(value)
+            self._stale.pop(key, None)
 
     def writes(self, keys: Iterable[str]) -> None:
         """This client's own call goes out, and changes these."""
@@ -153,6 +239,17 @@ class Near:
             values.append(each.value)
         return values
 
+    def stale(self, keys: Iterable[str]) -> list[bytes | None] | None:
+        """What these keys held last, if that is known of all, and may be told still."""
+        at = now()
+        values = []
+        for key in keys:
+            value, until = self._stale.get(key, (None, 0.0))
+            if at >= until:
+                return None
+            values.append(value)
+        return values
+
     def used(self, key: str, value: bytes | None, last_used: int) -> None:
         """The last use of a record, as of now; of use as long as the record is what it was."""
         known = self._known.get(key)
@@ -181,6 +278,7 @@ class Near:
             self.answers[question] = answer
 
     def _drop(self, key: str) -> None:
+        self._stale.pop(key, None)
         if self._known.pop(key, None) is not None:
             self.answers.clear()
 
@@ -188,14 +286,24 @@ class Near:
 class SharedNear(Near):
     """The same for threads: nothing is forgotten while one of them looks at it, or draws a conclusion from it."""
 
-    def __init__(self) -> None:
-        super().__init__()
+    def __init__(self, stale_for: float = 0.0) -> None:
+        super().__init__(stale_for)
         self._lock = threading.RLock()  # never held while anybody waits
 
     def clear(self) -> None:
         """As `Near.clear`."""
         with self._lock:
             super().clear()
+
+    def lose(self, proved: float) -> None:
+        """As `Near.lose`."""
+        with self._lock:
+            super().lose(proved)
+
+    def outrun(self, keys: Iterable[str] | None) -> None:
+        """As `Near.outrun`."""
+        with self._lock:
+            super().outrun(keys)
 
     def values(self, keys: Iterable[str]) -> list[bytes | None] | None:
         """As `Near.values`."""

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Hashable, Sequence
 from typing import Any, Final, TypeVar, cast
 
@@ -13,10 +14,12 @@ from pyregistry._ops import preferred_record, read_record, read_stored
 from pyregistry._owned import now
 from pyregistry._transport_sync import Transport
 from pyregistry._wire import Found, ReadReply
-from pyregistry.errors import DamagedRecord
+from pyregistry.errors import DamagedRecord, RegistryUnavailable
 from pyregistry.models import ModelRecord, ModelStatus
 
 T = TypeVar("T")
+
+_log = logging.getLogger("pyregistry.near")
 
 # Each begins the questions of a kind: no name that anybody gives can be equal to it.
 _STATUS: Final = object()
@@ -58,7 +61,7 @@ class Recalls(Transport):
 
     def is_downloaded(self, question: Hashable, op: Op[ModelStatus | None]) -> bool:
         """Whether a model is there, which is kept as the answer to this question."""
-        there = self.call(op) is ModelStatus.DOWNLOADED
+        there = self._status(op) is ModelStatus.DOWNLOADED
         self.near.answer(question, op.keys, lambda values: op.decode(values) is ModelStatus.DOWNLOADED)
         return there
 
@@ -69,8 +72,33 @@ class Recalls(Transport):
         if known is not UNKNOWN:
             return cast("ModelStatus | None", known)
         op = self._ops.get_status(*model)
-        status = self.call(op)
+        status = self._status(op)
         self.near.answer(question, op.keys, op.decode)
+        return status
+
+    def _status(self, op: Op[ModelStatus | None]) -> ModelStatus | None:
+        """The status of a model; where nobody answers, the last that was known, if that may be told."""
+        near = self.near
+        if not near.stale_for:
+            return self.call(op)
+        outage = near.outage
+        if outage.is_taken_for_granted() and (values := near.stale(op.keys)) is not None:
+            outage.answer()
+            return op.decode(values)
+        try:
+            status = self.call(op)
+        except RegistryUnavailable as error:
+            outage.begin()
+            values = near.stale(op.keys)
+            if values is None:
+                raise
+            if outage.answer():
+                _log.warning("statuses are told as they were, up to %g s ago: %s", near.stale_for, error)
+            return op.decode(values)
+        except BaseException:
+            outage.leave()
+            raise
+        outage.end()
         return status
 
     def record(self, *model: Any) -> ModelRecord | None:

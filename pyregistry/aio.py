@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import weakref
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import redis.asyncio
@@ -52,7 +53,7 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
     from pyregistry._op import Op
-    from pyregistry._ops import ClaimResult, Lease, Model
+    from pyregistry._ops import ClaimResult, Lease, Model, Ops
 
 __all__ = ["AsyncRegistry", "create_async_registry_backend"]
 
@@ -80,7 +81,7 @@ class AsyncRegistry(Core):
         touch_interval: as in `from_url`.
     """
 
-    _transport_class: type[AsyncTransport] = AsyncTransport
+    _transport_class: Callable[[Any, Ops], AsyncTransport] = AsyncTransport
 
     def __init__(
         self,
@@ -106,6 +107,7 @@ class AsyncRegistry(Core):
         timeout: float = DEFAULT_TIMEOUT,
         touch_interval: float | None = None,
         near_cache: bool = False,
+        stale_for: float | None = None,
         # --- asyncio only: begin
         transport: str = "multiplexed",
         # --- asyncio only: end
@@ -126,6 +128,9 @@ class AsyncRegistry(Core):
                 first use at once, later ones together with those of other models; ``None``: of each.
             near_cache: answer `is_downloaded`, `get_status` and `get_model_record` from memory, as long as the
                 server, which tracks what was read, has not said that it changed.
+            stale_for: with ``near_cache``: while nobody answers, `is_downloaded` and `get_status` tell what was known
+                last, for so many seconds after it was proved last; ``None``: they raise `RegistryUnavailable`. A
+                WARNING says it once, and `stale_answers` counts. Nothing else is answered so.
             transport: ``"multiplexed"``: one connection, which gathers what the tasks ask; ``"redis-py"``: a
                 pool of redis-py's connections, one call on each at a time.
             **options: more settings of redis-py's connections (``password``, ``ssl_ca_certs``, ...); under
@@ -146,6 +151,11 @@ class AsyncRegistry(Core):
         # --- asyncio only: end
         if near_cache:
             client._transport_class = RememberingTransport
+        if stale_for is not None:
+            checks.microseconds("stale_for", stale_for)
+            if not near_cache:
+                raise InvalidArgument("stale_for", "needs near_cache=True")
+            client._transport_class = partial(RememberingTransport, stale_for=stale_for)
         client._begin(source, namespace, owner, providers, touch_interval)
         return client
 
@@ -203,6 +213,11 @@ class AsyncRegistry(Core):
         if self._toucher is not None:
             await self._toucher.close()
         await self._transport.close()
+
+    @property
+    def stale_answers(self) -> int:
+        """How many statuses were told as they were last known, while nobody answered (``stale_for``)."""
+        return 0 if self._memory is None else self._memory.near.outage.answers
 
     @property
     def server_version(self) -> str | None:

@@ -247,5 +247,5 @@ def test_each_warning_is_in_the_table_of_the_docs() -> None:
     formats = {text for path in (ROOT / "pyregistry").rglob("*.py") for text in warnings_of(path)}
     assert len(formats) > 15, "the calls are found"
     for text in formats | AT_TIMES:
-        parts = [part.strip() for part in re.split("%[sd]", text) if part.strip(" :()")]
+        parts = [part.strip() for part in re.split("%[sdg]", text) if part.strip(" :()")]
         assert any(row.startswith("|") and all(part in row for part in parts) for row in rows), text

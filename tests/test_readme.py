@@ -22,7 +22,7 @@ README = (ROOT / "README.md").read_text("utf-8")
 def test_the_python_snippets_run(tmp_path: Path) -> None:
     hot_path = (ROOT / "docs" / "hot-path.md").read_text("utf-8")
     snippets = re.findall(r"```python\n(.*?)```", README + hot_path, re.DOTALL)
-    assert len(snippets) == 4
+    assert len(snippets) == 5
     data, runtime = tmp_path / "data", tmp_path / "run"
     runtime.mkdir(mode=0o700)
     environment = {"XDG_DATA_HOME": str(data), "XDG_RUNTIME_DIR": str(runtime), "PATH": "/usr/bin:/bin"}
@@ -51,7 +51,7 @@ def test_the_methods_that_are_named_exist() -> None:
     missing = {name for name in named if not hasattr(Registry, name)}
     assert not missing
     public = {name for name in dir(AsyncRegistry) if not name.startswith("_")}
-    assert public - named == {"close", "connect", "namespace", "owner", "server_version"}
+    assert public - named == {"close", "connect", "namespace", "owner", "server_version", "stale_answers"}
 
 
 async def ask_from_memory(url: str) -> None:

@@ -26,7 +26,7 @@ RULES = [
     (r"(?ms)^ *# --- asyncio only: begin$.*?^ *# --- asyncio only: end\n", ""),
     (r"(?m)^ {12}transport: .*\n(?: {16}.*\n)*", ""),  # an option of the asyncio client alone
     (r"from pyregistry\._mux import MuxTransport\n", "from pyregistry._lone import LoneTransport\n"),
-    (r"\btype\[AsyncTransport\] = AsyncTransport\b", "type[AsyncTransport] = LoneTransport"),
+    (r"\bAsyncTransport\] = AsyncTransport\b", "AsyncTransport] = LoneTransport"),
     (r"\bcall = self\._transport\.claim\(", "result = self._transport.claim("),
     (r"await _in_a_task\((.*)\)", r"\1"),
     (r"await asyncio\.to_thread\(([\w.]+)\)", r"\1()"),
