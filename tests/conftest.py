@@ -33,7 +33,10 @@ if TYPE_CHECKING:
 pytest_plugins = ["pyregistry.testing"]
 
 # These are about what is built on the clients; which server is below makes no difference to them.
-ABOVE_THE_SERVER = {"test_benchmarks", "test_demo", "test_examples", "test_huggingface", "test_store"}
+ABOVE_THE_SERVER = {
+    "test_benchmarks", "test_demo", "test_examples", "test_huggingface", "test_store", "test_store_mounts",
+    "test_store_roots",
+}  # fmt: skip
 # Nor to these, which run on Debian's server all the same: with the other Python.
 ONCE_FOR_EACH_PYTHON = {
     "test_cli", "test_cli_run", "test_cli_watch", "test_embedded", "test_fork", "test_headers", "test_keeper",

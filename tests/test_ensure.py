@@ -863,6 +863,38 @@ def test_a_download_that_fails_publishes_nothing(
     assert list((store.root / ".pyregistry" / "staging").glob("*/*")) == []
 
 
+def test_a_download_with_a_link_that_would_not_hold(
+    any_registry: Registry, store: FolderStore, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    away = tmp_path_factory.mktemp("away") / "weights"
+    away.touch()
+
+    def download(claim: OwnedClaim, folder: Path) -> None:
+        (folder / "weights").symlink_to(away)
+
+    with pytest.raises(InvalidArgument, match="the link 'weights' leads out of the download"):
+        any_registry.ensure(*MODEL, download, store=store)
+    assert [path.name for path in (store.root / ".pyregistry").iterdir()] == ["cache_id"]
+    record = any_registry.ensure(
+        "another", "S3", download, store=FolderStore(store.root, outside_links=True), retry=None
+    )
+    assert (store.path(record) / "weights").readlink() == away
+
+
+@pytest.mark.parametrize("publish", ["rename", "manifest"])
+def test_a_link_by_name_leads_to_what_was_downloaded(
+    any_registry: Registry, downloads: Downloads, tmp_path: Path, publish: Any
+) -> None:
+    store = FolderStore(tmp_path, by_name=True, publish=publish)
+    for _ in range(2):
+        record = any_registry.ensure(*MODEL, downloads, store=store)
+        (link,) = (tmp_path / "by-name").iterdir()
+        assert link.resolve() == store.path(record)
+        assert (link / "weights").read_bytes() == b"x" * 14
+        any_registry.delete_model(*MODEL)
+    assert len(downloads.claims) == 2
+
+
 def test_the_leftovers_of_the_dead_are_removed(
     any_registry: Registry, other: Registry, downloads: Downloads, store: FolderStore
 ) -> None:

@@ -40,7 +40,7 @@ def test_the_python_snippets_run(tmp_path: Path) -> None:
         stop_shared(data / "pyregistry")
     assert done.returncode == 0, done.stderr
     assert "org/model DOWNLOADED StatusCounts(downloading=0, downloaded=1, error=0)" in done.stdout
-    assert re.search(r"/model-cache/HuggingFace%3Aorg%2Fmodel/(\d+) 14 \1$", done.stdout, re.MULTILINE)
+    assert re.search(r"/model-cache/HuggingFace=org%2Fmodel/(\d+) 14 \1$", done.stdout, re.MULTILINE)
     assert re.search(r"^DOWNLOADED org--other/(\d+) \1$", done.stdout, re.MULTILINE)
 
 
