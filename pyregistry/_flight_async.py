@@ -41,6 +41,7 @@ from pyregistry.errors import (
 from pyregistry.models import AlreadyExists, Claim, Claimed, ModelRecord, ModelStatus
 from pyregistry.policy import message_of
 from pyregistry.store import CacheMark, FolderStore
+from pyregistry.stores.mark import how_to_restore
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -603,7 +604,11 @@ class AsyncFlight:
         client = self._client
         ends = now() + _MARK_PATIENCE
         known = await self._call(client._ops.cache())
-        mark = await ask(store.read_mark)
+        try:
+            mark = await ask(store.read_mark)
+        except CacheMismatch:
+            known = await self._heal_mark(store, known)
+            mark = await ask(store.read_mark)
         while known is not None and mark is None and now() < ends:
             await asyncio.sleep(_SOON)  # it was written before it was told, but on another machine
             mark = await ask(store.read_mark)
@@ -617,6 +622,21 @@ class AsyncFlight:
                 f"{store.root} is {of}, not the one that namespace {client.namespace!r} stands for: "
                 "was the folder replaced, or is another registry's?"
             )
+
+    async def _heal_mark(self, store: FolderStore, known: str | None) -> str | None:
+        """Write a damaged mark anew; the id of the cache. Of all that do so at once the registry takes one's."""
+        client = self._client
+        if known is not None:
+            raise CacheMismatch(how_to_restore(store.root, CacheMark(known, client.namespace)))
+        mark = CacheMark(client._ops.ids.new(), client.namespace)
+        draft = await ask(store.draft_mark, mark)
+        known = await self._call(client._ops.cache(mark.cache_id))
+        if known != mark.cache_id:
+            await ask(draft.unlink)
+            return known
+        await ask(store.replace_mark, draft)
+        _log.warning("the damaged cache_id of %s is written anew: %s", store.root, known)
+        return known
 
     # A registry that is away
 

@@ -1113,3 +1113,71 @@ def test_many_who_begin_at_once_agree_on_the_cache(
     for each in wanted:
         each.result(SECONDS)
     assert len(downloads.claims) == 5
+
+
+CUT = [b"", b'{"cache_id":"4f2a', b"\0" * 40]
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is damaged is looked at twice, and not for seconds."""
+    monkeypatch.setattr("pyregistry.stores.mark._READ_AGAIN", (0.01, 0.2))
+
+
+@pytest.mark.usefixtures("impatient")
+@pytest.mark.parametrize("content", CUT)
+def test_a_cut_mark_is_written_anew(
+    any_registry: Registry,
+    other: Registry,
+    downloads: Downloads,
+    store: FolderStore,
+    content: bytes,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    path = store.root / ".pyregistry" / "cache_id"
+    path.parent.mkdir()
+    path.write_bytes(content)
+    record = any_registry.ensure(*MODEL, downloads, store=store)
+    mark = store.read_mark()
+    assert mark is not None
+    assert mark.namespace == any_registry.namespace
+    assert [path.name for path in path.parent.iterdir()] == ["cache_id"]
+    assert sum("written anew" in each.getMessage() for each in caplog.records) == 1
+    assert other.ensure(*MODEL, downloads, store=store) == record
+    assert store.read_mark() == mark
+
+
+@pytest.mark.usefixtures("impatient")
+def test_many_who_find_a_cut_mark_agree_on_the_cache(
+    connect_any: Connect, pool: ThreadPoolExecutor, downloads: Downloads, store: FolderStore
+) -> None:
+    path = store.root / ".pyregistry" / "cache_id"
+    path.parent.mkdir()
+    path.touch()
+    wanted = [
+        pool.submit(connect_any().ensure, f"m{at}", "S3", downloads, store=FolderStore(store.root))
+        for at in range(8)
+    ]
+    for each in wanted:
+        each.result(SECONDS)
+    assert len(downloads.claims) == 8
+    assert "cache_id" in [path.name for path in path.parent.iterdir()]
+    assert not list(path.parent.glob("cache_id-*"))
+
+
+@pytest.mark.usefixtures("impatient")
+@pytest.mark.parametrize("content", CUT)
+def test_a_cut_mark_of_a_cache_that_the_registry_knows_is_for_a_person(
+    connect_any: Connect, downloads: Downloads, store: FolderStore, content: bytes
+) -> None:
+    record = connect_any().ensure(*MODEL, downloads, store=store)
+    path = store.root / ".pyregistry" / "cache_id"
+    whole = path.read_text()
+    path.write_bytes(content)
+    with pytest.raises(CacheMismatch, match="damaged") as mismatch:
+        connect_any().ensure(*MODEL, downloads, store=store)
+    assert path.read_bytes() == content
+    assert str(path) in str(mismatch.value)
+    path.write_text(str(mismatch.value).partition("to that file: ")[2])  # as it says
+    assert path.read_text() == whole
+    assert connect_any().ensure(*MODEL, downloads, store=store) == record
