@@ -7,6 +7,8 @@ far it is by lines of JSON on standard output. Standard input stays open as long
 from __future__ import annotations
 
 import ctypes
+import errno
+import fcntl
 import json
 import logging
 import os
@@ -31,6 +33,7 @@ _UNFINISHED = ".incomplete"
 _PR_SET_PDEATHSIG = 1
 _TOKEN = re.compile(r"\bhf_[A-Za-z0-9]{16,}")
 _REFUSED = (401, 403, 404, 410)
+_NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP)  # such as NFS without its lock service
 
 
 def main(job: dict[str, Any]) -> None:
@@ -38,6 +41,7 @@ def main(job: dict[str, Any]) -> None:
     answers = os.dup(1)
     os.dup2(2, 1)  # what anybody prints is no answer
     _die_with(job["parent"])
+    _name_missing_locks()
     worker = _Worker(job, answers)
     try:
         worker.say(done=worker.fetch())
@@ -62,6 +66,21 @@ def _die_with(parent: int) -> None:
         _give_up()
 
     threading.Thread(target=watch, daemon=True).start()
+
+
+def _name_missing_locks() -> None:
+    """Have a file system without locks say ENOSYS: huggingface_hub then uses files as locks; other words end it."""
+    flock = fcntl.flock
+
+    def named(opened: Any, how: int) -> None:
+        try:
+            flock(opened, how)
+        except OSError as error:
+            if error.errno in _NO_LOCKS:
+                raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS)) from error
+            raise
+
+    fcntl.flock = named
 
 
 def _give_up(*_: object) -> None:

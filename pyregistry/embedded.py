@@ -493,7 +493,9 @@ def _try_lock(lock: int, path: Path) -> bool:
     except BlockingIOError:
         return False
     except OSError as error:
-        raise ConfigurationError(f"{path} can't be locked: {error}") from error
+        raise ConfigurationError(
+            f"{path} can't be locked: {error}; it must be on a disk of this machine (XDG_DATA_HOME says where)"
+        ) from error
     return True
 
 

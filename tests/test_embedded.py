@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import shutil
@@ -22,6 +23,7 @@ import redis
 from pyregistry import embedded
 from pyregistry.embedded import EmbeddedServer, shared_url, stop_shared
 from pyregistry.errors import ConfigurationError, EmbeddedUnavailable
+from tests.mounts import on_mount
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -527,6 +529,22 @@ def test_a_lock_that_somebody_else_holds(folders: Path) -> None:
             shared_url(timeout=0.1)
         with pytest.raises(EmbeddedUnavailable, match="does not answer"):
             stop_shared(timeout=0.1)
+
+
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.ENOSYS])
+def test_a_folder_without_locks_is_told_of(folders: Path, number: int) -> None:
+    code = """
+from pyregistry import ConfigurationError
+from pyregistry.embedded import shared_url
+try:
+    shared_url()
+except ConfigurationError as error:
+    print(error)
+"""
+    said = on_mount(code, folders, FLOCK=number)
+    assert str(folders / "share/pyregistry/server.lock") in said
+    assert os.strerror(number) in said
+    assert "XDG_DATA_HOME" in said
 
 
 def test_a_server_of_another_container_is_not_ended(folders: Path) -> None:

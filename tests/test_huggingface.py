@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import inspect
 import json
 import logging
@@ -37,6 +38,7 @@ from pyregistry.huggingface import (
     snapshot_path,
     subset_of,
 )
+from tests import mounts
 from tests.hub import Hub
 from tests.proxy import until
 
@@ -427,6 +429,18 @@ def test_in_the_cache_of_huggingface_hub(
     assert again.token > whole.token
     assert contents(snapshot_path(again, cache_dir=cache)) == FILES
     assert ensure(allow_patterns="*.json").token == part.token
+
+
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP])
+def test_where_the_file_system_has_no_locks(
+    hub: Hub, replicas: Callable[..., Replica], environment: dict[str, str], tmp_path: Path, number: int
+) -> None:
+    environment.update(mounts.environment(tmp_path, FLOCK=number))
+    commit = hub.push(REPO, FILES)
+    answer = replicas(hub, retry={"attempts": 1}).answer()
+    assert "path" in answer, answer
+    assert contents(Path(answer["path"])) == FILES
+    assert hub.fetched == {(REPO, commit, name): 1 for name in FILES}
 
 
 async def test_a_verify_of_ones_own_counts_too(
