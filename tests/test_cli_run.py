@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import pty
@@ -21,6 +22,7 @@ from pyregistry import Claimed, ModelRecord, ModelRef, ModelStatus, Registry
 from pyregistry.cli.exits import Exit
 from pyregistry.cli.pace import Pace
 from pyregistry.cli.waiting import waiting_words
+from tests import mounts
 from tests.proxy import Proxy, until
 from tests.test_cli import COMMAND, NAMES_A_SERVER, ROOT, Ended
 
@@ -157,6 +159,22 @@ def test_of_many_one_runs_the_command(
     assert (store / record.location / "file").read_text() == "weights\n"
     again = start("run", "m", "--store", store, *sh(TRACE)).end()
     assert (again.code, again.out) == (Exit.DONE, "")
+    assert traces(tmp_path) == ["1"]
+
+
+def test_a_store_that_can_not_rename_folders(
+    start: Start, store: Path, registry: Registry, tmp_path: Path
+) -> None:
+    mount = mounts.environment(store, RENAME=errno.EXDEV)
+    settings = {name: value for name, value in mount.items() if name.startswith(("MOUNT_", "LD_"))}
+    words = ("run", "m", "--store", store, "--publish", "manifest", *sh(TRACE, FILL))
+    for _ in range(2):
+        ended = start(*words, **settings).end()
+        assert ended.code == Exit.DONE, ended.err
+    record = record_of(registry)
+    assert record.location is not None
+    assert record.location.endswith(f"/{record.token}.files")
+    assert (store / record.location / "file").read_text() == "weights\n"
     assert traces(tmp_path) == ["1"]
 
 
@@ -556,6 +574,8 @@ def test_on_a_terminal_it_is_one_line(env: dict[str, str], registry: Registry) -
         ["run", "m"],
         ["run", "m", "--", "no-such-program"],
         ["run", "m", "--stall-timeout", "1", "--", "true"],
+        ["run", "m", "--publish", "manifest", "--", "true"],
+        ["run", "m", "--store", ".", "--publish", "copy", "--", "true"],
         ["run", "m", "--store", "/no/such/folder", "--", "true"],
         ["run", "m", "--retry", "0", "--", "true"],
         ["run", "m", "--retry-delay", "-1", "--", "true"],

@@ -20,6 +20,13 @@ class OnUnavailableWord(str, Enum):
     VERIFY = "verify"
 
 
+class PublishWord(str, Enum):
+    """How files come to be seen in a store."""
+
+    RENAME = "rename"
+    MANIFEST = "manifest"
+
+
 class OnUnprovenWord(str, Enum):
     """What becomes of the command of an owner that can't prove its lease."""
 
@@ -192,6 +199,12 @@ StoreOption = Annotated[
         metavar="FOLDER",
         help="The cache: COMMAND fills $PYREGISTRY_FOLDER, which is then published below it by one rename.",
         show_default=False,
+    ),
+]
+PublishOption = Annotated[
+    PublishWord,
+    typer.Option(
+        "--publish", help="manifest: with --store on a mount that can't rename folders, in all replicas."
     ),
 ]
 UnavailableOption = Annotated[

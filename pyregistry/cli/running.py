@@ -24,7 +24,7 @@ from pyregistry.cli.words import name_of, printable
 from pyregistry.errors import DownloadFailed, InvalidArgument, RegistryError
 from pyregistry.models import ModelRecord, ModelRef
 from pyregistry.policy import RetryPolicy
-from pyregistry.store import FolderStore
+from pyregistry.store import FolderStore, Publish
 
 __all__ = ["CommandFailed", "run_command"]
 
@@ -44,6 +44,7 @@ def run_command(
     *,
     owner: str | None,
     store: Path | None,
+    publish: Publish,
     verify: str | None,
     retry: RetryPolicy,
     lease: float,
@@ -60,7 +61,9 @@ def run_command(
         raise InvalidArgument("COMMAND", f"there is no program {command[0]!r} here")
     if stall_timeout is not None and store is None:
         raise InvalidArgument("stall_timeout", "needs --store: without it nobody sees how far the command is")
-    folders = None if store is None else FolderStore(store)
+    if publish != "rename" and store is None:
+        raise InvalidArgument("publish", "needs --store: nothing is published without it")
+    folders = None if store is None else FolderStore(store, publish=publish)
     runner = _Runner(cli, ref, command, verify, folders)
     try:
         with told_of_signals(runner.tell):

@@ -35,8 +35,8 @@ _REMEDIES = {
     errno.ESTALE: "mount the volume anew",
 }
 _NO_RENAME = (
-    "a folder is published by a rename: use a file system that can, "
-    'or FolderStore(root, publish="manifest") in all replicas'
+    "a folder is published by a rename: use a file system that can, or, in all replicas, "
+    'FolderStore(root, publish="manifest") (pyregistry run --publish manifest)'
 )
 
 
