@@ -29,7 +29,7 @@ import redis
 from pyregistry import Claimed, ModelRecord, ModelRef, ModelStatus, Registry, errors
 from pyregistry._keys import Keyspace, entry_of
 from pyregistry.cli import main
-from pyregistry.cli.command import _NAMED_BY
+from pyregistry.cli.context import NAMED_BY
 from pyregistry.cli.exits import MEANINGS, Exit, exit_of
 from pyregistry.cli.ticket import Ticket, shell_failure
 from pyregistry.cli.units import ago, length, percent, size
@@ -45,7 +45,7 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).parent.parent
 COMMAND = (sys.executable, "-m", "pyregistry")
 SECONDS = 60
-NAMES_A_SERVER = _NAMED_BY
+NAMES_A_SERVER = NAMED_BY
 ESCAPE = "\x1b"
 
 

@@ -13,7 +13,7 @@ from rich.text import Text
 
 from pyregistry import _checks as checks
 from pyregistry.cli.answers import STYLES, tabbed, to_json
-from pyregistry.cli.command import Cli
+from pyregistry.cli.context import Cli
 from pyregistry.cli.exits import Exit
 from pyregistry.cli.units import length, size
 from pyregistry.cli.words import message_of, name_of, now_utc, printable, progress_of, ref_of

@@ -9,8 +9,10 @@ from typing import Annotated
 import typer
 
 from pyregistry.cli.ticket import CLAIM_VARIABLE
+from pyregistry.models import ModelProvider
 
 FOREVER = "none"
+HUGGING_FACE = ModelProvider.HUGGING_FACE.value
 
 
 class OnUnavailableWord(str, Enum):

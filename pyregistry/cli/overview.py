@@ -17,7 +17,7 @@ from rich.text import Text
 from pyregistry import _wire as wire
 from pyregistry._keys import STATUSES
 from pyregistry.cli.answers import STYLES, Answer, tabbed, to_json
-from pyregistry.cli.command import Cli
+from pyregistry.cli.context import Cli
 from pyregistry.cli.pace import Pace
 from pyregistry.cli.signals import Stopped, ends_by_signals
 from pyregistry.cli.units import ago, length, percent, rate, size

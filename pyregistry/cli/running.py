@@ -14,7 +14,7 @@ from pyregistry._owned import OwnedClaim
 from pyregistry._wish import OnUnavailable, OnUnproven
 from pyregistry.cli.answers import Answer, Said
 from pyregistry.cli.child import Child
-from pyregistry.cli.command import Cli, complain
+from pyregistry.cli.context import Cli, complain
 from pyregistry.cli.exits import exit_of
 from pyregistry.cli.signals import Stopped, told_of_signals
 from pyregistry.cli.units import size

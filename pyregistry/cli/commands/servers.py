@@ -1,0 +1,90 @@
+"""The server: what is wrong with it, one's own, a demonstration."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+from urllib.parse import quote
+
+import typer
+
+from pyregistry import doctor
+from pyregistry.cli.answers import Answer, Findings
+from pyregistry.cli.command import command
+from pyregistry.cli.context import Cli
+from pyregistry.cli.exits import Exit
+from pyregistry.cli.words import printable
+from pyregistry.errors import InvalidArgument
+
+
+@command("doctor")
+def examine(
+    cli: Cli,
+    records: Annotated[
+        bool, typer.Option(help="Read all records too, in pages (SCAN); else look at the server only.")
+    ] = True,
+) -> Answer:
+    """Look for what is wrong with the server and the namespace."""
+    config = cli.config
+    found = doctor.examine(config.url, config.namespace, records=records, **config.options)
+    wrong = any(finding.is_wrong for finding in found)
+    return Answer(Findings(found), code=Exit.NO if wrong else Exit.DONE)
+
+
+@command(common=False)
+def serve(
+    cli: Cli,
+    port: Annotated[
+        int | None,
+        typer.Option(
+            help="A TCP port of 127.0.0.1 too, which every user of this machine can reach.",
+            min=1,
+            max=65535,
+            show_default=False,
+        ),
+    ] = None,
+    data_dir: Annotated[
+        Path | None, typer.Option(help="Its data folder. [default: the user's]", show_default=False)
+    ] = None,
+) -> int:
+    """Run the embedded server in the foreground.
+
+    All processes of this user find it by the URL embedded:// (with --data-dir: embedded:///path). It takes
+    this process's place: Ctrl-C ends it in good order, and the exit code is the server's.
+    """
+    if cli.given.url is not None or cli.given.namespace is not None or cli.given.as_json:
+        raise InvalidArgument("serve", "takes no --url, --namespace or --json")
+    from pyregistry.embedded import run_foreground
+
+    where = "embedded://" if data_dir is None else f"embedded://{quote(str(data_dir.resolve()))}"
+    print(f"pyregistry: starting the server of {printable(where)}; Ctrl-C ends it", file=sys.stderr)
+    run_foreground(data_dir, port=port)
+
+
+@command(common=False)
+def demo(
+    cli: Cli,
+    processes: Annotated[int, typer.Option(help="How many want the models.")] = 8,
+    models: Annotated[int, typer.Option(help="How many models they want.")] = 6,
+    url: Annotated[
+        str | None, typer.Option(help="A server. [default: a private embedded one]", show_default=False)
+    ] = None,
+    namespace: Annotated[
+        str | None, typer.Option(help="An empty namespace there. [default: a new one]", show_default=False)
+    ] = None,
+) -> int:
+    """Show what this is for, on this machine.
+
+    Some processes want the same models at the same time, and each model is downloaded once.
+    """
+    if cli.given.as_json:
+        raise InvalidArgument("demo", "takes no --json")
+    from pyregistry.demo import run as run_demo
+
+    return run_demo(
+        processes=processes,
+        models=models,
+        url=cli.given.url if url is None else url,
+        namespace=cli.given.namespace if namespace is None else namespace,
+    )

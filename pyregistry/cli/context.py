@@ -1,0 +1,198 @@
+"""What a command works with: its common options, the connection, how answers and errors are written."""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+import sys
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+
+from pyregistry.cli.answers import Answer, to_json
+from pyregistry.cli.exits import Exit
+from pyregistry.cli.ticket import shell_failure
+from pyregistry.config import BackendConfig
+from pyregistry.registry import Registry
+
+__all__ = ["NAMED_BY", "Cli", "Given", "complain", "fail_shell"]
+
+NAMED_BY = (
+    "PYREGISTRY_URL", "MX_METADATA_BACKEND", "MX_REDIS_URL", "REDIS_URL", "MX_REDIS_HOST", "MX_REDIS_PORT",
+    "REDIS_HOST",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Given:
+    """The common options as they were given; ``None``: not."""
+
+    url: str | None = None
+    namespace: str | None = None
+    timeout: float | None = None
+    as_json: bool | None = None
+    verbose: int = 0
+
+    def over(self, general: Given) -> Given:
+        """These, given after the command, and those that were given before it."""
+        return Given(
+            url=general.url if self.url is None else self.url,
+            namespace=general.namespace if self.namespace is None else self.namespace,
+            timeout=general.timeout if self.timeout is None else self.timeout,
+            as_json=general.as_json if self.as_json is None else self.as_json,
+            verbose=max(general.verbose, self.verbose),
+        )
+
+
+class Cli:
+    """What a command works with.
+
+    Attributes:
+        given: the common options.
+    """
+
+    def __init__(self, given: Given, *, warns: bool = True) -> None:
+        self.given = given
+        self._warns = warns
+        self._stack = ExitStack()
+
+    def __enter__(self) -> Cli:
+        self._stack.enter_context(_logging(self.given.verbose, self._warns and not self.wants_json))
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+
+    @property
+    def wants_json(self) -> bool:
+        """Whether ``--json`` was given."""
+        return bool(self.given.as_json)
+
+    @property
+    def on_screen(self) -> bool:
+        """Whether a person reads the answer."""
+        return not self.wants_json and sys.stdout.isatty()
+
+    @cached_property
+    def config(self) -> BackendConfig:
+        """Which server and namespace: as the options say, else the environment, else the user's own server.
+
+        Raises:
+            ConfigurationError: only half of it is said, or it contradicts itself.
+        """
+        given, url = self.given, self.given.url
+        if url is None and not any(name in os.environ for name in NAMED_BY):
+            url = "embedded://"
+        if url is None:
+            config = BackendConfig.from_env()
+        else:
+            config = BackendConfig.redis(url, os.environ.get("PYREGISTRY_NAMESPACE", "default").strip())
+        options = {} if given.timeout is None else {"timeout": given.timeout}
+        return BackendConfig(
+            config.url,
+            config.namespace if given.namespace is None else given.namespace,
+            options,
+            config.told_by,
+        )
+
+    @cached_property
+    def registry(self) -> Registry:
+        """Connected, and closed when the command has ended."""
+        self.client.connect()
+        return self.client
+
+    @cached_property
+    def client(self) -> Registry:
+        """The same, before it is connected."""
+        config = self.config
+        logging.getLogger("pyregistry.cli").info("%r", config)
+        # The process that runs the command: the command's own is over when somebody reads of it.
+        owner = f"{socket.gethostname()}:{os.getppid()}"
+        client = Registry.from_url(config.url, config.namespace, owner=owner, **config.options)
+        self._stack.callback(client.close)
+        return client
+
+    def give(self, answer: Answer) -> Exit:
+        """Write an answer."""
+        if self.wants_json:
+            _write(answer.view.json())
+        elif self.on_screen and (screen := answer.view.screen()) is not None:
+            Console(highlight=False, markup=False, emoji=False).print(screen)
+        else:
+            for line in answer.view.lines():
+                print(line)
+        sys.stdout.flush()
+        if answer.note:
+            self.note(answer.note)
+        return answer.code
+
+    def note(self, words: str) -> None:
+        """Tell people something, on standard error."""
+        if not self.wants_json:
+            print(f"pyregistry: {words}", file=sys.stderr)
+
+
+def _write(pieces: Iterable[bytes]) -> None:
+    # JSON is UTF-8, whatever the terminal's encoding.
+    for piece in pieces:
+        sys.stdout.buffer.write(piece)
+    sys.stdout.buffer.write(b"\n")
+
+
+if TYPE_CHECKING:
+    _StreamHandler = logging.StreamHandler[Any]
+else:
+    _StreamHandler = logging.StreamHandler  # not generic in Python 3.10
+
+
+class _ToStandardError(_StreamHandler):
+    """Writes to what standard error is then: a live display takes its place, and goes on below the log."""
+
+    def __init__(self) -> None:
+        logging.Handler.__init__(self)
+
+    @property
+    def stream(self) -> Any:
+        return sys.stderr
+
+    @stream.setter
+    def stream(self, _: Any) -> None:
+        """It is not for anybody to set."""
+
+
+@contextmanager
+def _logging(verbose: int, warns: bool) -> Iterator[None]:
+    """The log goes to standard error, as far as it is asked for."""
+    quiet = logging.WARNING if warns else logging.CRITICAL
+    handler = _ToStandardError()
+    handler.setFormatter(logging.Formatter("pyregistry: %(levelname)s: %(message)s"))
+    logger = logging.getLogger("pyregistry")
+    before = logger.level
+    logger.addHandler(handler)
+    logger.setLevel({0: quiet, 1: logging.INFO}.get(verbose, logging.DEBUG))
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
+        logger.removeHandler(handler)
+
+
+def complain(kind: str, message: str, code: int, *, json: bool) -> int:
+    """Write an error to standard error; returns its exit code."""
+    if json:
+        text = to_json({"type": kind, "message": message, "exit_code": int(code)}).decode()
+    else:
+        text = f"pyregistry: {message}"
+    print(text, file=sys.stderr)
+    return code
+
+
+def fail_shell(code: int, *, json: bool) -> None:
+    """Have the shell fail that evaluates the output."""
+    if not json and not sys.stdout.isatty():
+        print(shell_failure(code))
