@@ -717,6 +717,27 @@ def test_a_reader_that_has_gone(environment: None) -> None:
     assert (done.returncode, done.stderr) == (Exit.BROKEN_PIPE, "")
 
 
+@pytest.mark.parametrize(
+    ("words", "code"),
+    [("counts", 0), ("ls --json", 0), ("show nobody", 1), ("claim m", 0), ("top", 0), ("watch --count 0", 0),
+     ("set-status m ERROR", 0), ("run m -- echo words", 0), ("run n --retry 1 -- sh -c 'echo words; exit 3'", 3),
+     ("--version", 0), ("counts --help", 0), ("no-such-command", 2), ("--url redis://127.0.0.1:1 counts", 3)],
+)  # fmt: skip
+@pytest.mark.parametrize("closed", [">&-", "<&- >&- 2>&-"])
+def test_closed_streams_change_no_exit_code(
+    environment: None, registry: Registry, words: str, code: int, closed: str
+) -> None:
+    registry.set_status("m", "HuggingFace", "DOWNLOADED")
+    if words == "claim m":
+        registry.delete_model("m")
+    line = f"{sys.executable} -m pyregistry {words} {closed}"
+    done = subprocess.run(
+        ["sh", "-c", line], cwd=ROOT, capture_output=True, text=True, timeout=SECONDS, check=False
+    )
+    assert (done.returncode, done.stdout) == (code, ""), done.stderr
+    assert "Traceback" not in done.stderr
+
+
 def test_an_interrupt(environment: None) -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
         silent.settimeout(SECONDS)

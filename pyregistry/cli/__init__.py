@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 from pyregistry.cli.exits import Exit
 
@@ -19,6 +21,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
         The exit code, an `Exit`.
     """
+    _open_standard_streams()
     try:
         import rich  # noqa: F401 - asked for here, so that nothing else can be what is missing
         import typer  # noqa: F401
@@ -31,3 +34,23 @@ def main(argv: Sequence[str] | None = None) -> int:
     from pyregistry.cli.app import run
 
     return run(sys.argv[1:] if argv is None else argv)
+
+
+def _open_standard_streams() -> None:
+    """Open what the caller has closed (``>&-``), so that the exit code is that of what happened.
+
+    Else Python has no such stream at all, and the next socket would get its descriptor, and what is printed.
+    """
+    for number, name, mode in ((0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "w")):
+        if getattr(sys, name) is not None:
+            continue
+        try:
+            os.fstat(number)
+        except OSError:
+            null = os.open(os.devnull, os.O_RDWR)
+            if null != number:
+                os.dup2(null, number)
+                os.close(null)
+            os.set_inheritable(number, True)  # commands that are run have it too
+        # Not the descriptor itself, which may be something else's by now.
+        setattr(sys, name, Path(os.devnull).open(mode, encoding="utf-8"))
