@@ -9,6 +9,7 @@ import json
 import os
 import pty
 import re
+import shlex
 import shutil
 import signal
 import socket
@@ -411,7 +412,9 @@ def test_show(run: Run, registry: Registry) -> None:
     assert run("show", "org/模型 [bold]x[/bold]", "--revision", "v1", "--subset", "t").code == 0
     unknown = run("show", "nobody")
     assert unknown == Ended(Exit.NO, "", "pyregistry: nobody is unknown\n")
-    assert run("show", "nobody", "--json") == Ended(Exit.NO, "null\n", "")
+    unknown = run("show", "nobody", "--json")
+    assert (unknown.code, unknown.err) == (Exit.NO, "")
+    assert unknown.json == {"status": None, "others": [], "complete": True}
 
 
 def test_status_and_counts(run: Run, registry: Registry) -> None:
@@ -419,24 +422,24 @@ def test_status_and_counts(run: Run, registry: Registry) -> None:
     assert run("status", "org/downloading") == Ended(0, "DOWNLOADING\n", "")
     assert run("status", "org/downloading", "--json").json == {"status": "DOWNLOADING"}
     assert run("status", "org/downloading", "-p", "S3").code == Exit.NO
-    assert run("status", "nobody", "--json") == Ended(Exit.NO, '{"status":null}\n', "")
+    assert run("status", "nobody", "--json").json == {"status": None, "others": [], "complete": True}
     assert run("counts").out == "DOWNLOADING\t1\nDOWNLOADED\t1\nERROR\t1\n"
     assert run("counts", "--json").json == {"downloading": 1, "downloaded": 1, "error": 1}
 
 
 def test_what_anybody_may_do(run: Run, registry: Registry) -> None:
     assert run("set-status", "m", "downloaded", "--message", "by hand") == Ended(0, "", "")
-    assert run("set-status", "n", "ERROR", "-p", "Own", "--json").json == {"set": True}
+    assert run("set-status", "n", "ERROR", "--provider-word", "Own", "--json").json == {"set": True}
     record = registry.get_model_record("m", "HuggingFace")
     assert record is not None
     assert (record.status, record.message) == (ModelStatus.DOWNLOADED, "by hand")
     assert run("touch", "m") == Ended(0, "", "")
     assert [each.model_name for each in registry.get_models_by_last_used()] == ["n", "m"]
-    assert run("touch", "nobody", "--json") == Ended(Exit.NO, '{"touched":false}\n', "")
+    assert run("touch", "nobody", "--json").json == {"touched": False, "others": [], "complete": True}
     assert run("rm", "m", "--token", 1).code == Exit.NO
     assert run("rm", "m", "--token", record.token, "--json").json == {"deleted": 1}
     assert run("rm", "m") == Ended(Exit.NO, "", "pyregistry: m is unknown\n")
-    assert run("rm", "n", "-p", "Own") == Ended(0, "", "")
+    assert run("rm", "n", "--provider-word", "Own") == Ended(0, "", "")
 
 
 def test_a_live_claim_that_is_ended_is_told(run: Run, registry: Registry) -> None:
@@ -469,6 +472,182 @@ def test_doctor_names_the_models(run: Run, registry: Registry, server_url: str, 
         [{"name": "[x] y", "provider": "S3", "revision": "v1", "subset": None}]
     ]
     assert "[x] y" not in run("doctor", "--no-records").out
+
+
+# What there is where the exact record is unknown
+
+
+def namesakes(registry: Registry) -> None:
+    """Four records of one name, the last with a provider of its own."""
+    for provider, revision, subset in (
+        ("HuggingFace", "v1", "tok"), ("HuggingFace", "main", None), ("Ngc", None, None), ("Own", None, "a b"),
+    ):  # fmt: skip
+        registry.set_status("acme/model", provider, "DOWNLOADED", revision=revision, subset=subset)
+    registry.set_status("acme/model-2", "S3", "ERROR")
+
+
+@pytest.mark.parametrize("command", ["show", "status", "touch", "rm"])
+def test_an_unknown_record_names_what_there_is(run: Run, registry: Registry, command: str) -> None:
+    namesakes(registry)
+    unknown = run(command, "ACME/model", "--provider", "gcs")
+    assert (unknown.code, unknown.out) == (Exit.NO, "")
+    assert unknown.err.splitlines() == [
+        "pyregistry: ACME/model is unknown; under that name there is:",
+        "  DOWNLOADED   acme/model --provider HuggingFace --revision v1 --subset tok",
+        "  DOWNLOADED   acme/model --provider HuggingFace --revision main",
+        "  DOWNLOADED   acme/model --provider Ngc",
+        "  DOWNLOADED   acme/model --provider-word Own --subset 'a b'",
+    ]
+    # What is named can be given as it stands.
+    for line in unknown.err.splitlines()[1:]:
+        assert run("status", *shlex.split(line)[1:]).code == Exit.DONE
+    told = run(command, "acme/model", "-p", "hf", "--json")
+    assert (told.code, told.err, told.json["complete"]) == (Exit.NO, "", True)
+    assert [(each["revision"], each["status"]) for each in told.json["others"]] == [
+        ("v1", "DOWNLOADED"), ("main", "DOWNLOADED"), (None, "DOWNLOADED"), (None, "DOWNLOADED"),
+    ]  # fmt: skip
+    assert len(registry.get_models_by_last_used()) == 5, "nothing was changed"
+
+
+def test_many_of_one_name_are_counted(run: Run, registry: Registry) -> None:
+    registry.try_claim_many([ModelRef("m", "S3", f"r{i}") for i in range(64)], lease=60)
+    told = run("status", "m")
+    assert len(told.err.splitlines()) == 12
+    assert "and 54 more: pyregistry ls m" in told.err
+
+
+def test_the_search_for_a_name_is_bounded(
+    run: Run, registry: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    namesakes(registry)
+    monkeypatch.setattr("pyregistry.cli.namesakes.MOST", 2)
+    told = run("status", "acme/model", "--revision", "none")
+    assert len(told.err.splitlines()) == 4
+    assert "only the 2 that were unused longest" in told.err
+    assert run("status", "acme/model", "--revision", "none", "--json").json["complete"] is False
+
+
+def test_an_empty_namespace_says_so(
+    run: Run, make_server: MakeServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server = make_server()
+    monkeypatch.setenv("PYREGISTRY_URL", server.url)
+    monkeypatch.setenv("PYREGISTRY_NAMESPACE", "mine")
+    assert (
+        run("ls").err == "pyregistry: the namespace mine has no records, nor has any other of this server\n"
+    )
+    for name in ("full-b", "full-a"):
+        with Registry.from_url(server.url, name) as other:
+            other.set_status("m", "S3", "DOWNLOADED")
+    said = "the namespace mine has no records; others have: full-a (1), full-b (1) (--namespace NAME)\n"
+    for command in (["ls"], ["counts"], ["status", "m"], ["ls", "--sort", "name"]):
+        assert run(*command).err.endswith(said)
+        assert run(*command, "--json").err == ""
+    with Registry.from_url(server.url, "mine") as mine:
+        mine.set_status("m", "S3", "DOWNLOADED")
+    for command in (["ls"], ["ls", "no-such-name"], ["counts"], ["status", "m"], ["status", "n"]):
+        assert "no records" not in run(*command).err
+    assert run("namespaces").out == "NAMESPACE\tMODELS\nfull-a\t1\nfull-b\t1\nmine\t1\n"
+    assert {"namespace": "mine", "models": 1} in run("namespaces", "--json").json
+
+
+def test_namespaces_write_nothing_and_say_where_scan_is_forbidden(run: Run, make_server: MakeServer) -> None:
+    server = make_server()
+    assert run("namespaces", "--url", server.url) == Ended(0, "NAMESPACE\tMODELS\n", "")
+    with redis.Redis.from_url(server.url) as client:
+        assert client.dbsize() == 0
+        client.execute_command(
+            "ACL", "SETUSER", "a", "on", ">pw", "~pyregistry:{a}:*", "&pyregistry:{a}:*", "+@all", "-scan"
+        )
+    port = server.url.rpartition(":")[2]
+    denied = run("--url", f"redis://a:pw@127.0.0.1:{port}", "namespaces")
+    assert denied.code == Exit.SERVER_REFUSED
+    assert "namespaces are found with SCAN, which is not allowed here" in denied.err
+    # The hint of another command is left out then, and nothing else.
+    told = run("--url", f"redis://a:pw@127.0.0.1:{port}", "--namespace", "a", "ls")
+    assert (told.code, told.err) == (0, "pyregistry: the namespace a has no records\n")
+
+
+def test_namespaces_of_others_are_not_counted(run: Run, make_server: MakeServer) -> None:
+    server = make_server()
+    with redis.Redis.from_url(server.url) as client:
+        client.execute_command(
+            "ACL", "SETUSER", "a", "on", ">pw", "~pyregistry:{a}:*", "&pyregistry:{a}:*", "+@all"
+        )
+        client.set("pyregistry:{c}:downloaded", "of another type")
+        client.zadd("pyregistry:{d}:model:S3:}:downloaded", {"x": 1})
+    for namespace in ("a", "b"):
+        with Registry.from_url(server.url, namespace) as registry:
+            registry.set_status("m", "S3", "DOWNLOADED")
+    port = server.url.rpartition(":")[2]
+    assert run("--url", f"redis://a:pw@127.0.0.1:{port}", "namespaces", "--json").json == [
+        {"namespace": "a", "models": 1}, {"namespace": "b", "models": None},
+    ]  # fmt: skip
+
+
+def test_ls_by_name_and_provider(run: Run, registry: Registry) -> None:
+    fill(registry)
+    namesakes(registry)
+
+    def names(*options: object) -> list[str]:
+        return [each["model_name"] for each in run("ls", "--json", *options).json]
+
+    assert names("ACME/*") == ["acme/model"] * 4 + ["acme/model-2"]
+    assert names("model", "--limit", 2) == ["acme/model", "acme/model"]
+    assert names("acme/mode?") == ["acme/model"] * 4
+    assert names("[bold]x") == ["org/模型 [bold]x[/bold]"], (
+        "what has signs of a pattern in it is found as it stands"
+    )
+    assert names("-p", "s3", "org") == ["org/模型 [bold]x[/bold]"]
+    assert names("--provider-word", "Own") == ["acme/model"]
+    assert names("-s", "error", "acme") == ["acme/model-2"]
+    assert names("acme", "-s", "error", "-p", "ngc") == []
+
+
+def test_ls_sorts(run: Run, registry: Registry) -> None:
+    for name, size_bytes in (("b", 5), ("c", None), ("a", 7)):
+        claimed = registry.try_claim_for_download(name, "S3", lease=60)
+        assert isinstance(claimed, Claimed)
+        registry.finish_download_claim(claimed.claim, "DOWNLOADED", size_bytes=size_bytes)
+    registry.touch_model("b")
+
+    def names(*options: object) -> str:
+        return "".join(each["model_name"] for each in run("ls", "--json", *options).json)
+
+    assert names() == "cab"
+    assert names("--reverse") == "bac"
+    assert names("--sort", "size") == "abc"
+    assert names("--sort", "age") == "bca"
+    assert names("--sort", "age", "-r", "-n", 2) == "ac"
+    assert names("--sort", "name", "-n", 2) == "ab"
+    assert [line.split("\t")[2] for line in run("ls", "--sort", "name").out.splitlines()[1:]] == [
+        "a",
+        "b",
+        "c",
+    ]
+    assert run("ls", "--sort", "colour").code == Exit.WRONG_CALL
+
+
+@pytest.mark.parametrize("word", ["hf", "HF", "huggingface", "hugging-face", "HuggingFace", "HUGGING_FACE"])
+def test_providers_are_understood(run: Run, registry: Registry, word: str) -> None:
+    assert run("set-status", "m", "downloading", "-p", word).code == Exit.DONE
+    assert [each.provider for each in registry.get_models_by_last_used()] == ["HuggingFace"]
+
+
+def test_other_providers_must_be_meant(run: Run, registry: Registry) -> None:
+    for command in (["claim", "m"], ["set-status", "m", "ERROR"], ["show", "m"], ["ls"], ["watch", "m"]):
+        wrong = run(*command, "-p", "Hugging")
+        assert wrong.code == Exit.WRONG_CALL
+        assert (
+            "HuggingFace, Ngc, Gcs or S3, not 'Hugging'; another one is given with --provider-word"
+            in wrong.err
+        )
+        for line in ("HuggingFace, Ngc, Gcs", "--provider-word NAME"):
+            assert line in re.sub(r"\s+", " ", run(command[0], "--help").out)
+    assert registry.get_models_by_last_used() == []
+    assert run("set-status", "m", "ERROR", "--provider-word", "Hugging").code == Exit.DONE
+    assert run("status", "m", "--provider-word", "Hugging").out == "ERROR\n"
+    assert run("status", "m", "-p", "S3", "--provider-word", "Hugging").code == Exit.WRONG_CALL
 
 
 # Which server
@@ -507,6 +686,13 @@ def test_an_environment_that_is_half_set(
         monkeypatch.setenv(name, value)
     assert run("counts").code == Exit.WRONG_CALL
     assert run("counts", "--url", server_url).code == Exit.DONE, "what is said counts"
+
+
+def test_a_namespace_without_a_server_is_half_set(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("PYREGISTRY_URL")
+    half = run("counts")
+    assert half.code == Exit.WRONG_CALL
+    assert "PYREGISTRY_NAMESPACE is set, but no server is named: set PYREGISTRY_URL too" in half.err
 
 
 @pytest.fixture
@@ -627,7 +813,7 @@ def test_wrong_arguments(run: Run, words: list[str]) -> None:
     assert wrong.code == Exit.WRONG_CALL
     assert wrong.err.startswith("pyregistry: ")
     told = json.loads(run("--json", *words).err)
-    assert set(told) == {"type", "message", "exit_code"}
+    assert set(told) == {"type", "message", "advice", "exit_code"}
     assert told["exit_code"] == Exit.WRONG_CALL
 
 
@@ -660,6 +846,73 @@ def test_the_server_refuses_and_no_password_is_shown(run: Run, make_server: Make
     bad = run("--url", "redis://user-name:wrong-word@127.0.0.1:port", "-vv", "counts")
     assert bad.code == Exit.WRONG_CALL
     assert "wrong-word" not in bad.err
+
+
+def test_an_error_of_the_server_names_it_and_the_way_out(run: Run, make_server: MakeServer) -> None:
+    server = make_server(password="secret-word")
+    port = server.url.rpartition(":")[2].partition("/")[0]
+    host = f"127.0.0.1:{port}"
+    cases = {
+        f"redis://{host}": ("wants a password, and the URL has none", "PYREGISTRY_URL=redis://"),
+        f"redis://:torn-word@{host}": ("refuses this user and password", "%40 stands for @"),
+        f"redis://:secret-word@{host}/99": ("no database with the number", "redis://HOST:PORT/0"),
+        f"redis+sentinel://{host}/service?sentinel_password=secret-word": (
+            "and no sentinel",
+            "redis://HOST:PORT/0",
+        ),
+    }
+    for url, (what, advice) in cases.items():
+        refused = run("--url", url, "counts")
+        assert refused.code == Exit.SERVER_REFUSED
+        message, way_out = refused.err.splitlines()
+        assert host in message
+        assert what in message
+        assert way_out.startswith("-> ")
+        assert advice in way_out
+        assert "word@" not in refused.err
+        assert "secret-word" not in refused.err
+        told = json.loads(run("--url", url, "counts", "--json").err)
+        assert (what in told["message"], advice in told["advice"]) == (True, True)
+    with redis.Redis.from_url(server.url) as client:
+        client.config_set("maxmemory", "1")
+        full = run("--url", server.url, "claim", "m")
+        assert full.code == Exit.SERVER_REFUSED
+        assert host in full.err
+        assert "memory is full" in full.err
+        assert "-> raise its maxmemory" in full.err
+        client.config_set("maxmemory", "0")
+        client.config_set("min-replicas-to-write", "1")
+        refused = run("--url", server.url, "claim", "m")
+        assert refused.code == Exit.UNAVAILABLE
+        assert "min-replicas-to-write" in refused.err
+        client.config_set("min-replicas-to-write", "0")
+        client.execute_command("ACL", "SETUSER", "a", "on", ">pw", "~*", "&*", "+@all", "-hset")
+    denied = run("--url", f"redis://a:pw@{host}", "claim", "m")
+    assert denied.code == Exit.SERVER_REFUSED
+    assert host in denied.err
+    assert "HSET" in denied.err
+    assert "-> docs/operation.md, Rights" in denied.err
+    gone = run("--url", "redis://127.0.0.1:1", "counts")
+    assert "-> look whether the server runs" in gone.err
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--url", "127.0.0.1:6379", "counts"], "--url has no scheme: write redis://127.0.0.1:6379 "),
+        (["--url", ":secret@127.0.0.1:6379", "counts"], "--url has no scheme: write redis://HOST:PORT "),
+        (["run", "m", "ls", "-la"], "pyregistry run MODEL -- COMMAND"),
+        (["finish", "DONE", "abc"], "status: must be DOWNLOADED or ERROR, not 'DONE'"),
+        (["finish", "ERROR", "abc"], 'eval "$(pyregistry claim MODEL)" sets it'),
+        (["set-status", "m", "GONE"], "status: must be DOWNLOADING, DOWNLOADED or ERROR, not 'GONE'"),
+        (["ls", "-s", "GONE"], "status: must be DOWNLOADING, DOWNLOADED, ERROR or EVICTING, not 'GONE'"),
+    ],
+)
+def test_a_wrong_call_names_the_way_out(run: Run, words: list[str], message: str) -> None:
+    wrong = run(*words)
+    assert wrong.code == Exit.WRONG_CALL
+    assert message in wrong.err
+    assert "secret" not in wrong.err
 
 
 def test_the_record_forbids_it(run: Run, server_url: str, namespace: str) -> None:

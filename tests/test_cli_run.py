@@ -7,8 +7,10 @@ import errno
 import json
 import os
 import pty
+import shutil
 import signal
 import subprocess
+import tempfile
 import threading
 import time
 from datetime import datetime, timezone
@@ -563,6 +565,33 @@ def test_on_a_terminal_it_is_one_line(env: dict[str, str], registry: Registry) -
     text = seen.decode()
     assert "\x1b[2K" in text, "the line is drawn anew"
     assert text.endswith("pyregistry: m is there: downloaded by slow\r\n")
+
+
+# This machine
+
+
+@pytest.mark.skipif(os.geteuid() == 0 and shutil.which("setpriv") is None, reason="root may write anywhere")
+def test_a_store_that_cannot_be_written_to(start: Start, env: dict[str, str], tmp_path: Path) -> None:
+    with tempfile.TemporaryDirectory(prefix="pyr-") as name:  # one that another user can get to
+        root = Path(name)
+        root.chmod(0o555)
+        words = [*COMMAND, "run", "m", "--store", name, *sh(FILL)]
+        if os.geteuid() == 0:
+            words = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", *words]
+        done = subprocess.run(
+            words,
+            cwd=ROOT,
+            env={**env, "HOME": name},
+            capture_output=True,
+            text=True,
+            timeout=SECONDS,
+            check=False,
+        )
+    assert done.returncode in (Exit.UNAVAILABLE, Exit.RECORD_REFUSED), done.stderr
+    assert "Permission denied" in done.stderr
+    assert name in done.stderr
+    assert "-> " in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 # Wrong calls

@@ -53,4 +53,4 @@ def _open_standard_streams() -> None:
                 os.close(null)
             os.set_inheritable(number, True)  # commands that are run have it too
         # Not the descriptor itself, which may be something else's by now.
-        setattr(sys, name, Path(os.devnull).open(mode, encoding="utf-8"))
+        setattr(sys, name, Path(os.devnull).open(mode, encoding="utf-8"))  # noqa: SIM115 - as long as the process

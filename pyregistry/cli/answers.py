@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Protocol
@@ -37,6 +37,7 @@ __all__ = [
     "Records",
     "Said",
     "View",
+    "aligned",
     "tabbed",
     "to_json",
 ]
@@ -72,12 +73,12 @@ class Answer:
 
     Attributes:
         view: for standard output.
-        note: for people, on standard error; not with ``--json``.
+        note: for people, on standard error; not with ``--json``. A function is asked when the view is written.
         code: the exit code.
     """
 
     view: View
-    note: str = ""
+    note: str | Callable[[], str] = ""
     code: Exit = Exit.DONE
 
 
@@ -108,6 +109,15 @@ def _grid(columns: Mapping[str, int | None], *, head: bool = True) -> Table:
     for name, width in columns.items():
         first = not table.columns
         table.add_column(name, width=width, no_wrap=not first, overflow="fold" if first else "ellipsis")
+    return table
+
+
+def aligned(names: Sequence[str], rows: Iterable[Sequence[str]]) -> Table:
+    """A table without lines, whose last column is of numbers."""
+    table = _grid(dict.fromkeys(names))
+    table.columns[-1].justify = "right"
+    for row in rows:
+        table.add_row(*(Text(printable(value)) for value in row))
     return table
 
 
@@ -211,21 +221,19 @@ def _width(texts: Iterable[Text]) -> int:
 
 @dataclass(frozen=True)
 class OneRecord:
-    """All that is known of a model; of an unknown one, nothing."""
+    """All that is known of a model."""
 
-    record: ModelRecord | None
+    record: ModelRecord
 
     def json(self) -> Iterable[bytes]:
         yield to_json(self.record)
 
     def lines(self) -> Iterator[str]:
-        for name in ModelRecord.__struct_fields__ if self.record else ():
+        for name in ModelRecord.__struct_fields__:
             yield tabbed((name, getattr(self.record, name)))
 
     def screen(self) -> RenderableType:
         record = self.record
-        if record is None:
-            return Text()
         now = now_utc()
         grid = _pairs()
 

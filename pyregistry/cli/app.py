@@ -76,9 +76,12 @@ def _wrong_usage(error: typer.TyperException, argv: Sequence[str]) -> int:
     context = getattr(error, "ctx", None)
     wants_json = "--json" in argv
     words = error.format_message()
+    name = None if context is None else context.info_name
+    if name == "run" and "--" not in argv:
+        words += "\nThe options of COMMAND stand behind --: pyregistry run MODEL -- COMMAND --ITS-OPTION"
     if context is not None and not wants_json:
         words += f"\nTry '{context.command_path} --help'."
     code = complain("UsageError", words, Exit.WRONG_CALL, json=wants_json)
-    if context is not None and context.info_name in _SHELL_COMMANDS:
+    if name in _SHELL_COMMANDS:
         fail_shell(code, json=wants_json)
     return code

@@ -11,10 +11,17 @@ from typing import Any, TypeVar
 import typer
 
 from pyregistry.cli.answers import Answer
+from pyregistry.cli.choices import provider_of
 from pyregistry.cli.context import Cli, Given, complain, fail_shell
 from pyregistry.cli.exits import Exit, exit_of
-from pyregistry.cli.options import JsonOption, NamespaceOption, TimeoutOption, UrlOption, VerboseOption
-from pyregistry.cli.words import printable
+from pyregistry.cli.options import (
+    JsonOption,
+    NamespaceOption,
+    ProviderWordOption,
+    TimeoutOption,
+    UrlOption,
+    VerboseOption,
+)
 from pyregistry.errors import RegistryError
 
 __all__ = ["COMMON", "app", "command"]
@@ -44,10 +51,17 @@ COMMON = tuple(
 )
 
 
+def _with_provider(provider_word: ProviderWordOption = None) -> None:
+    """Only its signature is used: what comes with ``--provider``."""
+
+
+(_PROVIDER_WORD,) = inspect.signature(_with_provider, eval_str=True).parameters.values()
+
+
 def command(
     name: str | None = None, *, common: bool = True, shell: bool = False, warns: bool = True
 ) -> Callable[[Command], Command]:
-    """Make a function a command. It gets a `Cli`, then its own arguments.
+    """Make a function a command. It gets a `Cli`, then its own arguments. One with ``provider`` gets a checked one.
 
     Args:
         name: its name; left out: the function's.
@@ -58,14 +72,23 @@ def command(
 
     def add(function: Command) -> Command:
         _, *own = inspect.signature(function, eval_str=True).parameters.values()
-        names = {parameter.name for parameter in own}
+        names = [parameter.name for parameter in own]
+        has_provider = "provider" in names
+        if has_provider:
+            own.insert(names.index("provider") + 1, _PROVIDER_WORD)
         shared = [parameter for parameter in COMMON if common and parameter.name not in names]
 
         def run(ctx: typer.Context, **values: Any) -> int:
             given: Given = ctx.obj
             told = {parameter.name: values.pop(parameter.name) for parameter in shared}
             given = Given(**told).over(given)
-            return _run(Cli(given, warns=warns), lambda cli: function(cli, **values), shell)
+
+            def do(cli: Cli) -> Answer | int:
+                if has_provider:
+                    values["provider"] = provider_of(values["provider"], values.pop(_PROVIDER_WORD.name))
+                return function(cli, **values)
+
+            return _run(Cli(given, warns=warns), do, shell)
 
         parameters = [parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in own]
         context = inspect.Parameter("ctx", inspect.Parameter.KEYWORD_ONLY, annotation=typer.Context)
@@ -79,17 +102,13 @@ def command(
     return add
 
 
-def _lines(text: str) -> str:
-    return "\n".join(map(printable, text.splitlines()))
-
-
 def _run(cli: Cli, function: Callable[[Cli], Answer | int], shell: bool) -> int:
     try:
         with cli:
             answer = function(cli)
             code = cli.give(answer) if isinstance(answer, Answer) else answer
     except RegistryError as error:
-        code = complain(type(error).__name__, _lines(str(error)), exit_of(error), json=cli.wants_json)
+        code = complain(type(error).__name__, cli.told(error), exit_of(error), json=cli.wants_json)
         if shell:
             fail_shell(code, json=cli.wants_json)
     except OSError as error:

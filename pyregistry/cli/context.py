@@ -14,10 +14,13 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
+from pyregistry.cli.advice import Told, check_scheme, told
 from pyregistry.cli.answers import Answer, to_json
 from pyregistry.cli.exits import Exit
 from pyregistry.cli.ticket import shell_failure
+from pyregistry.cli.words import printable
 from pyregistry.config import BackendConfig
+from pyregistry.errors import ConfigurationError, RegistryError
 from pyregistry.registry import Registry
 
 __all__ = ["NAMED_BY", "Cli", "Given", "complain", "fail_shell"]
@@ -26,6 +29,7 @@ NAMED_BY = (
     "PYREGISTRY_URL", "MX_METADATA_BACKEND", "MX_REDIS_URL", "REDIS_URL", "MX_REDIS_HOST", "MX_REDIS_PORT",
     "REDIS_HOST",
 )  # fmt: skip
+_NAMESPACE = "PYREGISTRY_NAMESPACE"
 
 
 @dataclass(frozen=True)
@@ -87,11 +91,18 @@ class Cli:
         """
         given, url = self.given, self.given.url
         if url is None and not any(name in os.environ for name in NAMED_BY):
+            if _NAMESPACE in os.environ:
+                # Of which server? Of the user's own it is hardly meant, where other programs read it too.
+                raise ConfigurationError(
+                    f"{_NAMESPACE} is set, but no server is named: set PYREGISTRY_URL too "
+                    "(embedded:// is your own server), or give --url"
+                )
             url = "embedded://"
         if url is None:
             config = BackendConfig.from_env()
         else:
-            config = BackendConfig.redis(url, os.environ.get("PYREGISTRY_NAMESPACE", "default").strip())
+            config = BackendConfig.redis(url, os.environ.get(_NAMESPACE, "default").strip())
+        check_scheme(config.url, config.told_by.get("url", "--url"))
         options = {} if given.timeout is None else {"timeout": given.timeout}
         return BackendConfig(
             config.url,
@@ -117,6 +128,12 @@ class Cli:
         self._stack.callback(client.close)
         return client
 
+    def told(self, error: RegistryError) -> Told:
+        """How a person is told of an error."""
+        # What made no configuration has no server.
+        message, advice = told(error, self.__dict__.get("config"))
+        return Told("\n".join(map(printable, message.splitlines())), advice)
+
     def give(self, answer: Answer) -> Exit:
         """Write an answer."""
         if self.wants_json:
@@ -127,8 +144,9 @@ class Cli:
             for line in answer.view.lines():
                 print(line)
         sys.stdout.flush()
-        if answer.note:
-            self.note(answer.note)
+        words = answer.note if isinstance(answer.note, str) else answer.note()
+        if words:
+            self.note(words)
         return answer.code
 
     def note(self, words: str) -> None:
@@ -182,12 +200,14 @@ def _logging(verbose: int, warns: bool) -> Iterator[None]:
         logger.removeHandler(handler)
 
 
-def complain(kind: str, message: str, code: int, *, json: bool) -> int:
+def complain(kind: str, message: str | Told, code: int, *, json: bool) -> int:
     """Write an error to standard error; returns its exit code."""
+    said = Told(message) if isinstance(message, str) else message
     if json:
-        text = to_json({"type": kind, "message": message, "exit_code": int(code)}).decode()
+        document = {"type": kind, "message": said.message, "advice": said.advice, "exit_code": int(code)}
+        text = to_json(document).decode()
     else:
-        text = f"pyregistry: {message}"
+        text = "\n-> ".join(filter(None, (f"pyregistry: {said.message}", said.advice)))
     print(text, file=sys.stderr)
     return code
 

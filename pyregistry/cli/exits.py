@@ -45,7 +45,7 @@ MEANINGS = {
     Exit.DONE: "done; yes",
     Exit.NO: "the answer is no: not claimed, lost, unknown, something is wrong",
     Exit.WRONG_CALL: "wrong usage, arguments, URL or environment; an extra is missing",
-    Exit.UNAVAILABLE: "nobody answered; nothing was changed",
+    Exit.UNAVAILABLE: "nobody answered, or this machine can't do it (the store of run); nothing was changed",
     Exit.SERVER_REFUSED: "the server refused: credentials, rights, version, memory",
     Exit.RECORD_REFUSED: "the record forbids it: being evicted, held, damaged",
     Exit.OUTCOME_UNKNOWN: "sent, but no answer came: it may have been carried out",

@@ -8,6 +8,14 @@ from typing import Annotated
 
 import typer
 
+from pyregistry.cli.choices import PROVIDERS
+from pyregistry.cli.completion import (
+    complete_ending,
+    complete_model,
+    complete_provider,
+    complete_settable,
+    complete_status,
+)
 from pyregistry.cli.ticket import CLAIM_VARIABLE
 from pyregistry.models import ModelProvider
 
@@ -76,17 +84,40 @@ VerboseOption = Annotated[
 
 # Some of them
 
-ModelArgument = Annotated[str, typer.Argument(metavar="MODEL", help="The model's name.", show_default=False)]
+ModelArgument = Annotated[
+    str,
+    typer.Argument(
+        metavar="MODEL", help="The model's name.", show_default=False, autocompletion=complete_model
+    ),
+]
+_FOUR = ", ".join(PROVIDERS[:-1]) + f" or {PROVIDERS[-1]}"
 ProviderOption = Annotated[
-    str, typer.Option("--provider", "-p", metavar="WORD", help="Where the model comes from.")
+    str,
+    typer.Option(
+        "--provider",
+        "-p",
+        metavar="NAME",
+        help=f"Where the model comes from: {_FOUR}, in any case; hf is HuggingFace.",
+        autocompletion=complete_provider,
+    ),
 ]
 AnyProviderOption = Annotated[
     str | None,
     typer.Option(
         "--provider",
         "-p",
-        metavar="WORD",
-        help="Where the model comes from. [default: any of the four]",
+        metavar="NAME",
+        help=f"Where the model comes from: {_FOUR}, in any case; hf is HuggingFace. [default: any of the four]",
+        show_default=False,
+        autocompletion=complete_provider,
+    ),
+]
+ProviderWordOption = Annotated[
+    str | None,
+    typer.Option(
+        "--provider-word",
+        metavar="NAME",
+        help="The same for a provider that is none of the four.",
         show_default=False,
     ),
 ]
@@ -99,7 +130,29 @@ SubsetOption = Annotated[
     typer.Option("--subset", metavar="WORD", help="Which part of the files; each has a record of its own."),
 ]
 StatusArgument = Annotated[
-    str, typer.Argument(metavar="STATUS", help="DOWNLOADING, DOWNLOADED or ERROR.", show_default=False)
+    str,
+    typer.Argument(
+        metavar="STATUS",
+        help="DOWNLOADING, DOWNLOADED or ERROR.",
+        show_default=False,
+        autocompletion=complete_settable,
+    ),
+]
+EndingArgument = Annotated[
+    str,
+    typer.Argument(
+        metavar="STATUS", help="DOWNLOADED or ERROR.", show_default=False, autocompletion=complete_ending
+    ),
+]
+StatusOption = Annotated[
+    str | None,
+    typer.Option(
+        "--status",
+        "-s",
+        metavar="STATUS",
+        help="Only these: DOWNLOADING, DOWNLOADED, ERROR or EVICTING.",
+        autocompletion=complete_status,
+    ),
 ]
 ClaimArgument = Annotated[
     str,

@@ -12,10 +12,11 @@ from pathlib import Path
 from pyregistry._ops import default_owner
 from pyregistry._owned import OwnedClaim
 from pyregistry._wish import OnUnavailable, OnUnproven
+from pyregistry.cli.advice import Told
 from pyregistry.cli.answers import Answer, Said
 from pyregistry.cli.child import Child
 from pyregistry.cli.context import Cli, complain
-from pyregistry.cli.exits import exit_of
+from pyregistry.cli.exits import Exit, exit_of
 from pyregistry.cli.signals import Stopped, told_of_signals
 from pyregistry.cli.units import size
 from pyregistry.cli.waiting import Waiting
@@ -27,6 +28,10 @@ from pyregistry.policy import RetryPolicy
 from pyregistry.store import FolderStore, Publish
 
 __all__ = ["CommandFailed", "run_command"]
+
+_OF_THE_STORE = (
+    "look whether this user may write below --store, whether it is mounted for writing, and has room"
+)
 
 _TICK = 0.25  # seconds between two looks at the claim while a command runs
 _LOOK_EVERY = 1.0  # seconds between two looks at how far it is
@@ -81,6 +86,12 @@ def run_command(
     except DownloadFailed as error:
         code = runner.codes.get(error.record.token, exit_of(error))
         return complain("DownloadFailed", printable(str(error)), code, json=cli.wants_json)
+    except RegistryError:
+        raise  # also those that are OSErrors
+    except OSError as error:
+        # Of this machine, and not of the model: another replica may do better.
+        said = Told(f"this machine can't do it: {printable(str(error))}", _OF_THE_STORE if store else "")
+        return complain(type(error).__name__, said, Exit.UNAVAILABLE, json=cli.wants_json)
     path = None if folders is None else folders.path(record)
     return Answer(
         Said({"downloaded_here": record.token in runner.won, "path": path and str(path), "record": record}),

@@ -62,7 +62,8 @@ class Ticket(msgspec.Struct, array_like=True, frozen=True):
             return msgspec.msgpack.decode(packed, type=cls)
         except ValueError:
             # The cause is not told: it could quote the word.
-            raise InvalidArgument("claim", "is not what `pyregistry claim` has printed") from None
+            why = f"is not what `pyregistry claim` has printed as {CLAIM_VARIABLE}"
+            raise InvalidArgument("claim", f'{why}: eval "$(pyregistry claim MODEL)" sets it') from None
 
     @property
     def word(self) -> str:

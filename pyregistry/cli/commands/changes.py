@@ -7,9 +7,10 @@ from typing import Annotated
 import typer
 
 from pyregistry.cli.answers import Answer, Said
+from pyregistry.cli.choices import SETTABLE, status_of
 from pyregistry.cli.command import command
 from pyregistry.cli.context import Cli
-from pyregistry.cli.exits import Exit
+from pyregistry.cli.namesakes import unknown
 from pyregistry.cli.options import (
     HUGGING_FACE,
     AnyProviderOption,
@@ -20,7 +21,6 @@ from pyregistry.cli.options import (
     StatusArgument,
     SubsetOption,
 )
-from pyregistry.cli.words import printable
 
 
 @command("set-status")
@@ -37,7 +37,9 @@ def set_status(
 
     A claim of it ends, unless DOWNLOADING stays.
     """
-    cli.registry.set_status(model, provider, status.upper(), message, revision=revision, subset=subset)
+    cli.registry.set_status(
+        model, provider, status_of(status, SETTABLE), message, revision=revision, subset=subset
+    )
     return Answer(Said({"set": True}))
 
 
@@ -52,7 +54,7 @@ def touch(
     """Say that a model is in use."""
     known = cli.registry.touch_model(model, provider, revision=revision, subset=subset)
     if not known:
-        return Answer(Said({"touched": False}), f"{printable(model)} is unknown", Exit.NO)
+        return unknown(cli, model, {"touched": False})
     return Answer(Said({"touched": True}))
 
 
@@ -74,8 +76,7 @@ def rm(
     gone = cli.registry.delete_model(
         model, provider, revision=revision, subset=subset, expected_token=token, force=force
     )
-    document = {"deleted": gone}
     if not gone:
         why = "is unknown" if token is None else f"is unknown, or has another token than {token}"
-        return Answer(Said(document), f"{printable(model)} {why}", Exit.NO)
-    return Answer(Said(document))
+        return unknown(cli, model, {"deleted": 0}, why=why)
+    return Answer(Said({"deleted": gone}))

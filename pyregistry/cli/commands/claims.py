@@ -8,6 +8,7 @@ import typer
 
 from pyregistry._ops import Default
 from pyregistry.cli.answers import Answer, Said
+from pyregistry.cli.choices import ENDINGS, status_of
 from pyregistry.cli.command import command
 from pyregistry.cli.context import Cli
 from pyregistry.cli.exits import Exit
@@ -15,6 +16,7 @@ from pyregistry.cli.options import (
     FOREVER,
     HUGGING_FACE,
     ClaimArgument,
+    EndingArgument,
     ExpectedBytesOption,
     LeaseOption,
     MaxAttemptsOption,
@@ -169,7 +171,7 @@ def renew(
 @command(warns=False)
 def finish(
     cli: Cli,
-    status: Annotated[str, typer.Argument(metavar="STATUS", help="DOWNLOADED or ERROR.", show_default=False)],
+    status: EndingArgument,
     claim: ClaimArgument,
     message: MessageOption = None,
     size_bytes: Annotated[
@@ -189,10 +191,11 @@ def finish(
     permanent: Annotated[bool, typer.Option("--permanent", help="ERROR: nobody may retry.")] = False,
 ) -> Answer:
     """Say how a claimed download ended."""
+    ended = status_of(status, ENDINGS)
     mine = _claimed(cli, claim)
     done = cli.registry.finish_download_claim(
         mine,
-        status.upper(),
+        ended,
         message,
         size_bytes=size_bytes,
         location=location,

@@ -1,0 +1,68 @@
+"""What a shell offers where a word is to be completed."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Sequence
+from itertools import islice
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import typer
+
+from pyregistry.cli.choices import ENDINGS, PROVIDERS, SETTABLE, STATUSES
+
+__all__ = ["complete_ending", "complete_model", "complete_provider", "complete_settable", "complete_status"]
+
+_SECONDS = 2.0  # as long as a person waits for a key
+_READ = 5000
+_SHOWN = 100
+
+
+def _words(known: Sequence[str]) -> Callable[[str], list[str]]:
+    def complete(incomplete: str) -> list[str]:
+        return [word for word in known if word.lower().startswith(incomplete.lower())]
+
+    return complete
+
+
+complete_status = _words(STATUSES)
+complete_settable = _words(SETTABLE)
+complete_ending = _words(ENDINGS)
+complete_provider = _words(PROVIDERS)
+
+
+def complete_model(ctx: typer.Context, incomplete: str) -> list[str]:
+    """The names of models that begin so; none where the registry can't be asked quickly.
+
+    A server of one's own is not started for that.
+    """
+    from pyregistry.cli.context import Cli, Given
+    from pyregistry.errors import RegistryError
+    from pyregistry.registry import Registry
+
+    said = {
+        **ctx.find_root().params,
+        **{name: value for name, value in ctx.params.items() if value is not None},
+    }
+    logging.getLogger("pyregistry").setLevel(logging.CRITICAL)  # the terminal is the shell's
+    try:
+        config = Cli(Given(url=said.get("url"), namespace=said.get("namespace"))).config
+        if config.url.startswith("embedded:"):
+            from pyregistry.embedded import _Shared
+
+            path = urlsplit(config.url).path
+            if _Shared.at(Path(path) if path else None).url() is None:
+                return []
+        deadline = time.monotonic() + _SECONDS
+        found = dict[str, None]()
+        with Registry.from_url(config.url, config.namespace, timeout=_SECONDS / 4) as registry:
+            for record in islice(registry.iter_models_by_last_used(), _READ):
+                if record.model_name.startswith(incomplete):
+                    found[record.model_name] = None
+                if len(found) == _SHOWN or time.monotonic() > deadline:
+                    break
+        return list(found)
+    except (RegistryError, OSError):
+        return []

@@ -1,0 +1,106 @@
+"""What there is under a name whose exact record is unknown: other revisions, subsets, providers, other case.
+
+There is no index by name, so the indexes are read, in pages; only after a miss, and up to a bound.
+"""
+
+from __future__ import annotations
+
+import shlex
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from itertools import islice
+
+from pyregistry.cli.answers import Answer, Said
+from pyregistry.cli.choices import PROVIDERS
+from pyregistry.cli.context import Cli
+from pyregistry.cli.exits import Exit
+from pyregistry.cli.namespaces import elsewhere
+from pyregistry.cli.words import printable
+from pyregistry.models import ModelRecord
+from pyregistry.registry import Registry
+
+__all__ = ["Namesakes", "namesakes", "unknown"]
+
+MOST = 50_000
+"""So many records are read."""
+
+_SECONDS = 5.0  # and no longer than that
+_SHOWN = 10
+
+
+@dataclass(frozen=True)
+class Namesakes:
+    """What there is under a name.
+
+    Attributes:
+        records: those of that name; upper and lower case are one.
+        looked_at: how many records were read.
+        complete: whether these were all.
+    """
+
+    records: Sequence[ModelRecord] = field(default_factory=list)
+    looked_at: int = 0
+    complete: bool = True
+
+
+def namesakes(registry: Registry, name: str) -> Namesakes:
+    """Look for the records of a name."""
+    wanted, deadline = name.casefold(), time.monotonic() + _SECONDS
+    found = dict[tuple[object, ...], ModelRecord]()
+    looked_at = 0
+    for record in islice(registry.iter_models_by_last_used(), MOST + 1):
+        if looked_at == MOST or time.monotonic() > deadline:
+            return Namesakes(list(found.values()), looked_at, complete=False)
+        looked_at += 1
+        if record.model_name.casefold() == wanted:
+            # One that is used meanwhile may come twice.
+            found[record.provider, record.model_name, record.revision, record.subset] = record
+    return Namesakes(list(found.values()), looked_at)
+
+
+def unknown(cli: Cli, model: str, document: dict[str, object], *, why: str = "is unknown") -> Answer:
+    """The answer where a record is unknown: no, and what there is under its name.
+
+    Args:
+        cli: the command's.
+        model: the name.
+        document: the JSON document; ``others`` and ``complete`` come to it.
+        why: what is said of the model.
+    """
+    found = namesakes(cli.registry, model)
+    others = [
+        {
+            "model_name": record.model_name,
+            "provider": record.provider,
+            "revision": record.revision,
+            "subset": record.subset,
+            "status": record.status,
+        }
+        for record in found.records
+    ]
+    note = f"{printable(model)} {why}"
+    if found.records:
+        note += "; under that name there is:"
+        for record in found.records[:_SHOWN]:
+            note += f"\n  {record.status:<11}  {_as_given(record)}"
+        if len(found.records) > _SHOWN:
+            note += (
+                f"\n  and {len(found.records) - _SHOWN:,} more: pyregistry ls {shlex.quote(printable(model))}"
+            )
+    elif not found.looked_at and not cli.wants_json:
+        note += f"; {elsewhere(cli.config)}"
+    if not found.complete:
+        note += f"\n(of the models, only the {found.looked_at:,} that were unused longest were looked at)"
+    return Answer(Said({**document, "others": others, "complete": found.complete}), note, Exit.NO)
+
+
+def _as_given(record: ModelRecord) -> str:
+    """A model as it is given to a command."""
+    option = "--provider" if record.provider in PROVIDERS else "--provider-word"
+    words = [record.model_name, option, str(record.provider)]
+    if record.revision is not None:
+        words += ["--revision", record.revision]
+    if record.subset is not None:
+        words += ["--subset", record.subset]
+    return printable(shlex.join(words))
