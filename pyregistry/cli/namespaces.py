@@ -20,9 +20,8 @@ from pyregistry.errors import AccessDenied, RegistryError, ServerRefused
 __all__ = ["Namespace", "Namespaces", "elsewhere", "find"]
 
 # A namespace has these sorted sets as long as they have members. Its records are keys too, and far more.
-_PATTERN = "pyregistry:{*}:[de]*"
+_MATCH = ("MATCH", "pyregistry:{*}:[de]*", "COUNT", 1000, "TYPE", "zset")
 _KEY = re.compile(rb"pyregistry:\{([A-Za-z0-9._-]{1,64})\}:(downloading|downloaded|error|evicting)")
-_PAGE = 1000
 _HINT_SECONDS = 1.0
 _HINTS = 10
 
@@ -56,7 +55,7 @@ def find(config: BackendConfig, seconds: float | None = None) -> tuple[list[Name
         cursor: bytes = b"0"
         while True:
             try:
-                cursor, keys = server.ask("SCAN", cursor, "MATCH", _PATTERN, "COUNT", _PAGE, "TYPE", "zset")
+                cursor, keys = server.ask("namespaces", "SCAN", cursor, *_MATCH)
             except AccessDenied as error:
                 raise AccessDenied(
                     f"namespaces are found with SCAN, which is not allowed here: {error}"
@@ -72,7 +71,7 @@ def find(config: BackendConfig, seconds: float | None = None) -> tuple[list[Name
 def _models(server: PlainServer, namespace: str) -> int | None:
     keys = [f"pyregistry:{{{namespace}}}:{status.lower()}" for status in STATUSES]
     try:
-        counts: list[int] = [server.ask("ZCARD", key) for key in keys]
+        counts: list[int] = [server.ask("namespaces", "ZCARD", key) for key in keys]
         return sum(counts)
     except ServerRefused:
         return None  # a user of another namespace

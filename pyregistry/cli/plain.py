@@ -38,14 +38,21 @@ class PlainServer:
         self._transport = transport
         self.ops = ops
 
-    def ask(self, verb: str, *words: str | bytes | int) -> Any:
+    def ask(self, name: str, verb: str, *words: str | bytes | int) -> Any:
         """The raw reply: bytes, numbers, lists. Raises what every call of a client raises."""
-        return ask(self._transport, verb, *words)
+        return ask(self._transport, name, verb, *words)
 
 
-def ask(transport: Transport, verb: str, *words: Any) -> Any:
-    """The raw reply to a reading command, whose verb may be two words."""
-    head = Head(verb.lower(), None, verb=verb)
+def ask(transport: Transport, name: str, verb: str, *words: Any) -> Any:
+    """The raw reply to a reading command.
+
+    Args:
+        transport: what sends it.
+        name: what was called, for errors.
+        verb: the command, one word or two.
+        words: its arguments.
+    """
+    head = Head(name, None, verb=verb)
     return transport.call(PlainOp(head, lambda replies: replies[0], argv=words))
 
 

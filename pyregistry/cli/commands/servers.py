@@ -10,12 +10,30 @@ from urllib.parse import quote
 import typer
 
 from pyregistry import doctor
-from pyregistry.cli.answers import Answer, Findings
+from pyregistry.cli import health
+from pyregistry.cli.answers import Answer, Findings, Said
 from pyregistry.cli.command import command
 from pyregistry.cli.context import Cli
 from pyregistry.cli.exits import Exit
 from pyregistry.cli.words import printable
 from pyregistry.errors import InvalidArgument
+
+
+@command("ping")
+def probe(
+    cli: Cli,
+    write: Annotated[
+        bool, typer.Option("--write", help="Also send a write, which changes no record and leaves none.")
+    ] = False,
+) -> Answer:
+    """Say whether the registry answers, for probes.
+
+    It ends within --timeout, whatever the network does.
+    """
+    pong = health.ping(cli.config, write=write)
+    writes = " and takes writes" if write else ""
+    words = f"{pong.server} answers{writes}, namespace {pong.namespace}, {pong.milliseconds:g} ms"
+    return Answer(Said(pong, words))
 
 
 @command("doctor")
