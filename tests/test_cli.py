@@ -1135,10 +1135,65 @@ def test_show_and_the_rest_on_a_terminal(environment: None, registry: Registry, 
     code, text = on_terminal("claim", "org/downloading", columns=80)
     assert code == Exit.NO
     assert text.startswith("pyregistry: not claimed: org/downloading is DOWNLOADING")
-    code, text = on_terminal("claim", "org/new", columns=80)
+    code, text = on_terminal("claim", "org/new", "--show-word", columns=80)
     assert exported(text.splitlines()[0])["PYREGISTRY_ATTEMPT"] == "1", "one line, to be copied"
     code, text = on_terminal("ls", "--json", columns=80)
     assert len(json.loads(text)) == 4
+
+
+@pytest.mark.parametrize("command", ["claim", "retry"])
+def test_a_terminal_shows_no_word_of_a_claim(environment: None, registry: Registry, command: str) -> None:
+    if command == "retry":
+        registry.set_status("m", "HuggingFace", "ERROR")
+    code, text = on_terminal(command, "m", columns=80)
+    assert code == 0
+    assert "claimed m: attempt 1" in text
+    assert "--show-word" in text
+    record = registry.get_model_record("m")
+    assert record is not None
+    assert record.status is ModelStatus.DOWNLOADING
+    words = [word for word in re.findall(r"[\w-]{40,}", text) if not word.startswith("-")]
+    assert words == [], "nothing that could be a claim's word"
+    assert "PYREGISTRY_CLAIM=" not in text
+
+
+def completed(line: str, env: Mapping[str, str]) -> list[str]:
+    """What a shell is offered for the last word of a line."""
+    words = {"COMP_WORDS": line, "COMP_CWORD": str(len(line.split(" ")) - 1)}
+    done = subprocess.run(
+        [sys.executable, "-c", "import sys; from pyregistry.cli import main; sys.exit(main([]))"],
+        env={**os.environ, **env, **words, "_PYREGISTRY_COMPLETE": "complete_bash"},
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=SECONDS,
+        check=False,
+    )
+    assert done.stderr == ""
+    return done.stdout.split()
+
+
+def test_words_are_completed(environment: None, registry: Registry) -> None:
+    fill(registry)
+    namesakes(registry)
+    assert completed("pyregistry set-status m DOWN", {}) == ["DOWNLOADING", "DOWNLOADED"]
+    assert completed("pyregistry set-status m ", {}) == ["DOWNLOADING", "DOWNLOADED", "ERROR"]
+    assert completed("pyregistry finish ", {}) == ["DOWNLOADED", "ERROR"]
+    assert completed("pyregistry ls --status ev", {}) == ["evicting"]
+    assert completed("pyregistry show m --provider h", {}) == ["huggingface"]
+    assert completed("pyregistry show m --provider ", {}) == ["HuggingFace", "Ngc", "Gcs", "S3"]
+    assert completed("pyregistry show acme/", {}) == ["acme/model", "acme/model-2"]
+    assert completed("pyregistry --namespace empty show acme/", {}) == []
+    assert completed("pyregistry show acme/", {"PYREGISTRY_URL": "redis://127.0.0.1:1"}) == []
+    assert completed("pyregistry show acme/", {"PYREGISTRY_URL": "127.0.0.1"}) == []
+
+
+def test_completion_starts_no_server(own_folders: Path) -> None:
+    assert completed("pyregistry show acme/", {}) == []
+    assert not list(own_folders.rglob("server.pid"))
+    registry_of_ones_own = spawn("set-status", "acme/m", "ERROR")
+    assert registry_of_ones_own.code == 0
+    assert completed("pyregistry show acme/", {}) == ["acme/m"]
 
 
 def test_colours_can_be_refused(environment: None, registry: Registry) -> None:

@@ -277,6 +277,30 @@ def test_a_failure_is_tried_again(start: Start, tmp_path: Path, registry: Regist
     assert record_of(registry).status is ModelStatus.DOWNLOADED
 
 
+def test_each_failed_attempt_is_told_once(start: Start, registry: Registry) -> None:
+    words = ("--retry", 2, "--retry-delay", 1.5, "-p", "ngc", "--revision", "r", *sh("exit 3"))
+    ended = start("run", "m", *words).end()
+    assert ended.code == 3
+    told = ended.err.splitlines()
+    assert [line for line in told if "exit code 3" in line] == [
+        "pyregistry: m @r: attempt 1 failed: sh ended with exit code 3",
+        told[-1],
+    ]
+    assert [line.partition(", token")[0] for line in told if "runs here" in line] == [
+        "pyregistry: m @r: attempt 1 runs here",
+        "pyregistry: m @r: attempt 2 runs here",
+    ]
+    assert "WARNING" not in ended.err
+    assert "ModelRef" not in start("run", "n", "-v", *words).end().err
+
+
+def test_an_attempt_that_fails_otherwise_is_told(start: Start, store: Path, registry: Registry) -> None:
+    ended = start("run", "m", "--store", store, "--retry", 2, "--retry-delay", 0.1, *sh("true")).end()
+    assert ended.code == Exit.DOWNLOAD_FAILED
+    assert "no file in it" in ended.err
+    assert "ModelRef" not in ended.err
+
+
 def test_the_fleet_counts_together(start: Start, tmp_path: Path) -> None:
     runs = [start("run", "m", "--retry", 3, "--retry-delay", 0.1, *sh(TRACE, "exit 5")) for _ in range(3)]
     codes = [run.end().code for run in runs]

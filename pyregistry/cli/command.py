@@ -59,7 +59,12 @@ def _with_provider(provider_word: ProviderWordOption = None) -> None:
 
 
 def command(
-    name: str | None = None, *, common: bool = True, shell: bool = False, warns: bool = True
+    name: str | None = None,
+    *,
+    common: bool = True,
+    shell: bool = False,
+    warns: bool = True,
+    said: str = "",
 ) -> Callable[[Command], Command]:
     """Make a function a command. It gets a `Cli`, then its own arguments. One with ``provider`` gets a checked one.
 
@@ -68,6 +73,7 @@ def command(
         common: whether it takes the common options too; one of its own name takes a common one's place.
         shell: whether its output is for a shell to evaluate.
         warns: whether warnings of the log are shown; not where the answer says the same.
+        said: a pattern of warnings that are not shown, since the command says the same itself.
     """
 
     def add(function: Command) -> Command:
@@ -88,7 +94,7 @@ def command(
                     values["provider"] = provider_of(values["provider"], values.pop(_PROVIDER_WORD.name))
                 return function(cli, **values)
 
-            return _run(Cli(given, warns=warns), do, shell)
+            return _run(Cli(given, warns=warns, said=said), do, shell)
 
         parameters = [parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in own]
         context = inspect.Parameter("ctx", inspect.Parameter.KEYWORD_ONLY, annotation=typer.Context)

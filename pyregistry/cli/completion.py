@@ -22,7 +22,12 @@ _SHOWN = 100
 
 def _words(known: Sequence[str]) -> Callable[[str], list[str]]:
     def complete(incomplete: str) -> list[str]:
-        return [word for word in known if word.lower().startswith(incomplete.lower())]
+        # A shell keeps what was typed, so the rest follows its case; the commands take any.
+        return [
+            word if word.startswith(incomplete) else incomplete + word.lower()[len(incomplete) :]
+            for word in known
+            if word.lower().startswith(incomplete.lower())
+        ]
 
     return complete
 

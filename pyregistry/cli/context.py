@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 import os
+import re
 import socket
 import sys
 from collections.abc import Iterable, Iterator
@@ -18,9 +20,10 @@ from pyregistry.cli.advice import Told, check_scheme, told
 from pyregistry.cli.answers import Answer, to_json
 from pyregistry.cli.exits import Exit
 from pyregistry.cli.ticket import shell_failure
-from pyregistry.cli.words import printable
+from pyregistry.cli.words import name_of, printable
 from pyregistry.config import BackendConfig
 from pyregistry.errors import ConfigurationError, RegistryError
+from pyregistry.models import ModelRef
 from pyregistry.registry import Registry
 
 __all__ = ["NAMED_BY", "Cli", "Given", "complain", "fail_shell"]
@@ -58,15 +61,23 @@ class Cli:
 
     Attributes:
         given: the common options.
+
+    Args:
+        given: the common options.
+        warns: whether warnings of the log are shown.
+        said: a pattern of warnings that are not shown, since the command says the same itself.
     """
 
-    def __init__(self, given: Given, *, warns: bool = True) -> None:
+    def __init__(self, given: Given, *, warns: bool = True, said: str = "") -> None:
         self.given = given
         self._warns = warns
+        self._said = said
         self._stack = ExitStack()
 
     def __enter__(self) -> Cli:
-        self._stack.enter_context(_logging(self.given.verbose, self._warns and not self.wants_json))
+        self._stack.enter_context(
+            _logging(self.given.verbose, self._warns and not self.wants_json, self._said)
+        )
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -183,12 +194,27 @@ class _ToStandardError(_StreamHandler):
         """It is not for anybody to set."""
 
 
+class _Readable(logging.Formatter):
+    """Names models as the rest of the command line does."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        if isinstance(record.args, tuple) and any(isinstance(arg, ModelRef) for arg in record.args):
+            record = copy.copy(record)
+            record.args = tuple(
+                f"{name_of(arg)} ({arg.provider})" if isinstance(arg, ModelRef) else arg
+                for arg in record.args or ()
+            )
+        return super().format(record)
+
+
 @contextmanager
-def _logging(verbose: int, warns: bool) -> Iterator[None]:
+def _logging(verbose: int, warns: bool, said: str) -> Iterator[None]:
     """The log goes to standard error, as far as it is asked for."""
     quiet = logging.WARNING if warns else logging.CRITICAL
     handler = _ToStandardError()
-    handler.setFormatter(logging.Formatter("pyregistry: %(levelname)s: %(message)s"))
+    handler.setFormatter(_Readable("pyregistry: %(levelname)s: %(message)s"))
+    if said and not verbose:
+        handler.addFilter(lambda record: not re.match(said, record.getMessage()))
     logger = logging.getLogger("pyregistry")
     before = logger.level
     logger.addHandler(handler)

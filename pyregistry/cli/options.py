@@ -183,6 +183,12 @@ OwnerOption = Annotated[
 MaxAttemptsOption = Annotated[
     int | None, typer.Option("--max-attempts", metavar="N", help="No more attempts than that.")
 ]
+ShowWordOption = Annotated[
+    bool,
+    typer.Option(
+        "--show-word", help="Show the claim's word on a terminal too; whoever has it can end the download."
+    ),
+]
 MessageOption = Annotated[
     str | None, typer.Option("--message", "-m", metavar="TEXT", help="What to show to people.")
 ]

@@ -69,7 +69,7 @@ def run_command(
     if publish != "rename" and store is None:
         raise InvalidArgument("publish", "needs --store: nothing is published without it")
     folders = None if store is None else FolderStore(store, publish=publish)
-    runner = _Runner(cli, ref, command, verify, folders)
+    runner = _Runner(cli, ref, command, verify, folders, retry.attempts)
     try:
         with told_of_signals(runner.tell):
             client = cli.client if on_unavailable == "verify" else cli.registry
@@ -122,12 +122,19 @@ class _Runner:
     waiting: Waiting
 
     def __init__(
-        self, cli: Cli, ref: ModelRef, command: Sequence[str], verify: str | None, store: FolderStore | None
+        self,
+        cli: Cli,
+        ref: ModelRef,
+        command: Sequence[str],
+        verify: str | None,
+        store: FolderStore | None,
+        attempts: int,
     ) -> None:
         self._cli = cli
         self._ref = ref
         self._command = command
         self._verify = verify
+        self._attempts = attempts
         self._store = store
         self._stopped: int | None = None
         self._busy = False
@@ -161,7 +168,11 @@ class _Runner:
             code = self._run(self._command, more, 2 if self._cli.wants_json else None, claim, folder)
         if code and not claim.lost.is_set():
             self.codes[claim.token] = code
-            raise CommandFailed(f"{Path(self._command[0]).name} ended with exit code {code}")
+            said = f"{Path(self._command[0]).name} ended with exit code {code}"
+            if claim.attempts < self._attempts:
+                # The last one's is what the whole command ends with.
+                self._cli.note(f"{name_of(self._ref)}: attempt {claim.attempts} failed: {printable(said)}")
+            raise CommandFailed(said)
 
     def accepts(self, record: ModelRecord) -> bool:
         """Whether the command of ``--verify`` finds the files."""

@@ -128,6 +128,7 @@ class Waiting:
             self._ending.wait(_SETTLE)
             with self._lock, suppress(OSError):  # whoever read it has gone
                 if self._hidden or not self._known or self._ending.is_set() or self._is_ours():
+                    self._clear()
                     continue
                 at = time.monotonic()
                 words = f"pyregistry: {waiting_words(self._ref, self._record, self._pace, at)}"
@@ -140,9 +141,9 @@ class Waiting:
 
     def _is_ours(self) -> bool:
         record = self._record
-        if record is None or record.status is not ModelStatus.DOWNLOADING:
-            return False
-        return record.token == self._our_token
+        # How ours has failed is told by it.
+        ours = (ModelStatus.DOWNLOADING, ModelStatus.ERROR)
+        return record is not None and record.status in ours and record.token == self._our_token
 
     def _redraw(self, console: Console, words: str) -> None:
         if self._live is None:

@@ -25,6 +25,7 @@ from pyregistry.cli.options import (
     OwnerOption,
     ProviderOption,
     RevisionOption,
+    ShowWordOption,
     SubsetOption,
 )
 from pyregistry.cli.ticket import Ticket, shell_failure
@@ -36,6 +37,11 @@ from pyregistry.models import Claim, Claimed, ModelRef
 # A command's process is not the download's: the shell is, as long as the script runs. So a lease of some
 # minutes that the script renews, not one that a thread keeps.
 LEASE = "300"
+_HIDDEN = (
+    "The claim's word is a secret, and not shown on a terminal. "
+    'eval "$(pyregistry claim MODEL)" has the shell take it, and '
+    "--show-word shows it.\nNobody has this one: the claim ends with its lease, or by pyregistry rm MODEL."
+)
 
 
 @command(shell=True)
@@ -49,6 +55,7 @@ def claim(
     owner: OwnerOption = None,
     max_attempts: MaxAttemptsOption = None,
     expected_bytes: ExpectedBytesOption = None,
+    show_word: ShowWordOption = False,
 ) -> Answer:
     """Claim the download of a model: exactly one caller gets it.
 
@@ -69,7 +76,7 @@ def claim(
         expected_bytes=expected_bytes,
     )
     won = result.claim if isinstance(result, Claimed) else None
-    return _claim_answer(cli, won, ModelRef(model, provider, revision, subset))
+    return _claim_answer(cli, won, ModelRef(model, provider, revision, subset), show_word=show_word)
 
 
 @command(shell=True)
@@ -82,6 +89,7 @@ def retry(
     lease: LeaseOption = LEASE,
     owner: OwnerOption = None,
     max_attempts: MaxAttemptsOption = None,
+    show_word: ShowWordOption = False,
 ) -> Answer:
     """Claim a model again whose download ended in an error. Prints what claim prints."""
     won = cli.registry.try_reset_error_for_retry(
@@ -93,7 +101,7 @@ def retry(
         owner=owner,
         max_attempts=max_attempts,
     )
-    return _claim_answer(cli, won, ModelRef(model, provider, revision, subset))
+    return _claim_answer(cli, won, ModelRef(model, provider, revision, subset), show_word=show_word)
 
 
 def _lease(text: str) -> float | None:
@@ -105,7 +113,7 @@ def _lease(text: str) -> float | None:
         raise InvalidArgument("lease", f"must be a number of seconds, or {FOREVER}, not {text!r}") from None
 
 
-def _claim_answer(cli: Cli, won: Claim | None, ref: ModelRef) -> Answer:
+def _claim_answer(cli: Cli, won: Claim | None, ref: ModelRef, *, show_word: bool) -> Answer:
     if won is None:
         return _no(cli, "claimed", ref, "" if cli.on_screen else shell_failure(Exit.NO))
     ticket = Ticket.of(won, cli.registry.namespace)
@@ -116,7 +124,12 @@ def _claim_answer(cli: Cli, won: Claim | None, ref: ModelRef) -> Answer:
             f"; taken over from {printable(won.previous_owner or '')}, "
             f"which had got to {size(won.previous_bytes_done or 0)}"
         )
-    return Answer(Said({"claimed": True, "word": ticket.word, "claim": won}, ticket.shell_line), note)
+    line = ticket.shell_line
+    if cli.on_screen and not show_word:
+        # Whoever has the word can end the download, and terminals are looked at, and recorded.
+        line = ""
+        note += f"\n{_HIDDEN}"
+    return Answer(Said({"claimed": True, "word": ticket.word, "claim": won}, line), note)
 
 
 def _no(cli: Cli, asked: str, ref: ModelRef, words: str = "") -> Answer:

@@ -39,7 +39,8 @@ from pyregistry.models import ModelRef
 from pyregistry.policy import DEFAULT_RETRY, RetryPolicy
 
 
-@command("run")
+# How COMMAND has failed is told by this command itself, once.
+@command("run", said=r"the download of .* failed: CommandFailed: ")
 def ensure(
     cli: Cli,
     model: ModelArgument,
