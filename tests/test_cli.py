@@ -406,7 +406,7 @@ def test_show(run: Run, registry: Registry) -> None:
     assert shown["owner"] == "host:1"
     assert "claim_id" not in json.dumps(shown)
     lines = dict(line.split("\t") for line in run("show", "org/downloading").out.splitlines())
-    assert set(lines) == set(shown)
+    assert set(lines) == set(shown) == {*ModelRecord.__struct_fields__, "listeners"}
     assert (lines["bytes_total"], lines["permanent"], lines["size_bytes"]) == ("2048", "false", "")
     assert run("show", "org/模型 [bold]x[/bold]").code == Exit.NO, "another revision"
     assert run("show", "org/模型 [bold]x[/bold]", "--revision", "v1", "--subset", "t").code == 0

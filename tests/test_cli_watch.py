@@ -353,6 +353,79 @@ def test_top_in_a_pipe(start: Start, registry: Registry, options: list[str]) -> 
     assert [each["SIZE_BYTES"] for each in oldest] == [str(2**30)] * 2
 
 
+LONG = "meta/" + "long-" * 20 + "name"
+WHY = "why it has failed, told at length: " + "word " * 30 + "END"
+
+
+@pytest.mark.parametrize("columns", [60, 80, 120, 200])
+def test_nothing_is_lost_on_a_terminal(env: dict[str, str], registry: Registry, columns: int) -> None:
+    held = claim(
+        registry, LONG, owner="a-host-with-a-long-name.some-region.example:4711", expected_bytes=2**20
+    )
+    registry.refresh_download_claim(held, bytes_done=2**19, message="shard 3 of 17\tfrom a mirror")
+    registry.finish_download_claim(claim(registry, "org/never"), "ERROR", WHY, permanent=True)
+    with Terminal(("top", "--once"), env, columns, 60) as terminal:
+        assert terminal.process.wait(SECONDS) == 0
+        terminal.shows("END")
+        text = terminal.text
+    assert max(map(len, text.splitlines())) <= columns
+    together = re.sub(r"\s+", "", text)
+    for words in ("a-host-with-a-long-name.some-region.example:4711", r"shard 3 of 17\tfrom a mirror", WHY):
+        assert re.sub(r"\s+", "", words) in together
+    assert "50 %" in text
+    # A name goes on below itself, beside which the cells are.
+    column = "".join(line.split("  ")[0].strip() for line in text.splitlines() if not line.startswith("  "))
+    assert LONG in column
+
+
+def test_a_message_is_seen_while_top_runs(env: dict[str, str], registry: Registry) -> None:
+    held = claim(registry, "org/running", expected_bytes=10)
+    with Terminal(("top",), env, 80, 24) as terminal:
+        terminal.shows("org/running")
+        registry.refresh_download_claim(held, bytes_done=5, message="verifying")
+        terminal.shows("verifying")
+        terminal.shows("1 client listens, this too")
+        terminal.process.send_signal(signal.SIGINT)
+        assert terminal.process.wait(SECONDS) == Exit.INTERRUPTED
+
+
+def test_who_listens_is_counted(
+    start: Start, env: dict[str, str], registry: Registry, server_url: str
+) -> None:
+    scene(registry)
+    assert start("show", "org/running", "--json").end().json["listeners"] == 0
+    with (
+        Registry.from_url(server_url, registry.namespace) as other,
+        registry.watch(),
+        other.watch("any", "S3"),
+    ):
+        assert start("show", "org/running", "--json").end().json["listeners"] == 2
+        assert "listeners\t2\n" in start("show", "org/running").end().out
+        assert start("top", "--json").end().json["listeners"] == 2
+        with Terminal(("show", "org/running"), env, 100, 40) as terminal:
+            terminal.shows("2 clients listen to this namespace, for any model")
+        with Terminal(("top", "--once"), env, 100, 40) as terminal:
+            terminal.shows(r"2 clients listen *\n")
+
+
+def test_where_the_server_does_not_tell_who_listens(
+    start: Start, env: dict[str, str], make_server: MakeServer
+) -> None:
+    server = make_server()
+    with redis.Redis.from_url(server.url) as client:
+        client.execute_command("ACL", "SETUSER", "a", "on", ">pw", "~*", "&*", "+@all", "-pubsub|shardnumsub")
+    with Registry.from_url(server.url, "n") as registry:
+        claim(registry, "m")
+    options = ("--url", server.url.replace("redis://", "redis://a:pw@"), "--namespace", "n")
+    shown = start("show", "m", "--json", *options).end()
+    assert (shown.code, shown.json["listeners"]) == (0, None)
+    assert start("top", "--json", *options).end().json["listeners"] is None
+    with Terminal(("top", "--once", *options), env, 100, 40) as terminal:
+        terminal.shows("1 DOWNLOADING")
+        assert terminal.process.wait(SECONDS) == 0
+        assert "listen" not in terminal.text
+
+
 def test_top_of_nothing(start: Start) -> None:
     ended = start("top").end()
     assert ended.code == 0

@@ -9,11 +9,12 @@ from typing import Protocol
 
 import msgspec
 from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
-from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
 from pyregistry.cli.exits import Exit
+from pyregistry.cli.listeners import listening_words
+from pyregistry.cli.rows import below
 from pyregistry.cli.units import ago, size
 from pyregistry.cli.words import (
     details_of,
@@ -51,6 +52,7 @@ STYLES = {
 _GAP = 2  # between two columns
 _WIDE_NAME = 60
 _DETAILS = 30  # the least room for details beside the rest
+_DETAIL_LINES = 3  # into how many lines they go below it
 _LEVEL_STYLES = {Level.OK: "green", Level.INFO: "cyan", Level.WARNING: "yellow", Level.ERROR: "bold red"}
 
 
@@ -211,8 +213,7 @@ class _Listing:
             table.add_row(*cells)
             yield table
             if detail:
-                detail.truncate(options.max_width - _GAP, overflow="ellipsis")
-                yield Padding(detail, (0, 0, 0, _GAP))
+                yield from below(console, detail, options.max_width, _DETAIL_LINES)
 
 
 def _width(texts: Iterable[Text]) -> int:
@@ -221,16 +222,23 @@ def _width(texts: Iterable[Text]) -> int:
 
 @dataclass(frozen=True)
 class OneRecord:
-    """All that is known of a model."""
+    """All that is known of a model.
+
+    Attributes:
+        record: the model's.
+        listeners: how many clients listen to the events of its namespace; ``None``: not known.
+    """
 
     record: ModelRecord
+    listeners: int | None = None
 
     def json(self) -> Iterable[bytes]:
-        yield to_json(self.record)
+        yield to_json({**msgspec.structs.asdict(self.record), "listeners": self.listeners})
 
     def lines(self) -> Iterator[str]:
         for name in ModelRecord.__struct_fields__:
             yield tabbed((name, getattr(self.record, name)))
+        yield tabbed(("listeners", self.listeners))
 
     def screen(self) -> RenderableType:
         record = self.record
@@ -256,6 +264,8 @@ class OneRecord:
         if record.status in (ModelStatus.DOWNLOADING, ModelStatus.EVICTING):
             end = record.lease_expires_at
             add("lease", f"{lease_of(record, now)}{f' ({_clock(end)})' if end else ''}")
+        if self.listeners is not None and record.status is not ModelStatus.DOWNLOADED:
+            add("listeners", f"{listening_words(self.listeners)} to this namespace, for any model")
         add("token", record.token or None)
         add("attempts", record.attempts or None)
         add("taken over from", record.previous_owner and printable(record.previous_owner))

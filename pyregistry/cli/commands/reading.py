@@ -14,6 +14,7 @@ from pyregistry.cli.answers import Answer, Counts, OneRecord, Records, Said
 from pyregistry.cli.choices import status_of
 from pyregistry.cli.command import command
 from pyregistry.cli.context import Cli
+from pyregistry.cli.listeners import listeners_of
 from pyregistry.cli.namesakes import unknown
 from pyregistry.cli.options import (
     AnyProviderOption,
@@ -96,7 +97,7 @@ def show(
     record = cli.registry.get_model_record(model, provider, revision=revision, subset=subset)
     if record is None:
         return unknown(cli, model, {"status": None})
-    return Answer(OneRecord(record))
+    return Answer(OneRecord(record, listeners_of(cli.registry)))
 
 
 @command()
