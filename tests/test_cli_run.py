@@ -7,9 +7,11 @@ import errno
 import json
 import os
 import pty
+import re
 import shutil
 import signal
 import subprocess
+import sys
 import tempfile
 import threading
 import time
@@ -19,6 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import pytest
+import redis
 
 from pyregistry import Claimed, ModelRecord, ModelRef, ModelStatus, Registry
 from pyregistry.cli.exits import Exit
@@ -526,6 +529,41 @@ def test_a_verify_that_is_broken_is_no_answer(
     assert "Traceback" not in ended.err
     assert record_of(registry) == record
     assert traces(tmp_path) == []
+
+
+def test_what_is_on_disk_is_registered_after_a_loss_of_data(
+    start: Start, env: dict[str, str], tmp_path: Path, registry: Registry, server_url: str
+) -> None:
+    text = (ROOT / "docs" / "operation.md").read_text("utf-8")
+    (script,) = re.findall(r"```sh\n(cd /models.*?)```", text, re.DOTALL)
+    root = tmp_path / "models"
+    root.mkdir()
+    words = ("run", "org/model", "--store", root)
+    assert start(*words, *sh(FILL)).end().code == 0
+    before = record_of(registry, "org/model")
+    with redis.Redis.from_url(server_url) as client:
+        assert client.delete(*client.keys(f"pyregistry:{{{registry.namespace}}}:*")) > 0
+    assert registry.get_model_record("org/model") is None
+    done = subprocess.run(
+        [
+            "sh",
+            "-c",
+            'pyregistry() { "$PYTHON" -m pyregistry "$@"; }\n' + script.replace("/models", str(root), 1),
+        ],
+        env={**env, "PYTHON": sys.executable, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=SECONDS,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    after = record_of(registry, "org/model")
+    assert (after.status, after.location) == (ModelStatus.DOWNLOADED, before.location)
+    assert after.size_bytes
+    there = start(*words, "--json", *sh(TRACE)).end()
+    assert (there.code, there.json["downloaded_here"]) == (0, False), there.err
+    assert (Path(there.json["path"]) / "file").read_text() == "weights\n"
+    assert traces(tmp_path) == [], "nothing is downloaded again"
 
 
 # What is said meanwhile
