@@ -873,6 +873,10 @@ def test_an_error_of_the_server_names_it_and_the_way_out(run: Run, make_server: 
         assert "secret-word" not in refused.err
         told = json.loads(run("--url", url, "counts", "--json").err)
         assert (what in told["message"], advice in told["advice"]) == (True, True)
+    for command in (["doctor"], ["doctor", "--json"]):
+        said = run("--url", f"redis://{host}", *command).out
+        assert f"redis://{host}: the server wants a password, and the URL has none" in said
+        assert "PYREGISTRY_URL=redis://" in said
     with redis.Redis.from_url(server.url) as client:
         client.config_set("maxmemory", "1")
         full = run("--url", server.url, "claim", "m")
@@ -900,6 +904,7 @@ def test_an_error_of_the_server_names_it_and_the_way_out(run: Run, make_server: 
     ("words", "message"),
     [
         (["--url", "127.0.0.1:6379", "counts"], "--url has no scheme: write redis://127.0.0.1:6379 "),
+        (["--url", "http://127.0.0.1:6379", "counts"], "-> the schemes are redis:// or rediss://"),
         (["--url", ":secret@127.0.0.1:6379", "counts"], "--url has no scheme: write redis://HOST:PORT "),
         (["run", "m", "ls", "-la"], "pyregistry run MODEL -- COMMAND"),
         (["finish", "DONE", "abc"], "status: must be DOWNLOADED or ERROR, not 'DONE'"),

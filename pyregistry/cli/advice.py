@@ -5,8 +5,11 @@ from __future__ import annotations
 import re
 from typing import NamedTuple
 
+import msgspec
+
 from pyregistry._source import redacted
 from pyregistry.config import BackendConfig
+from pyregistry.doctor import Finding, Level
 from pyregistry.errors import (
     ConfigurationError,
     NotNow,
@@ -16,7 +19,7 @@ from pyregistry.errors import (
     ServerRefused,
 )
 
-__all__ = ["Told", "check_scheme", "told"]
+__all__ = ["Told", "check_scheme", "clearer", "told"]
 
 _PLAIN_HOST = re.compile(r"[A-Za-z0-9.-]+(:[0-9]{1,5})?(/[0-9]+)?")
 _SCHEMES = "redis:// or rediss:// (valkey://, valkeys://), redis+sentinel://, unix:// or embedded://"
@@ -52,7 +55,7 @@ class _Known(NamedTuple):
     advice: str
 
 
-_REFUSED = (
+_REFUSED: tuple[_Known, ...] = (
     _Known(
         ("HELLO must be called with the client already authenticated", "NOAUTH", "Authentication required"),
         "the server wants a password, and the URL has none",
@@ -85,8 +88,14 @@ _REFUSED = (
         "a server of models answers there, and no sentinel",
         "for that server itself write redis://HOST:PORT/0; sentinels listen on port 26379, as a rule",
     ),
+    _Known(
+        ("unknown command",),
+        "",
+        "a sentinel lacks most commands: for a service under Sentinel write redis+sentinel://HOST:26379/SERVICE/0; "
+        "a proxy has to pass them on",
+    ),
 )
-_UNAVAILABLE = (
+_UNAVAILABLE: tuple[_Known, ...] = (
     _Known(("Connection refused",), "", "look whether the server runs, and whether host and port are right"),
     _Known(
         ("Name or service not known", "nodename nor servname", "No address associated", "name resolution"),
@@ -109,7 +118,7 @@ _UNAVAILABLE = (
         "look at the server and the network; a server without TLS does not answer rediss://, nor one with TLS redis://",
     ),
 )
-_NOT_NOW = (
+_NOT_NOW: tuple[_Known, ...] = (
     _Known(
         ("NOREPLICAS",),
         "",
@@ -133,6 +142,8 @@ def told(error: RegistryError, config: BackendConfig | None) -> Told:
         config: which server was asked; ``None``: it is not known which.
     """
     message = str(error)
+    if isinstance(error, ConfigurationError) and message.startswith("not a URL of a Redis server"):
+        return Told(message, "" if ";" in message else f"the schemes are {_SCHEMES}")
     if config is None or not isinstance(error, (ServerRefused, RegistryUnavailable)):
         return Told(message)
     server = redacted(config.url)
@@ -145,6 +156,14 @@ def told(error: RegistryError, config: BackendConfig | None) -> Told:
     found = next((each for each in known if any(text in message for text in each.texts)), _Known((), "", ""))
     message = found.words or message
     return Told(message if server in message else f"{server}: {message}", found.advice)
+
+
+def clearer(finding: Finding, config: BackendConfig) -> Finding:
+    """A finding of `doctor`, in the words of `told` where the server refuses to be used at all."""
+    if not (finding.level is Level.ERROR and finding.check in ("server", "rights")):
+        return finding
+    message, advice = told(ServerRefused(finding.message), config)
+    return msgspec.structs.replace(finding, message=message, advice=advice or finding.advice)
 
 
 def check_scheme(url: str, told_by: str) -> None:

@@ -11,6 +11,7 @@ import typer
 
 from pyregistry import doctor
 from pyregistry.cli import health
+from pyregistry.cli.advice import clearer
 from pyregistry.cli.answers import Answer, Findings, Said
 from pyregistry.cli.command import command
 from pyregistry.cli.context import Cli
@@ -47,7 +48,9 @@ def examine(
     config = cli.config
     found = doctor.examine(config.url, config.namespace, records=records, **config.options)
     wrong = any(finding.is_wrong for finding in found)
-    return Answer(Findings(found), code=Exit.NO if wrong else Exit.DONE)
+    return Answer(
+        Findings([clearer(finding, config) for finding in found]), code=Exit.NO if wrong else Exit.DONE
+    )
 
 
 @command(common=False)
