@@ -766,6 +766,14 @@ def test_every_error_has_a_code() -> None:
     assert exit_of(errors.RegistryError()) is Exit.FAILED
 
 
+def test_every_error_is_documented() -> None:
+    text = (ROOT / "docs" / "operation.md").read_text("utf-8")
+    table = text.partition("| error | means | do |\n")[2].partition("\n\n")[0]
+    documented = {name for row in table.splitlines() for name in re.findall(r"`(\w+)`", row.split("|")[1])}
+    roots = {"RegistryError", "RecordRefused"}  # the library raises only kinds of them
+    assert set(errors.__all__) - documented == roots
+
+
 def test_the_codes_are_documented(run: Run) -> None:
     table = (ROOT / "docs" / "cli.md").read_text("utf-8").partition("## Exit codes")[2]
     told = dict(re.findall(r"^\| (\d+) \| ([^|]*?) \|", table, re.MULTILINE))
