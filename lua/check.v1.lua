@@ -5,7 +5,7 @@
 -- that only read are loaded, and no others: reads go on, and `open` is still due before the first write.
 --
 -- Prelude: 1
--- Keys: meta, index_downloading, index_downloaded, index_error, index_evicting, any_record, any_holds
+-- Keys: meta, index_downloading, index_downloaded, index_error, index_evicting, any_record, any_holds, branches
 -- Args: channel:str, schema:int
 -- Reply: [run id, version, schema of the namespace, 1: `open` is due]
 -- Errors: NOPERM what the user may not do; ERR unknown command; WRONGTYPE a shared key of another type; SCHEMATOONEW n

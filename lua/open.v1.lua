@@ -8,7 +8,7 @@
 -- is given twice, however often that happens.
 --
 -- Prelude: 1
--- Keys: meta, index_downloading, index_downloaded, index_error, index_evicting, any_record, any_holds
+-- Keys: meta, index_downloading, index_downloaded, index_error, index_evicting, any_record, any_holds, branches
 -- Args: channel:str, schema:int
 -- Reply: [run id, version, schema of the namespace]
 -- Errors: NOPERM what the user may not do; ERR unknown command; WRONGTYPE a shared key of another type; SCHEMATOONEW n

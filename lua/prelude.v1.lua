@@ -85,6 +85,8 @@ needs('TYPE', meta)
 needs('HMGET', meta, 'x')
 needs('SPUBLISH', channel, 'x')
 needs('HSET', meta, 'x', 'x')
+needs('HMGET', branches, 'x')
+needs('HSET', branches, 'x', 'x')
 needs('GET', any_record)
 needs('MGET', any_record)
 needs('MSET', any_record, 'x')
@@ -99,6 +101,7 @@ local function has_type(key, wanted)
 end
 
 has_type(meta, 'hash')
+has_type(branches, 'hash')
 for _, key in ipairs({index_downloading, index_downloaded, index_error, index_evicting}) do
   has_type(key, 'zset')
   needs('ZADD', key, '0', 'x')

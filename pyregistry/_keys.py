@@ -45,7 +45,7 @@ def parse_entry(entry: str) -> ModelRef:
 class Keyspace:
     """The keys of one namespace. All share one hash tag, so a registry lives in one slot."""
 
-    __slots__ = ("_prefix", "channel", "indexes", "meta", "namespace", "records", "shared")
+    __slots__ = ("_prefix", "branches", "channel", "indexes", "meta", "namespace", "records", "shared")
 
     def __init__(self, namespace: str) -> None:
         self.namespace = namespace
@@ -55,6 +55,8 @@ class Keyspace:
         #: What every writing script takes before its items.
         self.shared = (self.meta, *self.indexes.values())
         self.channel = self._prefix + "events"
+        #: What hubs said of branches and of names.
+        self.branches = self._prefix + "branches"
         #: What the key of a record begins with; its entry follows.
         self.records = self._prefix + "model:"
 

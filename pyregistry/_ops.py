@@ -22,7 +22,7 @@ from pyregistry import _checks as checks
 from pyregistry import _wire as wire
 from pyregistry._checks import Target
 from pyregistry._ids import ClaimIds
-from pyregistry._keys import Keyspace, parse_entry
+from pyregistry._keys import Keyspace, entry_of, parse_entry
 from pyregistry._op import Head, Op, PlainOp
 from pyregistry._scripts import BATCH, Script, load
 from pyregistry.errors import (
@@ -65,6 +65,8 @@ PAGE: Final = load("page", 1)
 COUNTS: Final = load("counts", 1)
 NOW: Final = load("now", 1)
 CACHE: Final = load("cache", 1)
+BRANCH: Final = load("branch", 1)
+SET_BRANCH: Final = load("set_branch", 1)
 
 #: Every script but `open`, which goes first.
 SCRIPTS: Final = (
@@ -83,6 +85,8 @@ SCRIPTS: Final = (
     COUNTS,
     NOW,
     CACHE,
+    BRANCH,
+    SET_BRANCH,
 )
 
 KEPT_LEASE: Final = 30.0
@@ -247,6 +251,7 @@ _decode_page = msgspec.msgpack.Decoder(list[str | int]).decode
 _decode_counts = msgspec.msgpack.Decoder(wire.Counts).decode
 _decode_now = msgspec.msgpack.Decoder(wire.Now).decode
 _decode_cache = msgspec.msgpack.Decoder(wire.Cache).decode
+_decode_branch = msgspec.msgpack.Decoder(wire.Branch).decode
 _decode_opened = msgspec.msgpack.Decoder(wire.Opened).decode
 
 Answers: TypeAlias = Sequence[Any]
@@ -258,6 +263,14 @@ def read_record(ref: ModelRef, answer: wire.ReadReply) -> ModelRecord | DamagedR
     if isinstance(answer, wire.Found):
         return read_stored(ref, answer.record, answer.last_used)
     return damaged(ref, answer.why) if isinstance(answer, wire.Damaged) else None
+
+
+def read_branch(reply: bytes) -> wire.Branch:
+    """What is known of a branch: nothing, where the reply can't be read (it holds values as they are stored)."""
+    try:
+        return _decode_branch(reply)
+    except ValueError:  # msgspec's, or what is no UTF-8: somebody has put that into the hash
+        return wire.Branch(0, None, None)
 
 
 def _left(microseconds: int) -> float | None:
@@ -434,7 +447,7 @@ class Ops:
         return self._about_server(CHECK)
 
     def _about_server(self, script: Script) -> Op[wire.Opened]:
-        keys = (*self.keys.shared, self.keys.record("x"), self.keys.holds("x"))
+        keys = (*self.keys.shared, self.keys.record("x"), self.keys.holds("x"), self.keys.branches)
         head = self._head("connect", script, keys, self.keys.channel, SCHEMA)
         return PlainOp(head, lambda answers: _decode_opened(answers[0]))
 
@@ -868,6 +881,36 @@ class Ops:
         argv = (checks.text("cache_id", proposed, checks.WORD_BYTES),)
         head = self._head("cache", CACHE, (self.keys.meta,))
         return PlainOp(head, lambda answers: _decode_cache(answers[0]).cache_id or None, (), argv)
+
+    # What hubs said
+
+    def branch(self, target: Target) -> Op[wire.Branch]:
+        """What is known of a repository and one of its branches.
+
+        Args:
+            target: the repository as it is spelled; its ``revision`` is the branch, or ``None``.
+        """
+        argv = self._branch_fields(target)
+        head = self._head("branch", BRANCH, (self.keys.meta, self.keys.branches))
+        return PlainOp(head, lambda answers: read_branch(answers[0]), (), argv)
+
+    def set_branch(self, target: Target, commit: str, name: str, asked: int) -> Op[None]:
+        """Remember what a hub said of a branch.
+
+        Args:
+            target: as in `branch`.
+            commit: where the branch leads to.
+            name: how the hub calls the repository.
+            asked: the lease time before the hub was asked (`wire.Branch.time`).
+        """
+        branch, spelling = self._branch_fields(target)
+        head = self._head("set_branch", SET_BRANCH, (self.keys.meta, self.keys.branches))
+        return PlainOp(head, lambda _answers: None, (), (branch, commit, spelling, name, asked))
+
+    def _branch_fields(self, target: Target) -> tuple[str, str]:
+        name, provider, revision, subset = target.ref
+        branch = "" if revision is None else entry_of(name, str(provider), revision, subset)
+        return branch, entry_of(name, str(provider), None, None)
 
 
 class Claiming:

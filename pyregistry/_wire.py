@@ -225,6 +225,27 @@ class Cache(msgspec.Struct, array_like=True, frozen=True):
     cache_id: str
 
 
+class Told(msgspec.Struct, array_like=True, frozen=True):
+    """What a hub said when it was asked: a commit, or a name."""
+
+    value: str
+    at: int
+
+
+class Branch(msgspec.Struct, array_like=True, frozen=True):
+    """What is known of a branch, and of a name."""
+
+    time: int
+    commit: Told | None
+    name: Told | None
+
+
+class BranchSet(msgspec.Struct, array_like=True, frozen=True):
+    """How many fields were written."""
+
+    written: int
+
+
 class Opened(msgspec.Struct, array_like=True, frozen=True):
     """The server that a connection was opened to; ``due``: as far as reading goes, `open` is still to run."""
 

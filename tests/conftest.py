@@ -178,7 +178,7 @@ def namespace(pyregistry_namespace: str, server_url: str) -> Iterator[str]:
     """A namespace that no other test uses; no stray key is left in it, and no key of one named after it."""
     yield pyregistry_namespace
     keys = Keyspace(pyregistry_namespace)
-    known = {*keys.shared}
+    known = {*keys.shared, keys.branches}
     with redis.Redis.from_url(server_url) as client:
         found = [
             key.decode() for key in client.scan_iter(f"pyregistry:{{{pyregistry_namespace}*", count=1000)

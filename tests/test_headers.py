@@ -23,8 +23,8 @@ from tools import lock_scripts
 ROOT = Path(__file__).parent.parent
 LUA = ROOT / "lua"
 ALL = (OPEN, *SCRIPTS)
-WRITERS_THAT_GROW = {"claim", "retry", "set_status"}
-READERS = {"check", "read", "page", "counts", "now"}
+WRITERS_THAT_GROW = {"claim", "retry", "set_status", "set_branch"}
+READERS = {"check", "read", "page", "counts", "now", "branch"}
 
 
 def source(script: Script) -> str:
@@ -501,6 +501,7 @@ PREFIX = "pyregistry:{space}:"
 KEYS = {
     "meta": "meta", "index_downloading": "downloading", "index_downloaded": "downloaded",
     "index_error": "error", "index_evicting": "evicting", "any_record": "model:x", "any_holds": "holds:x",
+    "branches": "branches",
 }  # fmt: skip
 ENTRIES = ("HuggingFace:m", "S3@r#s:n")
 
@@ -590,6 +591,12 @@ SENT: dict[str, tuple[Op[Any], dict[str, Any], list[dict[str, Any]]]] = {
     "counts": (OPS.counts(), {}, []),
     "now": (OPS.now(), {}, []),
     "cache": (OPS.cache("the cache"), {"proposed": "the cache"}, []),
+    "branch": (OPS.branch(targets()[1]), {"branch": "S3@r#s:n", "spelling": "S3:n"}, []),
+    "set_branch": (
+        OPS.set_branch(targets()[1], "c1", "the name", 77),
+        {"branch": "S3@r#s:n", "commit": "c1", "spelling": "S3:n", "canonical": "the name", "asked": 77},
+        [],
+    ),
 }  # fmt: skip
 
 
@@ -653,6 +660,8 @@ LEAST: list[Op[Any]] = [
     OPS.delete(targets(), expected_token=None, force=False),
     OPS.page(None, 0, 1),
     OPS.check(),
+    OPS.branch(targets()[0]),
+    OPS.set_branch(targets()[0], "c1", "m", 0),
 ]  # fmt: skip
 
 

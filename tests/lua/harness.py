@@ -34,8 +34,8 @@ SECOND = 1_000_000
 MINUTE = 60 * SECOND
 HOUR = 60 * MINUTE
 
-READS = ("read", "page", "counts", "now")
-OF_NO_MODEL = ("open", "cache")
+READS = ("read", "page", "counts", "now", "branch")
+OF_NO_MODEL = ("open", "cache", "set_branch")
 PROVIDER = "HuggingFace"
 
 _REPLIES: dict[str, Any] = {
@@ -54,6 +54,8 @@ _REPLIES: dict[str, Any] = {
     "counts": wire.Counts,
     "now": wire.Now,
     "cache": wire.Cache,
+    "branch": wire.Branch,
+    "set_branch": wire.BranchSet,
 }
 _DECODERS = {name: msgspec.msgpack.Decoder(type_) for name, type_ in _REPLIES.items()}
 _META = {"schema", "server", "cache_id", "time", "skew", "clock", *(f"bytes:{status}" for status in STATUSES)}
@@ -101,6 +103,11 @@ _DEFAULTS: dict[str, Any] = {
     "limit": 1000,
     "schema": 1,
     "proposed": "",
+    "branch": "HuggingFace@main:m",
+    "commit": "c1",
+    "spelling": "HuggingFace:m",
+    "canonical": "m",
+    "asked": 0,
 }
 
 
@@ -225,7 +232,9 @@ class Lab:
                 pipeline.dump(name)
         values = {}
         for name, kind, value in zip(names, kinds, pipeline.execute(), strict=True):
-            if kind == b"hash":
+            if name.decode() == self.keys.branches and kind == b"hash":
+                values[name.decode()] = {field.decode(): raw for field, raw in value.items()}
+            elif kind == b"hash":
                 values[name.decode()] = {field.decode(): text.decode() for field, text in value.items()}
             elif kind == b"zset":
                 values[name.decode()] = {member.decode(): score for member, score in value}
@@ -327,6 +336,7 @@ class Lab:
             **{f"index_{status.lower()}": self.index(status) for status in _WORDS},
             "any_record": self.keys.record("x"),
             "any_holds": self.keys.holds("x"),
+            "branches": self.keys.branches,
         }
         keys = [named[name] for name in script.keys]
         args = [self._argument(arg.name, items, shared) for arg in script.args]
@@ -430,7 +440,7 @@ class Lab:
                 entry = key.partition("}:model:")[2]
                 if entry not in self.damaged:
                     whole[entry] = wire.decode_record(value)
-            elif "}:holds:" not in key:
+            elif "}:holds:" not in key and key != self.keys.branches:
                 assert key in self.keys.indexes.values(), f"a stray key: {key}"
         for entry in state.entries() - self.damaged:
             places = state.sets_of(entry)

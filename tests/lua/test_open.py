@@ -134,10 +134,11 @@ def test_an_older_schema_stays(lab: Lab) -> None:
 
 
 @pytest.mark.parametrize("kind", ["string", "list", "set", "hash", "zset", "stream"])
-@pytest.mark.parametrize("name", ["meta", *INDEXES])
+@pytest.mark.parametrize("name", ["meta", "branches", *INDEXES])
 def test_shared_keys_of_another_type(lab: Lab, name: str, kind: str) -> None:
-    key = lab.keys.meta if name == "meta" else lab.index(name)
-    if kind == ("hash" if name == "meta" else "zset"):
+    hashes = {"meta": lab.keys.meta, "branches": lab.keys.branches}
+    key = hashes.get(name) or lab.index(name)
+    if kind == ("hash" if name in hashes else "zset"):
         lab.open()
         return
     commands: dict[str, tuple[Any, ...]] = {

@@ -18,7 +18,7 @@ from tests.lua.harness import Item, Lab, item
 
 WRITING = ("claim", "retry", "renew", "finish", "release", "set_status", "touch", "delete")
 PUBLISHING = [name for name in WRITING if name != "touch"]
-ALL = ("open", *WRITING, "read", "page", "counts")
+ALL = ("open", *WRITING, "read", "page", "counts", "branch", "set_branch")
 
 NO_INT = [
     "",

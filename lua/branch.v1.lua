@@ -1,0 +1,22 @@
+#!lua flags=no-writes
+-- branch: which commit a branch of a repository led to last, and how the repository is really named.
+--
+-- Prelude: 1
+-- Keys: meta, branches
+-- Args: branch:str, spelling:word
+-- (branch, spelling: fields of `branches`; branch "": ask only for the name)
+-- Reply: [lease time, [commit, lease time], [name, lease time]] (nil in the place of what is not known)
+-- Errors: ERR pyregistry: a wrong call
+-- Re-send: safe: it writes nothing
+-- Event: none
+
+--@clock
+-- A value as it is stored; nil where there is none, or one that can't be read.
+local function told(stored)
+  local read, known = pcall(cmsgpack.unpack, stored or '\192')
+  if read and type(known) == 'table' and type(known[1]) == 'string' and type(known[2]) == 'number' then return stored end
+  return '\192'
+end
+
+local known = call('HMGET', branches, branch, spelling)
+return '\147' .. pack(now) .. told(known[1]) .. told(known[2])
