@@ -12,7 +12,6 @@ import fcntl
 import json
 import logging
 import os
-import re
 import shutil
 import signal
 import sys
@@ -21,8 +20,9 @@ from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
+from pyregistry._snapshot_errors import NoFiles, is_local, is_permanent, without_secrets
+from pyregistry._snapshot_spec import cached, storage_of
 from pyregistry.policy import message_of
 
 # huggingface_hub passes on what it has received in pieces of 10 MiB: to whoever looks for progress, a slow
@@ -31,9 +31,9 @@ _PIECE = 64 * 1024
 _SAMPLE_EVERY = 0.5
 _UNFINISHED = ".incomplete"
 _PR_SET_PDEATHSIG = 1
-_TOKEN = re.compile(r"\bhf_[A-Za-z0-9]{16,}")
-_REFUSED = (401, 403, 404, 410)
 _NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP)  # such as NFS without its lock service
+# For each file that is under way: its connection, itself, and its lock. Beside them what a session keeps.
+_FILES_EACH, _FILES_BESIDE = 3, 8
 
 
 def main(job: dict[str, Any]) -> None:
@@ -42,11 +42,18 @@ def main(job: dict[str, Any]) -> None:
     os.dup2(2, 1)  # what anybody prints is no answer
     _die_with(job["parent"])
     _name_missing_locks()
-    worker = _Worker(job, answers)
+    voice = _Voice(answers, job["token"])
     try:
-        worker.say(done=worker.fetch())
+        worker = _Worker(job, voice)
+    except Exception as error:  # before the hub is asked anything
+        voice.say(failed=voice.told(error), permanent=False, local=True)
+        os._exit(0)
+    voice.say(started=True)
+    try:
+        voice.say(done=worker.try_out() if job.get("trial") else worker.fetch())
     except Exception as error:
-        worker.say(failed=worker.told(error), permanent=is_permanent(error, worker.endpoint))
+        local = is_local(error) or bool(job.get("trial"))
+        voice.say(failed=voice.told(error), permanent=is_permanent(error, worker.endpoint), local=local)
     # Threads may wait for a network that does not answer; nobody is to wait for them.
     os._exit(0)
 
@@ -94,26 +101,17 @@ def _give_up(*_: object) -> None:
     os._exit(128 + signal.SIGTERM)
 
 
-class _Worker:
-    """Downloads one snapshot."""
+class _Voice:
+    """What the parent hears.
 
-    def __init__(self, job: dict[str, Any], answers: int) -> None:
-        # Slow to import, and only when a dead parent would be noticed.
-        from huggingface_hub import HfApi, constants, get_token
+    Attributes:
+        secret: a token that nobody is to hear.
+    """
 
-        constants.DOWNLOAD_CHUNK_SIZE = _PIECE
-        token = job["token"]
-        self._secret = token if isinstance(token, str) else get_token() if token is not False else None
-        self._options = {name: job[name] for name in ("repo_id", "revision", "token", "endpoint")}
-        self._patterns = {name: job[name] for name in ("allow_patterns", "ignore_patterns")}
-        self._max_workers: int = job["max_workers"]
-        self._folder = None if job["folder"] is None else Path(job["folder"])
-        self._cache = Path(job["cache_dir"] or constants.HF_HUB_CACHE).expanduser()
-        self._api = HfApi(endpoint=job["endpoint"], token=token)
-        self.endpoint: str = self._api.endpoint
+    def __init__(self, answers: int, secret: str | bool | None) -> None:
+        self.secret = secret
         self._answers = answers
         self._lock = threading.Lock()
-        _pass_on_warnings(self)
 
     def say(self, **words: Any) -> None:
         """Tell the parent."""
@@ -122,7 +120,54 @@ class _Worker:
 
     def told(self, error: BaseException) -> str:
         """What may be said of an error, without secrets."""
-        return without_secrets(message_of(error), self._secret)
+        return without_secrets(message_of(error), self.secret)
+
+
+class _Worker:
+    """Downloads one snapshot."""
+
+    def __init__(self, job: dict[str, Any], voice: _Voice) -> None:
+        # Slow to import, and only when a dead parent would be noticed.
+        from huggingface_hub import HfApi, constants, get_token
+
+        constants.DOWNLOAD_CHUNK_SIZE = _PIECE
+        token = job["token"]
+        if token is None or token is True:
+            voice.secret = get_token()
+        self._options = {name: job[name] for name in ("repo_id", "revision", "token", "endpoint")}
+        self._patterns = {name: job[name] for name in ("allow_patterns", "ignore_patterns")}
+        self._max_workers: int = job["max_workers"]
+        self._folder = None if job["folder"] is None else Path(job["folder"])
+        # Not looked for where it is not used: without a home directory there is none.
+        self._cache = None if job["stored"] else Path(job["cache_dir"] or constants.HF_HUB_CACHE).expanduser()
+        self._api = HfApi(endpoint=job["endpoint"], token=token)
+        self.endpoint: str = self._api.endpoint
+        self._say = voice.say
+        _pass_on_warnings(voice)
+
+    def try_out(self) -> dict[str, Any]:
+        """See whether this machine can do what a download needs."""
+        wanted = self._max_workers * _FILES_EACH + _FILES_BESIDE
+        opened: list[int] = []
+        try:
+            while len(opened) < wanted:
+                opened.append(os.dup(0))
+        except OSError as error:
+            raise OSError(
+                error.errno,
+                f"a download with max_workers={self._max_workers} may need {wanted} open files, and only "
+                f"{len(opened)} more can be opened here: raise the limit (ulimit -n), or lower max_workers",
+            ) from None
+        finally:
+            for number in opened:
+                os.close(number)
+        if self._cache is not None:
+            _try_to_write(self._cache)
+            storage = self._cache / storage_of(self._options["repo_id"])
+            for folder in (storage, storage / "blobs", storage / "snapshots"):
+                if folder.is_dir():
+                    _try_to_write(folder)
+        return {}
 
     def fetch(self) -> dict[str, Any]:
         """Downloads the files, and sees that they are there."""
@@ -130,10 +175,11 @@ class _Worker:
 
         sizes = self._sizes()
         total = sum(size or 0 for size in sizes.values()) if None not in sizes.values() else None
-        self.say(total=total, files=len(sizes))
+        self._say(total=total, files=len(sizes))
         if self._folder is None:
+            assert self._cache is not None, "the job says where to"
             place: dict[str, Any] = {"cache_dir": self._cache}
-            storage = self._cache / f"models--{self._options['repo_id'].replace('/', '--')}"
+            storage = self._cache / storage_of(self._options["repo_id"])
             files, unfinished = storage / "snapshots" / self._options["revision"], storage / "blobs"
         else:
             place = {"local_dir": self._folder}
@@ -156,7 +202,7 @@ class _Worker:
         if self._folder is not None:
             _remove_bookkeeping(self._folder)
             return done
-        return {**done, "location": files.relative_to(self._cache).as_posix()}
+        return {**done, "location": cached(self._options["repo_id"], self._options["revision"])}
 
     def _sizes(self) -> dict[str, int | None]:
         """The files that are wanted, and how large they are."""
@@ -178,19 +224,8 @@ class _Worker:
             done = meter.read()
             if done > told:
                 told = done
-                self.say(bytes=done)
+                self._say(bytes=done)
             pause.wait(_SAMPLE_EVERY)
-
-
-def without_secrets(text: str, token: str | bool | None) -> str:
-    """A text that does not show a token: neither this one nor one that looks like one."""
-    if isinstance(token, str) and token:
-        text = text.replace(token, "***")
-    return _TOKEN.sub("***", text)
-
-
-class NoFiles(Exception):
-    """There is nothing to download."""
 
 
 class _Meter:
@@ -254,30 +289,26 @@ def _remove_bookkeeping(folder: Path) -> None:
         (folder / ".cache").rmdir()
 
 
-def is_permanent(error: BaseException | None, endpoint: str) -> bool:
-    """Whether the hub has said no, or the job makes no sense; what wraps an answer counts like the answer."""
-    from huggingface_hub.errors import HFValidationError, OfflineModeIsEnabled
-
-    while error is not None:
-        if isinstance(error, (NoFiles, HFValidationError)):
-            return True
-        if isinstance(error, OfflineModeIsEnabled):
-            return False
-        response = getattr(error, "response", None)
-        if response is not None and response.status_code in _REFUSED:
-            # What another host refuses was a link that is over.
-            return urlsplit(str(response.url)).netloc == urlsplit(endpoint).netloc
-        error = error.__cause__
-    return False
+def _try_to_write(folder: Path) -> None:
+    """See that files can be made in a folder, and renamed there."""
+    folder.mkdir(parents=True, exist_ok=True)
+    draft = folder / f".pyregistry-{os.urandom(8).hex()}"
+    renamed = draft.with_suffix(".tmp")
+    draft.touch()
+    try:
+        draft.rename(renamed)
+    finally:
+        for each in (draft, renamed):
+            each.unlink(missing_ok=True)
 
 
-def _pass_on_warnings(worker: _Worker) -> None:
+def _pass_on_warnings(voice: _Voice) -> None:
     """What huggingface_hub logs goes to the parent's log."""
 
     class Handler(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
             with suppress(Exception):
-                worker.say(log=worker.told(Warning(record.getMessage())).removeprefix("Warning: "))
+                voice.say(log=voice.told(Warning(record.getMessage())).removeprefix("Warning: "))
 
     logger = logging.getLogger("huggingface_hub")
     logger.handlers[:] = [Handler(logging.WARNING)]

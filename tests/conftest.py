@@ -30,12 +30,12 @@ from tests.proxy import SECONDS, Proxy, until
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Iterator
 
-pytest_plugins = ["pyregistry.testing"]
+pytest_plugins = ["pyregistry.testing", "tests.snapshots"]
 
 # These are about what is built on the clients; which server is below makes no difference to them.
 ABOVE_THE_SERVER = {
-    "test_benchmarks", "test_demo", "test_examples", "test_huggingface", "test_store", "test_store_mounts",
-    "test_store_roots",
+    "test_benchmarks", "test_demo", "test_examples", "test_hub_away", "test_huggingface", "test_store",
+    "test_store_mounts", "test_store_roots",
 }  # fmt: skip
 # Nor to these, which run on Debian's server all the same: with the other Python.
 ONCE_FOR_EACH_PYTHON = {

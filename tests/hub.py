@@ -46,7 +46,12 @@ class Hub:
         most_at_once: how many files it was sending at a time, at most.
         sends_only: what it sends of the files of a download before it falls silent (bytes).
         pace: how fast it sends (bytes per second).
-        broken: it answers everything with 503.
+        status: it answers everything with this; ``None``: with what is asked for.
+        renamed: repositories by their former names, in lower case: whoever asks for those is sent on. So is a name that
+            differs in case only.
+        requests: how many it has had.
+        gated: files that it gives to nobody.
+        breaks_after: it answers with 503 once it has had more requests than this.
     """
 
     def __init__(self) -> None:
@@ -57,7 +62,11 @@ class Hub:
         self.most_at_once = self.sending = 0
         self.sends_only: int | None = None
         self.pace: float | None = None
-        self.broken = False
+        self.status: int | None = None
+        self.renamed: dict[str, str] = {}
+        self.requests = 0
+        self.gated: set[str] = set()
+        self.breaks_after: int | None = None
         self.stopping = threading.Event()
         self.lock = threading.Lock()
         self._server = _Server(self)
@@ -74,9 +83,19 @@ class Hub:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self.stopping.set()
-        self._server.shutdown()
-        self._server.server_close()  # waits for the answers that are under way
+        self.go_away()
+
+    def go_away(self) -> None:
+        """Refuse connections from now on, as a hub that can't be reached."""
+        if not self.stopping.is_set():
+            self.stopping.set()
+            self._server.shutdown()
+            self._server.server_close()  # waits for the answers that are under way
+
+    def canonical(self, repo_id: str) -> str:
+        """How the hub writes a name."""
+        names = {name.lower(): name for name in self.repositories} | self.renamed
+        return names.get(repo_id.lower(), repo_id)
 
     def push(
         self, repo_id: str, files: dict[str, bytes], *, branch: str = "main", token: str | None = None
@@ -132,7 +151,11 @@ class _Handler(BaseHTTPRequestHandler):
         hub = self.server.hub
         url = urlsplit(self.path)
         parts = [unquote(part) for part in url.path.strip("/").split("/")]
-        if hub.broken:
+        with hub.lock:
+            hub.requests += 1
+        if hub.status is not None:
+            return self._refuse(hub.status, "")
+        if hub.breaks_after is not None and hub.requests > hub.breaks_after:
             return self._refuse(503, "")
         if parts[:2] == ["api", "models"] and len(parts) >= 4:
             repo_id, question = "/".join(parts[2:4]), parts[4:] or ["revision", "main"]
@@ -140,6 +163,8 @@ class _Handler(BaseHTTPRequestHandler):
             repo_id, question = "/".join(parts[:2]), ["resolve", *parts[3:]]
         else:
             return self._refuse(404, "")
+        if (canonical := hub.canonical(repo_id)) != repo_id:
+            return self._send_on(self.path.replace(repo_id, canonical, 1))
         repository = hub.repositories.get(repo_id)
         if repository is None:
             # As the real one: it does not tell what is private.
@@ -160,12 +185,20 @@ class _Handler(BaseHTTPRequestHandler):
         name = "/".join(question[2:])
         if name not in files:
             return self._refuse(404, "EntryNotFound")
+        if name in hub.gated:
+            return self._refuse(403, "GatedRepo")
         return self._file((repo_id, commit, name), files[name], head=head)
 
     def _refuse(self, status: int, code: str) -> None:
         self.send_response(status)
         if code:
             self.send_header("X-Error-Code", code)
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    def _send_on(self, path: str) -> None:
+        self.send_response(307)
+        self.send_header("Location", path)
         self.send_header("Content-Length", "0")
         self.end_headers()
 

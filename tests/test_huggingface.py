@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import errno
 import inspect
-import json
 import logging
 import os
 import re
@@ -29,9 +28,8 @@ from pyregistry import (
     Registry,
     RetryPolicy,
 )
-from pyregistry._snapshot import is_permanent, without_secrets
+from pyregistry._snapshot_errors import is_permanent, without_secrets
 from pyregistry.huggingface import (
-    SnapshotFailed,
     SnapshotRefused,
     ensure_snapshot,
     ensure_snapshot_async,
@@ -41,136 +39,13 @@ from pyregistry.huggingface import (
 from tests import mounts
 from tests.hub import Hub
 from tests.proxy import until
+from tests.snapshots import FILES, REPO, SECONDS, Replica, contents, worker_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
-SECONDS = 90.0  # for what must come, on a machine that is busy
-REPO = "acme/model"
-FILES = {"config.json": b'{"layers": 2}', "weights/one.bin": os.urandom(300_000), "weights/two.bin": b"2" * 9}
+
 TOKEN = "hf_averysecrettokenofatest"
-
-# One member of a fleet: a process that ensures one snapshot.
-REPLICA = """
-import asyncio, json, logging, sys
-import msgspec
-from pyregistry import AsyncRegistry, FolderStore, Registry, RegistryError, RetryPolicy
-from pyregistry.huggingface import ensure_snapshot, ensure_snapshot_async, snapshot_path
-
-def main(url, namespace, root, kind, repo_id, retry, **options):
-    options |= {"store": FolderStore(root), "retry": None if retry is None else RetryPolicy(**retry)}
-    async def on_a_loop():
-        async with AsyncRegistry.from_url(url, namespace) as registry:
-            return await ensure_snapshot_async(registry, repo_id, **options)
-    try:
-        if kind == "asyncio":
-            record = asyncio.run(on_a_loop())
-        else:
-            with Registry.from_url(url, namespace) as registry:
-                record = ensure_snapshot(registry, repo_id, **options)
-        answer = {"path": str(snapshot_path(record, store=options["store"])), "attempts": record.attempts}
-    except RegistryError as error:
-        answer = {"error": type(error).__name__, "message": str(error)}
-    print(json.dumps(answer))
-
-logging.basicConfig(level=logging.INFO)
-main(**json.loads(sys.argv[1]))
-"""
-
-
-class Replica:
-    """One that has been started."""
-
-    def __init__(self, log: Path, environment: dict[str, str], **job: Any) -> None:
-        self._log = log
-        with log.open("wb") as errors:
-            self.process = subprocess.Popen(
-                [sys.executable, "-W", "error", "-c", REPLICA, json.dumps(job)],
-                stdout=subprocess.PIPE,
-                stderr=errors,
-                env=environment,
-                cwd=Path(__file__).parent.parent,
-                text=True,
-            )
-
-    @property
-    def log(self) -> str:
-        return self._log.read_text()
-
-    def worker(self) -> int:
-        """The process that downloads for it, once there is one."""
-        return worker_of(lambda: self.log)
-
-    def answer(self) -> dict[str, Any]:
-        """What it came to."""
-        said, _ = self.process.communicate(timeout=SECONDS)
-        assert self.process.returncode == 0, self.log
-        answer: dict[str, Any] = json.loads(said)
-        return answer
-
-
-@pytest.fixture
-def hub() -> Iterator[Hub]:
-    with Hub() as hub:
-        yield hub
-
-
-@pytest.fixture
-def environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
-    """What huggingface_hub is to know: no token, cache or setting of this machine."""
-    for name in [name for name in os.environ if name.startswith("HF_") or name.lower().endswith("_proxy")]:
-        monkeypatch.delenv(name)
-    monkeypatch.setenv("HF_HOME", str(tmp_path / "home"))
-    for name in ("HF_HUB_DISABLE_XET", "HF_HUB_DISABLE_TELEMETRY", "HF_HUB_DISABLE_PROGRESS_BARS"):
-        monkeypatch.setenv(name, "1")
-    return dict(os.environ)
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> FolderStore:
-    (tmp_path / "store").mkdir()
-    return FolderStore(tmp_path / "store")
-
-
-@pytest.fixture
-def replicas(
-    environment: dict[str, str], server_url: str, namespace: str, store: FolderStore, tmp_path: Path
-) -> Iterator[Callable[..., Replica]]:
-    """Starts members of a fleet; what a failed test leaves of them is ended."""
-    started: list[Replica] = []
-
-    def start(hub: Hub, kind: str = "sync", repo_id: str = REPO, **options: Any) -> Replica:
-        job = {"url": server_url, "namespace": namespace, "root": str(store.root), "kind": kind}
-        options = {"retry": {}, **options}
-        log = tmp_path / f"replica-{len(started)}.log"
-        started.append(
-            Replica(log, {**environment, "HF_ENDPOINT": hub.url}, **job, repo_id=repo_id, **options)
-        )
-        return started[-1]
-
-    yield start
-    for replica in started:
-        replica.process.kill()
-        replica.process.communicate()
-
-
-@pytest.fixture
-def asked(environment: dict[str, str], hub: Hub) -> Iterator[dict[str, Any]]:
-    """What calls in this process are to be made with."""
-    import huggingface_hub
-    from huggingface_hub import utils
-
-    close = getattr(huggingface_hub, "close_session", None)
-    if close is None:  # before 1.0
-        close = getattr(utils, "reset_sessions", None)
-    assert close is not None
-    yield {"endpoint": hub.url, "token": False, "lease": 9}
-    close()  # it keeps its connections
-
-
-def worker_of(log: Callable[[], str]) -> int:
-    pids = until(lambda: re.findall(r"is downloaded by process (\d+)", log()), "a process downloads", SECONDS)
-    return int(pids[0])
 
 
 def is_gone(pid: int) -> bool:
@@ -179,12 +54,6 @@ def is_gone(pid: int) -> bool:
     except ProcessLookupError:
         return True
     return False
-
-
-def contents(folder: Path) -> dict[str, bytes]:
-    """All the files of a folder."""
-    paths = [path for path in folder.rglob("*") if path.is_file()]
-    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in paths}
 
 
 def record_of(registry: Registry, commit: str, subset: str | None = None) -> ModelRecord | None:
@@ -384,11 +253,9 @@ def test_what_is_there_needs_no_hub(
 ) -> None:
     commit = hub.push(REPO, FILES)
     record = ensure_snapshot(registry, REPO, store=store, **asked)
-    hub.broken = True
+    requests = hub.requests
     assert ensure_snapshot(registry, REPO, revision=commit, store=store, **asked) == record
-    with pytest.raises(SnapshotFailed, match="503") as caught:
-        ensure_snapshot(registry, REPO, revision="main", store=store, retry=None, **asked)
-    assert type(caught.value) is SnapshotFailed
+    assert hub.requests == requests
 
 
 def test_only_some_of_the_files(
@@ -467,7 +334,8 @@ def test_a_hub_that_fails_is_asked_again(
     hub: Hub, asked: dict[str, Any], store: FolderStore, registry: Registry
 ) -> None:
     commit = hub.push(REPO, FILES)
-    hub.broken = True
+    policy = RetryPolicy(attempts=100, first_delay=0.5, factor=1.0)
+    hub.breaks_after = 1  # what is asked before there is a claim is answered
 
     def mend() -> None:
         record = until(
@@ -477,22 +345,16 @@ def test_a_hub_that_fails_is_asked_again(
         )
         assert isinstance(record, ModelRecord)
         assert not record.permanent
-        hub.broken = False
+        hub.breaks_after = None
 
     thread = threading.Thread(target=mend)
     thread.start()
-    policy = RetryPolicy(attempts=100, first_delay=0.5, factor=1.0)
     try:
         record = ensure_snapshot(registry, REPO, revision=commit, store=store, retry=policy, **asked)
     finally:
         thread.join()
     assert record.attempts > 1
-    # The same for a branch, before there is a claim.
-    hub.broken = True
-    timer = threading.Timer(1, lambda: setattr(hub, "broken", False))
-    timer.start()
-    assert ensure_snapshot(registry, REPO, store=store, retry=policy, **asked) == record
-    timer.join()
+    assert contents(snapshot_path(record, store=store)) == FILES
 
 
 @pytest.mark.parametrize("why", ["missing", "token", "revision"])
@@ -503,16 +365,27 @@ def test_what_the_hub_refuses_is_not_tried_again(
     if why == "revision":
         hub.repositories[REPO].token, commit = None, "0" * 40
     asked = {**asked, "store": store, "token": TOKEN}
+    for revision in (commit, "no-branch" if why == "revision" else None):
+        requests = hub.requests
+        with pytest.raises(SnapshotRefused) as caught:
+            ensure_snapshot(registry, REPO, revision=revision, **asked)
+        assert not caught.value.hub_away
+        assert hub.requests == requests + 1
+    # It was asked before there was a claim: what one replica may not see is not the fleet's error.
+    assert hub.begun == {}
+    assert registry.get_status_counts() == (0, 0, 0)
+
+
+def test_a_file_that_the_hub_refuses_is_not_tried_again(
+    hub: Hub, asked: dict[str, Any], store: FolderStore, registry: Registry
+) -> None:
+    hub.push(REPO, FILES)
+    hub.gated.add("weights/one.bin")
     with pytest.raises(DownloadFailed, match="SnapshotRefused") as caught:
-        ensure_snapshot(registry, REPO, revision=commit, **asked)
+        ensure_snapshot(registry, REPO, store=store, **asked)
     assert caught.value.record.permanent
     assert caught.value.record.attempts == 1
     assert isinstance(caught.value.__cause__, SnapshotRefused)
-    assert hub.begun == {}
-    # Nobody claims what a branch would have led to.
-    with pytest.raises(SnapshotRefused):
-        ensure_snapshot(registry, REPO, revision="no-branch" if why == "revision" else None, **asked)
-    assert registry.get_status_counts() == (0, 0, 1)
 
 
 def test_a_token_is_shown_nowhere(
@@ -542,9 +415,14 @@ def test_a_token_is_shown_nowhere(
     assert TOKEN not in lines[0]
     hub.repositories[REPO].token = "hf_another"
     registry.delete_model(REPO, revision=commit)
+    with pytest.raises(SnapshotRefused) as refused:
+        ensure_snapshot(registry, REPO, revision=commit, store=store, **{**asked, "token": TOKEN})
+    hub.repositories[REPO].token = TOKEN
+    hub.gated.add("config.json")
     with pytest.raises(DownloadFailed) as caught:
         ensure_snapshot(registry, REPO, revision=commit, store=store, **{**asked, "token": TOKEN})
-    assert TOKEN not in f"{caught.value}{caught.value.__cause__}{caught.value.record}{caplog.text}"
+    failed = caught.value
+    assert TOKEN not in f"{refused.value}{failed}{failed.__cause__}{failed.record}{caplog.text}"
 
 
 def test_secrets_in_a_text() -> None:
@@ -570,7 +448,7 @@ def test_a_process_that_dies_says_what_it_can(
     hub: Hub, asked: dict[str, Any], store: FolderStore, registry: Registry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     commit = hub.push(REPO, FILES)
-    monkeypatch.setattr("pyregistry.huggingface._PROGRAM", f"raise SystemExit('out of luck, {TOKEN}')")
+    monkeypatch.setattr("pyregistry._snapshot_process._PROGRAM", f"raise SystemExit('out of luck, {TOKEN}')")
     with pytest.raises(DownloadFailed, match=r"ended by itself \(1\): out of luck, \*\*\*"):
         ensure_snapshot(registry, REPO, revision=commit, store=store, retry=None, **asked)
 

@@ -18,6 +18,7 @@ FILES = {
     "_flight_async.py": "_flight_sync.py",
     "_touch_async.py": "_touch_sync.py",
     "_recall_async.py": "_recall_sync.py",
+    "_branch_async.py": "_branch_sync.py",
     "aio.py": "registry.py",
 }
 HEADER = "# Made from {source} by tools/unasync.py: change that one.\n"
@@ -32,11 +33,14 @@ RULES = [
     (r"await asyncio\.to_thread\(([\w.]+)\)", r"\1()"),
     (r"\bawait ", ""),
     (r"\basync (def|with|for)\b", r"\1"),
-    (r"\bAsync(Registry|Transport|Iterator|Listener|EventStream|Flight|Download|Toucher|Recalls)\b", r"\1"),
+    (
+        r"\bAsync(Registry|Transport|Iterator|Listener|EventStream|Flight|Download|Toucher|Recalls|Resolver)\b",
+        r"\1",
+    ),
     (r"__a(enter|exit|iter|next)__", r"__\1__"),
     (r"\bStopAsyncIteration\b", "StopIteration"),
     (r"\baclose\b", "close"),
-    (r"\b_(transport|lines|listen|flight|touch|wait|memory|recall)_async\b", r"_\1_sync"),
+    (r"\b_(transport|lines|listen|flight|touch|wait|memory|recall|branch)_async\b", r"_\1_sync"),
     (r"\b([Aa])n async context manager\b", r"\1 context manager"),
     (
         r"download: plain or async; .*\n( +)lost; in a thread it has to look at",
