@@ -6,13 +6,13 @@ import asyncio
 import logging
 import time
 from contextlib import suppress
-from typing import TYPE_CHECKING, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from pyregistry import _checks as checks
 from pyregistry import _wire as wire
 from pyregistry._op import Op
 from pyregistry._snapshot_errors import SnapshotFailed, SnapshotRefused
-from pyregistry._snapshot_spec import Snapshot, is_offline
+from pyregistry._snapshot_spec import Resolved, Snapshot, is_offline
 from pyregistry._wait_async import ask
 from pyregistry.errors import InvalidArgument, OutcomeUnknown, RegistryError, RegistryUnavailable
 from pyregistry.models import ModelProvider, ModelRecord, ModelStatus
@@ -21,29 +21,13 @@ from pyregistry.policy import RetryPolicy
 if TYPE_CHECKING:
     from pyregistry.aio import AsyncRegistry
 
-__all__ = ["AsyncResolver", "Resolved"]
+__all__ = ["AsyncResolver"]
 
 T = TypeVar("T")
 
 _log = logging.getLogger("pyregistry.huggingface")
 
 _AGAIN = 60.0  # seconds after which the registry is told once more what it knows already
-
-
-class Resolved(NamedTuple):
-    """Which snapshot it is.
-
-    Attributes:
-        name: the repository, as the hub writes it.
-        commit: the commit.
-        known: what the registry knew before the hub was asked; ``None``: the hub was not asked, or the registry.
-        why_not: why no download can be begun; "": the hub is there, as far as is known.
-    """
-
-    name: str
-    commit: str
-    known: wire.Branch | None
-    why_not: str = ""
 
 
 class AsyncResolver:

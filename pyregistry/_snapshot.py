@@ -30,6 +30,7 @@ from pyregistry.policy import message_of
 _PIECE = 64 * 1024
 _SAMPLE_EVERY = 0.5
 _UNFINISHED = ".incomplete"
+_BOOKKEEPING = Path(".cache", "huggingface")
 _PR_SET_PDEATHSIG = 1
 _NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP)  # such as NFS without its lock service
 # For each file that is under way: its connection, itself, and its lock. Beside them what a session keeps.
@@ -127,6 +128,9 @@ class _Worker:
     """Downloads one snapshot."""
 
     def __init__(self, job: dict[str, Any], voice: _Voice) -> None:
+        if job["stored"] and "HF_HOME" not in os.environ and os.path.expanduser("~") == "~":  # noqa: PTH111 - no error
+            # No home directory: what huggingface_hub keeps there goes where its bookkeeping is removed.
+            os.environ["HF_HOME"] = str(Path(job["folder"] or "/") / _BOOKKEEPING)
         # Slow to import, and only when a dead parent would be noticed.
         from huggingface_hub import HfApi, constants, get_token
 
@@ -284,7 +288,7 @@ class _Meter:
 
 def _remove_bookkeeping(folder: Path) -> None:
     """What huggingface_hub left for its own next time."""
-    shutil.rmtree(folder / ".cache" / "huggingface", ignore_errors=True)
+    shutil.rmtree(folder / _BOOKKEEPING, ignore_errors=True)
     with suppress(OSError):  # a repository may have a folder of that name
         (folder / ".cache").rmdir()
 

@@ -228,7 +228,6 @@ class Fetch:
             LocalFault: it can't work on this machine.
             ClaimLost: somebody else's counts.
         """
-        self.check()
         claim.report(0, message=f"Asking the hub for {self._commit[:12]}")
         with SnapshotProcess(self._wanted.job(self._name, self._commit, folder)) as process:
             _log.info("%s is downloaded by process %d", claim.ref, process.pid)

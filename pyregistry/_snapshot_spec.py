@@ -25,6 +25,7 @@ from pyregistry.errors import ConfigurationError, InvalidArgument, LocalFault
 from pyregistry.policy import message_of
 
 if TYPE_CHECKING:
+    from pyregistry._wire import Branch
     from pyregistry.store import FolderStore
 
 _COMMIT = re.compile(r"[0-9a-f]{40}")
@@ -111,6 +112,22 @@ class Answer(NamedTuple):
 
     name: str
     commit: str
+
+
+class Resolved(NamedTuple):
+    """Which snapshot it is.
+
+    Attributes:
+        name: the repository, as the hub writes it.
+        commit: the commit.
+        known: what the registry knew before the hub was asked; ``None``: the hub was not asked, or the registry.
+        why_not: why no download can be begun; "": the hub is there, as far as is known.
+    """
+
+    name: str
+    commit: str
+    known: Branch | None
+    why_not: str = ""
 
 
 class Ref(NamedTuple):

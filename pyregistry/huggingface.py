@@ -18,10 +18,14 @@ import msgspec
 
 from pyregistry._branch_async import AsyncResolver
 from pyregistry._branch_sync import Resolver
+from pyregistry._flight_async import AsyncFlight
+from pyregistry._flight_sync import Flight
+from pyregistry._ops import KEPT_LEASE
 from pyregistry._snapshot_errors import SnapshotFailed, SnapshotRefused
 from pyregistry._snapshot_process import Fetch
-from pyregistry._snapshot_spec import Snapshot, cache_of, cached, subset_of
+from pyregistry._snapshot_spec import Resolved, Snapshot, cache_of, cached, subset_of
 from pyregistry._wait_async import ask, see_through, settle
+from pyregistry._wish import VISIBILITY_TIMEOUT, OnUnavailable, OnUnproven, Wish
 from pyregistry.models import ModelProvider, ModelRecord
 from pyregistry.policy import DEFAULT_RETRY, RetryPolicy
 
@@ -29,7 +33,6 @@ if TYPE_CHECKING:
     from typing_extensions import Unpack
 
     from pyregistry._owned import OwnedClaim
-    from pyregistry._wish import OnUnavailable, OnUnproven
     from pyregistry.aio import AsyncRegistry
     from pyregistry.registry import Registry
     from pyregistry.store import FolderStore
@@ -119,17 +122,10 @@ def ensure_snapshot(
     def complete(record: ModelRecord) -> bool:
         return wanted.is_cached(found.name, found.commit) and (verify is None or bool(verify(record)))
 
-    record = registry.ensure(
-        found.name,
-        ModelProvider.HUGGING_FACE,
-        Fetch(wanted, found.name, found.commit, found.why_not).run,
-        revision=found.commit,
-        subset=wanted.subset,
-        store=store,
-        verify=complete if store is None else verify,
-        retry=_with_refusal(retry),
-        **options,
-    )
+    fetch = Fetch(wanted, found.name, found.commit, found.why_not)
+    verify_all = complete if store is None else verify
+    wish = _wish(registry, wanted, found, verify_all, retry, fetch.check, options)
+    record = Flight(registry, wish).ensure(fetch.run)
     resolver.remember(found)
     return record
 
@@ -164,10 +160,11 @@ async def ensure_snapshot_async(
             return False
         return verify is None or bool(await ask(verify, record))
 
-    async def download(claim: OwnedClaim, folder: Path | None = None) -> None:
+    fetch = Fetch(wanted, found.name, found.commit, found.why_not)
+
+    async def ended(work: Callable[..., None], *args: Any) -> None:
         # In a thread of its own, and never left behind: when this ends, its process has ended.
-        fetch = Fetch(wanted, found.name, found.commit, found.why_not)
-        task = asyncio.ensure_future(ask(fetch.run, claim, folder))
+        task = asyncio.ensure_future(ask(work, *args))
         try:
             await asyncio.wait({task})
         except asyncio.CancelledError:
@@ -176,17 +173,15 @@ async def ensure_snapshot_async(
             raise
         task.result()
 
-    record = await registry.ensure(
-        found.name,
-        ModelProvider.HUGGING_FACE,
-        download,
-        revision=found.commit,
-        subset=wanted.subset,
-        store=store,
-        verify=complete if store is None else verify,
-        retry=_with_refusal(retry),
-        **options,
-    )
+    async def ready() -> None:
+        await ended(fetch.check)
+
+    async def download(claim: OwnedClaim, folder: Path | None = None) -> None:
+        await ended(fetch.run, claim, folder)
+
+    verify_all = complete if store is None else verify
+    wish = _wish(registry, wanted, found, verify_all, retry, ready, options)
+    record = await AsyncFlight(registry, wish).ensure(download)
     await resolver.remember(found)
     return record
 
@@ -209,7 +204,31 @@ def snapshot_path(
     return cache_of(cache_dir) / (record.location or cached(record.model_name, str(record.revision)))
 
 
-def _with_refusal(retry: RetryPolicy | None) -> RetryPolicy | None:
-    if retry is None:
-        return None
-    return msgspec.structs.replace(retry, permanent=(*retry.permanent, SnapshotRefused))
+_DEFAULTS: EnsureOptions = {
+    "lease": KEPT_LEASE,
+    "owner": None,
+    "timeout": None,
+    "stall_timeout": None,
+    "visibility_timeout": VISIBILITY_TIMEOUT,
+    "on_unavailable": "raise",
+    "on_unproven": "cancel",
+}
+
+
+def _wish(
+    registry: Registry | AsyncRegistry,
+    wanted: Snapshot,
+    found: Resolved,
+    verify: Callable[[ModelRecord], Any] | None,
+    retry: RetryPolicy | None,
+    ready: Callable[[], Any],
+    options: EnsureOptions,
+) -> Wish:
+    """What `Registry.ensure` makes of its arguments, and the look at this machine before a claim."""
+    if unknown := [name for name in options if name not in _DEFAULTS]:
+        raise TypeError(f"ensure_snapshot has no option {unknown[0]!r}")
+    if isinstance(retry, RetryPolicy):
+        retry = msgspec.structs.replace(retry, permanent=(*retry.permanent, SnapshotRefused))
+    wishes = {**_DEFAULTS, **options, "expected_bytes": None}
+    targets = registry._ops.targets(found.name, ModelProvider.HUGGING_FACE, found.commit, wanted.subset)
+    return registry._wish(targets, store=wanted.store, verify=verify, retry=retry, ready=ready, **wishes)

@@ -25,13 +25,17 @@ FILES = {"config.json": b'{"layers": 2}', "weights/one.bin": os.urandom(300_000)
 
 # One member of a fleet: a process that ensures one snapshot.
 REPLICA = """
-import asyncio, json, logging, sys
+import json, sys
+job = json.loads(sys.argv[1])
+exec(job.pop("first", ""))
+import asyncio, logging
 import msgspec
 from pyregistry import AsyncRegistry, FolderStore, Registry, RegistryError, RetryPolicy
 from pyregistry.huggingface import ensure_snapshot, ensure_snapshot_async, snapshot_path
 
 def main(url, namespace, root, kind, repo_id, retry, **options):
-    options |= {"store": FolderStore(root), "retry": None if retry is None else RetryPolicy(**retry)}
+    store = None if "cache_dir" in options else FolderStore(root)
+    options |= {"store": store, "retry": None if retry is None else RetryPolicy(**retry)}
     async def on_a_loop():
         async with AsyncRegistry.from_url(url, namespace) as registry:
             return await ensure_snapshot_async(registry, repo_id, **options)
@@ -41,20 +45,21 @@ def main(url, namespace, root, kind, repo_id, retry, **options):
         else:
             with Registry.from_url(url, namespace) as registry:
                 record = ensure_snapshot(registry, repo_id, **options)
-        answer = {"path": str(snapshot_path(record, store=options["store"])), "attempts": record.attempts}
+        path = snapshot_path(record, store=store, cache_dir=options.get("cache_dir"))
+        answer = {"path": str(path), "attempts": record.attempts}
     except RegistryError as error:
         answer = {"error": type(error).__name__, "message": str(error)}
     print(json.dumps(answer))
 
 logging.basicConfig(level=logging.INFO)
-main(**json.loads(sys.argv[1]))
+main(**job)
 """
 
 
 class Replica:
     """One that has been started."""
 
-    def __init__(self, log: Path, environment: dict[str, str], **job: Any) -> None:
+    def __init__(self, log: Path, environment: dict[str, str], user: int | None = None, **job: Any) -> None:
         self._log = log
         with log.open("wb") as errors:
             self.process = subprocess.Popen(
@@ -64,6 +69,7 @@ class Replica:
                 env=environment,
                 cwd=Path(__file__).parent.parent,
                 text=True,
+                user=user,
             )
 
     @property
@@ -114,11 +120,9 @@ def replicas(
 
     def start(hub: Hub, kind: str = "sync", repo_id: str = REPO, **options: Any) -> Replica:
         job = {"url": server_url, "namespace": namespace, "root": str(store.root), "kind": kind}
-        options = {"retry": {}, **options}
+        options = {**job, "retry": {}, **options}
         log = tmp_path / f"replica-{len(started)}.log"
-        started.append(
-            Replica(log, {**environment, "HF_ENDPOINT": hub.url}, **job, repo_id=repo_id, **options)
-        )
+        started.append(Replica(log, {**environment, "HF_ENDPOINT": hub.url}, repo_id=repo_id, **options))
         return started[-1]
 
     yield start

@@ -23,6 +23,7 @@ from pyregistry import (
     DownloadFailed,
     FolderStore,
     InvalidArgument,
+    LocalFault,
     ModelRecord,
     ModelStatus,
     Registry,
@@ -30,6 +31,8 @@ from pyregistry import (
 )
 from pyregistry._snapshot_errors import is_permanent, without_secrets
 from pyregistry.huggingface import (
+    _DEFAULTS,
+    EnsureOptions,
     SnapshotRefused,
     ensure_snapshot,
     ensure_snapshot_async,
@@ -449,7 +452,7 @@ def test_a_process_that_dies_says_what_it_can(
 ) -> None:
     commit = hub.push(REPO, FILES)
     monkeypatch.setattr("pyregistry._snapshot_process._PROGRAM", f"raise SystemExit('out of luck, {TOKEN}')")
-    with pytest.raises(DownloadFailed, match=r"ended by itself \(1\): out of luck, \*\*\*"):
+    with pytest.raises(LocalFault, match=r"ended by itself \(1\): out of luck, \*\*\*"):
         ensure_snapshot(registry, REPO, revision=commit, store=store, retry=None, **asked)
 
 
@@ -502,6 +505,13 @@ def test_without_huggingface_hub_it_says_what_to_install(
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
     with pytest.raises(ConfigurationError, match=r"pip install 'pyregistry-redis\[huggingface\]'"):
         ensure_snapshot(registry, REPO)
+
+
+def test_options_that_are_left_out_are_those_of_ensure() -> None:
+    for client in (Registry, AsyncRegistry):
+        parameters = inspect.signature(client.ensure).parameters
+        assert {name: parameters[name].default for name in _DEFAULTS} == _DEFAULTS
+    assert _DEFAULTS.keys() == EnsureOptions.__annotations__.keys()
 
 
 def test_the_twins_take_the_same() -> None:
