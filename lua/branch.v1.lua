@@ -12,11 +12,11 @@
 
 --@clock
 -- A value as it is stored; nil where there is none, or one that can't be read.
-local function told(stored)
+local function readable(stored)
   local read, known = pcall(cmsgpack.unpack, stored or '\192')
   if read and type(known) == 'table' and type(known[1]) == 'string' and type(known[2]) == 'number' then return stored end
   return '\192'
 end
 
 local known = call('HMGET', branches, branch, spelling)
-return '\147' .. pack(now) .. told(known[1]) .. told(known[2])
+return '\147' .. pack(now) .. readable(known[1]) .. readable(known[2])

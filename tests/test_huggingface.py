@@ -175,6 +175,35 @@ async def test_to_cancel_it_ends_the_download(
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("pyregistry-run")]
 
 
+async def test_to_cancel_it_ends_the_trial(
+    hub: Hub,
+    asked: dict[str, Any],
+    store: FolderStore,
+    server_url: str,
+    namespace: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A process that is tried before there is a claim is not left behind either."""
+    hub.push(REPO, FILES)
+    pid = tmp_path / "pid"
+    program = (
+        f"import os, time, pathlib; pathlib.Path({str(pid)!r}).write_text(str(os.getpid())); time.sleep(600)"
+    )
+    monkeypatch.setattr("pyregistry._snapshot_process._PROGRAM", program)
+    asked |= {"max_workers": 5}  # no test has tried this one
+    async with AsyncRegistry.from_url(server_url, namespace) as registry:
+        task = asyncio.create_task(ensure_snapshot_async(registry, REPO, store=store, **asked))
+        worker = int(
+            await asyncio.to_thread(until, lambda: pid.exists() and pid.read_text(), "it starts", SECONDS)
+        )
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert is_gone(worker)
+        assert await registry.get_status_counts() == (0, 0, 0)
+
+
 def size_of(path: Path) -> int:
     try:
         return path.stat().st_size
