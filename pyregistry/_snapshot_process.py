@@ -9,7 +9,7 @@ import selectors
 import signal
 import subprocess
 import threading
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from multiprocessing import spawn
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -206,13 +206,21 @@ class Fetch:
             error = SnapshotFailed(self._why_not)
             error.hub_away = True
             raise error
-        job = self._wanted.job(self._name, self._commit, None)
-        place = None if job["stored"] else (job["cache_dir"], self._name)
-        _trials.once((executable(), place, job["max_workers"]), lambda: self._try({**job, "trial": True}))
+        with _trials.turn(self._look_up):
+            what = self._needs()
+            if what not in _trials.worked:
+                self._try()
+                _trials.worked.add(what)
 
-    def _try(self, job: dict[str, Any]) -> None:
+    def _needs(self) -> tuple[object, ...]:
+        """What a trial is of."""
+        wanted = self._wanted
+        place = None if wanted.store is not None else (wanted.cache_dir, self._name)
+        return executable(), place, wanted.max_workers
+
+    def _try(self) -> None:
         ends = now() + _TRIAL
-        with SnapshotProcess(job) as process:
+        with SnapshotProcess({**self._wanted.job(self._name, self._commit, None), "trial": True}) as process:
             while True:
                 self._look_up()
                 if any("done" in words for words in process.hear(_LOOK_EVERY)):
@@ -229,9 +237,13 @@ class Fetch:
             ClaimLost: somebody else's counts.
         """
         claim.report(0, message=f"Asking the hub for {self._commit[:12]}")
-        with SnapshotProcess(self._wanted.job(self._name, self._commit, folder)) as process:
-            _log.info("%s is downloaded by process %d", claim.ref, process.pid)
-            done = self._follow(process, claim)
+        try:
+            with SnapshotProcess(self._wanted.job(self._name, self._commit, folder)) as process:
+                _log.info("%s is downloaded by process %d", claim.ref, process.pid)
+                done = self._follow(process, claim)
+        except LocalFault:
+            _trials.worked.clear()  # what worked does so no more: it is tried before the next claim
+            raise
         claim.describe(size_bytes=done["size"], location=done.get("location"), resolved_revision=self._commit)
 
     def _follow(self, process: SnapshotProcess, claim: OwnedClaim) -> dict[str, Any]:
@@ -264,22 +276,30 @@ class Fetch:
 
 
 class _Trials:
-    """What has been tried in this process, and has worked. One at a time."""
+    """The trials of this process, one at a time.
+
+    Attributes:
+        worked: what has been tried, and has worked.
+    """
 
     def __init__(self) -> None:
-        self._worked: set[tuple[Any, ...]] = set()
+        self.worked: set[tuple[object, ...]] = set()
         self._lock = threading.Lock()
         os.register_at_fork(after_in_child=self._leave_parent)
 
     def _leave_parent(self) -> None:
         self._lock = threading.Lock()  # a thread of the parent may hold the other
 
-    def once(self, what: tuple[Any, ...], trial: Callable[[], None]) -> None:
-        """Try it, unless it has worked."""
-        with self._lock:
-            if what not in self._worked:
-                trial()
-                self._worked.add(what)
+    @contextmanager
+    def turn(self, look_up: Callable[[], None]) -> Iterator[None]:
+        """Wait for the trials of other threads; ``look_up`` is called meanwhile, and may raise."""
+        lock = self._lock
+        while not lock.acquire(timeout=_LOOK_EVERY):
+            look_up()
+        try:
+            yield
+        finally:
+            lock.release()
 
 
 _trials = _Trials()

@@ -482,7 +482,8 @@ def test_a_process_that_dies_says_what_it_can(
     commit = hub.push(REPO, FILES)
     monkeypatch.setattr("pyregistry._snapshot_process._PROGRAM", f"raise SystemExit('out of luck, {TOKEN}')")
     with pytest.raises(LocalFault, match=r"ended by itself \(1\): out of luck, \*\*\*"):
-        ensure_snapshot(registry, REPO, revision=commit, store=store, retry=None, **asked)
+        ensure_snapshot(registry, REPO, revision=commit, store=store, retry=None, max_workers=6, **asked)
+    assert registry.get_status_counts() == (0, 0, 0)
 
 
 # Without a hub
