@@ -11,7 +11,7 @@ import logging
 import math
 import random
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from datetime import datetime, timezone
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -34,6 +34,7 @@ from pyregistry.errors import (
     LocalFault,
     NotNow,
     OutcomeUnknown,
+    RegistryClosed,
     RegistryError,
     RegistryUnavailable,
     WaitTimedOut,
@@ -77,6 +78,7 @@ class AsyncFlight:
         self._listens = False
         self._failure: BaseException | None = None
         self._faults = 0
+        self._finished: int | None = None  # the token of the download that this flight has finished
 
     async def ensure(self, download: Callable[..., Any]) -> ModelRecord:
         """The record, once the model is there."""
@@ -97,16 +99,25 @@ class AsyncFlight:
         try:
             while True:
                 try:
-                    return await self._take(seat)
+                    got = await self._take(seat)
                 except _AWAY as error:
                     record = await self._without_registry(error)
                     if record is not None:
                         return record
+                else:
+                    self._use(got)
+                    return got
         finally:
             hub.rise(entry, self._poke)
             if self._listens:
                 self._listens = False
                 self._client._listener.leave()
+
+    def _use(self, got: ModelRecord | Held) -> None:
+        """A model that is there is used by this call. The server is told later; a finish has told it already."""
+        if self._wish.touch and isinstance(got, ModelRecord) and got.token != self._finished:
+            with suppress(RegistryClosed):  # the model is there all the same
+                self._client._uses.touch(self._wish.target, [self._wish.target])
 
     async def _take(self, seat: Seat[Poke, Turn]) -> ModelRecord | Held:
         await self._check_cache()
@@ -433,6 +444,7 @@ class AsyncFlight:
             permanent=False,
         )
         await self._end(held, op, "finished as DOWNLOADED")
+        self._finished = held.claim.token
         if store is not None:
             await self._tidy(partial(store.sweep, held.claim.ref, held.claim.token, artifact["location"]))
 

@@ -12,7 +12,7 @@ import math
 import random
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from datetime import datetime, timezone
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -35,6 +35,7 @@ from pyregistry.errors import (
     LocalFault,
     NotNow,
     OutcomeUnknown,
+    RegistryClosed,
     RegistryError,
     RegistryUnavailable,
     WaitTimedOut,
@@ -78,6 +79,7 @@ class Flight:
         self._listens = False
         self._failure: BaseException | None = None
         self._faults = 0
+        self._finished: int | None = None  # the token of the download that this flight has finished
 
     def ensure(self, download: Callable[..., Any]) -> ModelRecord:
         """The record, once the model is there."""
@@ -98,16 +100,25 @@ class Flight:
         try:
             while True:
                 try:
-                    return self._take(seat)
+                    got = self._take(seat)
                 except _AWAY as error:
                     record = self._without_registry(error)
                     if record is not None:
                         return record
+                else:
+                    self._use(got)
+                    return got
         finally:
             hub.rise(entry, self._poke)
             if self._listens:
                 self._listens = False
                 self._client._listener.leave()
+
+    def _use(self, got: ModelRecord | Held) -> None:
+        """A model that is there is used by this call. The server is told later; a finish has told it already."""
+        if self._wish.touch and isinstance(got, ModelRecord) and got.token != self._finished:
+            with suppress(RegistryClosed):  # the model is there all the same
+                self._client._uses.touch(self._wish.target, [self._wish.target])
 
     def _take(self, seat: Seat[Poke, Turn]) -> ModelRecord | Held:
         self._check_cache()
@@ -434,6 +445,7 @@ class Flight:
             permanent=False,
         )
         self._end(held, op, "finished as DOWNLOADED")
+        self._finished = held.claim.token
         if store is not None:
             self._tidy(partial(store.sweep, held.claim.ref, held.claim.token, artifact["location"]))
 

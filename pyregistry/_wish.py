@@ -40,6 +40,7 @@ class Wish:
     stall_timeout: float | None
     on_unavailable: OnUnavailable
     on_unproven: OnUnproven
+    touch: bool
     ready: Callable[[], Any] | None = None
 
     def __post_init__(self) -> None:
@@ -53,6 +54,8 @@ class Wish:
             checks.microseconds("stall_timeout", self.stall_timeout)
         if self.retry is not None and not isinstance(self.retry, RetryPolicy):
             raise InvalidArgument("retry", f"must be a RetryPolicy, not {type(self.retry).__name__}")
+        if not isinstance(self.touch, bool):
+            raise InvalidArgument("touch", f"must be True or False, not {self.touch!r}")
         for name, words in (("on_unavailable", OnUnavailable), ("on_unproven", OnUnproven)):
             if getattr(self, name) not in get_args(words):
                 raise InvalidArgument(name, f"must be one of {', '.join(get_args(words))}")

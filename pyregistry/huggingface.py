@@ -58,6 +58,7 @@ class EnsureOptions(TypedDict, total=False):
     visibility_timeout: float
     on_unavailable: OnUnavailable
     on_unproven: OnUnproven
+    touch: bool
 
 
 def ensure_snapshot(
@@ -212,6 +213,7 @@ _DEFAULTS: EnsureOptions = {
     "visibility_timeout": VISIBILITY_TIMEOUT,
     "on_unavailable": "raise",
     "on_unproven": "cancel",
+    "touch": True,
 }
 
 

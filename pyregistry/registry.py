@@ -62,6 +62,9 @@ T = TypeVar("T")
 ASKED: Final = object()
 """Begins what was asked of more than a name, which no name that anybody gives can be equal to."""
 
+USE_INTERVAL: Final = 1.0
+"""Seconds in which `ensure` tells the server of one model's use at most once, where no `touch_interval` is set."""
+
 AT_ONCE = 16
 """How many script calls of one call for many models are under way at a time."""
 
@@ -163,6 +166,7 @@ class Registry(Core):
         self._toucher = (
             None if touch_interval is None else Toucher(self._transport, self._ops, touch_interval)
         )
+        self._uses = self._toucher or Toucher(self._transport, self._ops, USE_INTERVAL)
         self._listener = Listener(self._transport, self._ops.keys.channel, source.patience)
 
     def __enter__(self) -> Self:
@@ -197,8 +201,7 @@ class Registry(Core):
         """
         self._kept.close()
         self._listener.close()
-        if self._toucher is not None:
-            self._toucher.close()
+        self._uses.close()
         self._transport.close()
 
     @property
@@ -477,6 +480,7 @@ class Registry(Core):
         visibility_timeout: float = VISIBILITY_TIMEOUT,
         on_unavailable: OnUnavailable = "raise",
         on_unproven: OnUnproven = "cancel",
+        touch: bool = True,
     ) -> ModelRecord:
         """Have a model there: one caller of the whole fleet downloads it, the others wait for that one.
 
@@ -509,6 +513,10 @@ class Registry(Core):
                 finds on disk is taken, with a WARNING; who was waiting already goes on waiting.
             on_unproven: an owner that can't prove its lease by its end is ``"cancel"``led, or may ``"continue"``, and
                 publishes and finishes once its claim is proved again.
+            touch: whether a model that is there already counts as used by this call, as by `touch_model`. The
+                server is told in the background: this neither delays the call nor makes it fail. Of one model
+                it is told at most once in ``touch_interval``, or in a second where the client has none.
+                ``False`` is for a caller that only looks. Defaults to True.
 
         Returns:
             The record of the model that is there.
@@ -523,7 +531,7 @@ class Registry(Core):
             self._ops.targets(name, provider, revision, subset), store=store, verify=verify, retry=retry,
             lease=lease, owner=owner, expected_bytes=expected_bytes, timeout=timeout,
             stall_timeout=stall_timeout, visibility_timeout=visibility_timeout,
-            on_unavailable=on_unavailable, on_unproven=on_unproven,
+            on_unavailable=on_unavailable, on_unproven=on_unproven, touch=touch,
         )  # fmt: skip
         return Flight(self, wish).ensure(download)
 
@@ -545,6 +553,7 @@ class Registry(Core):
         visibility_timeout: float = VISIBILITY_TIMEOUT,
         on_unavailable: OnUnavailable = "raise",
         on_unproven: OnUnproven = "cancel",
+        touch: bool = True,
     ) -> Download:
         """The block form of `ensure`: a context manager, to be entered once.
 
@@ -568,6 +577,7 @@ class Registry(Core):
             visibility_timeout: as in `ensure`.
             on_unavailable: as in `ensure`.
             on_unproven: as in `ensure`.
+            touch: as in `ensure`.
 
         Raises:
             ClaimLost: the claim was lost in the block; what it did does not count.
@@ -577,7 +587,7 @@ class Registry(Core):
             self._ops.targets(name, provider, revision, subset), store=store, verify=verify, retry=retry,
             lease=lease, owner=owner, expected_bytes=expected_bytes, timeout=timeout,
             stall_timeout=stall_timeout, visibility_timeout=visibility_timeout,
-            on_unavailable=on_unavailable, on_unproven=on_unproven,
+            on_unavailable=on_unavailable, on_unproven=on_unproven, touch=touch,
         )  # fmt: skip
         return Download(self, wish)
 

@@ -120,7 +120,9 @@ def test_all_who_want_it_get_the_same_record(
 ) -> None:
     downloads.go.clear()
     clients = [connect_any(), connect_any(), connect_any()]
-    wanted = [pool.submit(client.ensure, *MODEL, downloads) for client in clients for _ in range(12)]
+    wanted = [
+        pool.submit(client.ensure, *MODEL, downloads, touch=False) for client in clients for _ in range(12)
+    ]
     assert downloads.begun.wait(SECONDS)
     downloads.go.set()
     records = {repr(each.result(SECONDS)) for each in wanted}
@@ -534,7 +536,7 @@ def test_a_download_that_somebody_set_by_hand(
     any_registry: Registry, other: Registry, downloads: Downloads, pool: ThreadPoolExecutor
 ) -> None:
     other.set_status(*MODEL, ModelStatus.DOWNLOADING)
-    wanted = pool.submit(any_registry.ensure, *MODEL, downloads)
+    wanted = pool.submit(any_registry.ensure, *MODEL, downloads, touch=False)
     until(lambda: listens(other), "it waits")
     other.set_status(*MODEL, ModelStatus.DOWNLOADED)
     assert wanted.result(SECONDS) == other.get_model_record(*MODEL)
@@ -606,7 +608,7 @@ def test_what_was_lost_does_not_count(
 ) -> None:
     downloads.go.clear()
     downloads.error = error  # who comes later sweeps the folders of those who lost their claim
-    wanted = pool.submit(any_registry.ensure, *MODEL, downloads, lease=1.0)
+    wanted = pool.submit(any_registry.ensure, *MODEL, downloads, lease=1.0, touch=False)
     assert downloads.begun.wait(SECONDS)
     other.set_status(*MODEL, ModelStatus.DOWNLOADED, "it was here all along")
     # The next renewal tells its owner.

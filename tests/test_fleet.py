@@ -139,7 +139,7 @@ def test_an_owner_that_is_killed_after_its_download(
 def test_an_owner_that_stands_still_beyond_its_lease(
     start: Callable[..., Replica], other: Registry, store: FolderStore, kind: dict[str, Any]
 ) -> None:
-    first = start("first", **kind)
+    first = start("first", touch=False, **kind)
     _, token, _ = first.hear("begins")
     first.process.send_signal(signal.SIGSTOP)
     second = start("second", **kind)
@@ -567,7 +567,9 @@ def test_when_a_lease_ends_few_of_many_contend(
                 return int(stats["cmdstat_evalsha"]["calls"])
 
             wanted = [
-                pool.submit(client.ensure, *MODEL, begun.append) for client in clients for _ in range(30)
+                pool.submit(client.ensure, *MODEL, begun.append, touch=False)
+                for client in clients
+                for _ in range(30)
             ]
             until(lambda: all(waits(client) for client in clients), "they wait")
             before = calls()

@@ -391,7 +391,7 @@ async def test_who_waited_finds_what_he_waited_for(asyncio_registry: AsyncRegist
         assert isinstance(result, Claimed)
         assert await registry.get_status(f"m{at}", "S3") is ModelStatus.DOWNLOADING
         assert not await registry.is_downloaded(f"m{at}", "S3")
-        waits = asyncio.create_task(registry.ensure(f"m{at}", "S3", print))
+        waits = asyncio.create_task(registry.ensure(f"m{at}", "S3", print, touch=False))
         entry = f"S3:m{at}"
         await comes(lambda entry=entry: told(registry, entry), "it waits")  # type: ignore[misc]  # entry
         assert not await registry.is_downloaded(f"m{at}", "S3")

@@ -85,6 +85,7 @@ class Replica:
             store=self._store,
             lease=self._job.lease,
             expected_bytes=self._manifest[model.key].size,
+            touch=False,  # told in the background, it would come after the touches whose order is checked
         )
         had = time.monotonic()
         if number in self._downloaded:
