@@ -18,7 +18,13 @@ from pathlib import Path
 import httpx
 from fastapi import FastAPI, HTTPException
 
-from pyregistry import BackendConfig, FolderStore, OwnedClaim, create_async_registry_backend
+from pyregistry import (
+    BackendConfig,
+    FolderStore,
+    OwnedClaim,
+    create_async_registry_backend,
+    release_on_signal,
+)
 
 PROVIDER = "S3"
 
@@ -29,12 +35,14 @@ async def lifespan(app: FastAPI) -> AsyncIterator[None]:
     store = FolderStore(os.environ["MODELS_ROOT"])
     config = BackendConfig.from_env(touch_interval=1.0)  # to say that a model is in use takes no time then
     async with await create_async_registry_backend(config) as registry:
-        app.state.registry = registry
-        app.state.files = {}
-        for name in os.environ["MODELS"].split():
-            record = await registry.ensure(name, PROVIDER, fetch, store=store, stall_timeout=300)
-            app.state.files[name] = store.path(record) / "model.bin"
-        yield
+        # On SIGTERM uvicorn waits for this function, which waits for a download: the claim is given back at once.
+        with release_on_signal(registry):
+            app.state.registry = registry
+            app.state.files = {}
+            for name in os.environ["MODELS"].split():
+                record = await registry.ensure(name, PROVIDER, fetch, store=store, stall_timeout=300)
+                app.state.files[name] = store.path(record) / "model.bin"
+            yield
 
 
 async def fetch(claim: OwnedClaim, folder: Path) -> None:

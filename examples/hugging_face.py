@@ -17,6 +17,7 @@ from pyregistry import (
     RegistryError,
     RetryPolicy,
     create_registry_backend,
+    release_on_signal,
 )
 from pyregistry.huggingface import ensure_snapshot, snapshot_path
 
@@ -29,7 +30,7 @@ def main() -> None:
     parser.add_argument("--only", action="append", metavar="PATTERN", help="only such files")
     parser.add_argument("--store", type=FolderStore, required=True, help="the folder that the fleet shares")
     given = parser.parse_args()
-    with create_registry_backend(BackendConfig.from_env()) as registry:
+    with create_registry_backend(BackendConfig.from_env()) as registry, release_on_signal(registry):
         try:
             record = ensure_snapshot(
                 registry,

@@ -24,6 +24,7 @@ from pyregistry import (
     RegistryError,
     RetryPolicy,
     create_async_registry_backend,
+    release_on_signal,
 )
 
 RETRY = RetryPolicy(permanent=(LookupError,))
@@ -50,6 +51,7 @@ async def prefetch(names: list[str], store: FolderStore, url: str, at_once: int)
         await create_async_registry_backend(BackendConfig.from_env()) as registry,
         httpx.AsyncClient(timeout=60) as http,
     ):
+        release_on_signal(registry)  # other jobs go on at once with what this one was downloading
 
         async def one(name: str) -> bool:
             async with places:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pyregistry._owned import Lost, OwnedClaim
+from pyregistry._signals import release_on_signal
 from pyregistry.aio import AsyncRegistry, create_async_registry_backend
 from pyregistry.config import BackendConfig
 from pyregistry.errors import (
@@ -57,6 +58,7 @@ __all__ = [
     "Registry",
     "create_async_registry_backend",
     "create_registry_backend",
+    "release_on_signal",
     # one download per fleet
     "FolderStore",
     "Lost",

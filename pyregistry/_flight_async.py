@@ -22,7 +22,7 @@ from pyregistry._local import MOST_FAULTS, check_descriptors, fault_of, is_calle
 from pyregistry._op import Op
 from pyregistry._ops import Refusal
 from pyregistry._owned import Held, OwnedClaim, Stall, now
-from pyregistry._wait_async import Guard, Poke, Turn, ask, check_function, see_through, work
+from pyregistry._wait_async import Guard, Poke, Turn, ask, check_function, see_through, waker, work
 from pyregistry._wire import time_of
 from pyregistry._wish import Wish
 from pyregistry.errors import (
@@ -230,12 +230,15 @@ class AsyncFlight:
                 model_name=ref.name,
                 provider=str(ref.provider),
             )
-        return await self._poke.wait(min(seconds, left))
+        with self._client._kept.waiting(waker(self._poke)):
+            self._client._kept.check_open()  # once it is woken when the client shuts down
+            return await self._poke.wait(min(seconds, left))
 
     # One of few who may win it
 
     async def _contend(self, seat: Seat[Poke, Turn], version: int, view: View) -> Held | None:
         """Try to win the claim, one at a time, and only if nothing was heard meanwhile."""
+        self._client._kept.check_open()
         asked = seat.asked
         async with seat.turn:
             if seat.answered > asked:
@@ -284,6 +287,7 @@ class AsyncFlight:
                 return View(result.status, 0.0 if result.status in _UNLEASED else now() + left)
             claim = result.claim
         won.append(client._kept.hold(claim, since, bound=wish.bound, stall=self._stall()))
+        client._kept.check_open()
         return View(ModelStatus.DOWNLOADING, since + wish.lease)
 
     async def _won(self, op: Op[T]) -> T:
@@ -371,7 +375,7 @@ class AsyncFlight:
             await see_through(self.give_up, held)
             raise
         finally:
-            self._client._kept.drop(held.claim)
+            self._client._kept.ended(held)
 
     @contextmanager
     def overheard(self, held: Held) -> Iterator[None]:
@@ -429,6 +433,7 @@ class AsyncFlight:
             RegistryUnavailable, OutcomeUnknown: nobody could be told in time.
         """
         store = self._wish.store
+        held.finished = True
         held.stall = None  # what comes now is no download, and may take long without progress
         if store is not None:
             await self._publish(store, held)
@@ -477,6 +482,7 @@ class AsyncFlight:
         except RegistryError as error:
             _log.warning("%s could not be given back, and ends with its lease: %s", held.claim.ref, error)
         await self._discard(held)
+        self._client._kept.ended(held)
 
     async def _end(self, held: Held, op: Op[str], how: str) -> None:
         """Tell the registry, as long as this claim can be the one that counts."""
@@ -715,8 +721,10 @@ class AsyncDownload:
         try:
             owned: OwnedClaim = (await self._flight.prepare(got))[0]
         except Exception as error:
-            await self._went_wrong(got, error)
-            self._client._kept.drop(got.claim)
+            try:
+                await self._went_wrong(got, error)
+            finally:
+                self._client._kept.ended(got)
             raise
         except BaseException:
             await see_through(self._flight.give_up, got)
@@ -748,7 +756,7 @@ class AsyncDownload:
             else:
                 await see_through(self._flight.give_up, held)
         finally:
-            self._client._kept.drop(held.claim)
+            self._client._kept.ended(held)
 
     async def _succeed(self, held: Held) -> None:
         try:

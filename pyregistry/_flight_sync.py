@@ -23,7 +23,7 @@ from pyregistry._local import MOST_FAULTS, check_descriptors, fault_of, is_calle
 from pyregistry._op import Op
 from pyregistry._ops import Refusal
 from pyregistry._owned import Held, OwnedClaim, Stall, now
-from pyregistry._wait_sync import Guard, Poke, Turn, ask, check_function, see_through, work
+from pyregistry._wait_sync import Guard, Poke, Turn, ask, check_function, see_through, waker, work
 from pyregistry._wire import time_of
 from pyregistry._wish import Wish
 from pyregistry.errors import (
@@ -231,12 +231,15 @@ class Flight:
                 model_name=ref.name,
                 provider=str(ref.provider),
             )
-        return self._poke.wait(min(seconds, left))
+        with self._client._kept.waiting(waker(self._poke)):
+            self._client._kept.check_open()  # once it is woken when the client shuts down
+            return self._poke.wait(min(seconds, left))
 
     # One of few who may win it
 
     def _contend(self, seat: Seat[Poke, Turn], version: int, view: View) -> Held | None:
         """Try to win the claim, one at a time, and only if nothing was heard meanwhile."""
+        self._client._kept.check_open()
         asked = seat.asked
         with seat.turn:
             if seat.answered > asked:
@@ -285,6 +288,7 @@ class Flight:
                 return View(result.status, 0.0 if result.status in _UNLEASED else now() + left)
             claim = result.claim
         won.append(client._kept.hold(claim, since, bound=wish.bound, stall=self._stall()))
+        client._kept.check_open()
         return View(ModelStatus.DOWNLOADING, since + wish.lease)
 
     def _won(self, op: Op[T]) -> T:
@@ -372,7 +376,7 @@ class Flight:
             see_through(self.give_up, held)
             raise
         finally:
-            self._client._kept.drop(held.claim)
+            self._client._kept.ended(held)
 
     @contextmanager
     def overheard(self, held: Held) -> Iterator[None]:
@@ -430,6 +434,7 @@ class Flight:
             RegistryUnavailable, OutcomeUnknown: nobody could be told in time.
         """
         store = self._wish.store
+        held.finished = True
         held.stall = None  # what comes now is no download, and may take long without progress
         if store is not None:
             self._publish(store, held)
@@ -478,6 +483,7 @@ class Flight:
         except RegistryError as error:
             _log.warning("%s could not be given back, and ends with its lease: %s", held.claim.ref, error)
         self._discard(held)
+        self._client._kept.ended(held)
 
     def _end(self, held: Held, op: Op[str], how: str) -> None:
         """Tell the registry, as long as this claim can be the one that counts."""
@@ -716,8 +722,10 @@ class Download:
         try:
             owned: OwnedClaim = (self._flight.prepare(got))[0]
         except Exception as error:
-            self._went_wrong(got, error)
-            self._client._kept.drop(got.claim)
+            try:
+                self._went_wrong(got, error)
+            finally:
+                self._client._kept.ended(got)
             raise
         except BaseException:
             see_through(self._flight.give_up, got)
@@ -749,7 +757,7 @@ class Download:
             else:
                 see_through(self._flight.give_up, held)
         finally:
-            self._client._kept.drop(held.claim)
+            self._client._kept.ended(held)
 
     def _succeed(self, held: Held) -> None:
         try:

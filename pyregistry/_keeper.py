@@ -9,8 +9,8 @@ import logging
 import os
 import threading
 import weakref
-from collections.abc import Callable, Iterable
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from typing import Any, TypeVar
 
 from redis import exceptions as redis_errors
@@ -21,7 +21,7 @@ from pyregistry._ops import KEPT_LEASE, Default, Ops, Refusal, chunks
 from pyregistry._owned import Held, Kept, Stall, now
 from pyregistry._source import ClientSource, UrlSource
 from pyregistry._transport_sync import Transport
-from pyregistry.errors import DamagedRecord, NotNow, RegistryError, RegistryUnavailable
+from pyregistry.errors import DamagedRecord, NotNow, RegistryClosed, RegistryError, RegistryUnavailable
 from pyregistry.models import Claim
 
 T = TypeVar("T")
@@ -138,6 +138,10 @@ class KeptClaims:
         self._before: Transport | None = None  # the one before, until the new one has answered
         self._patience = _MOST_TIMEOUT
         self._closed = False
+        self._why = ""  # why no claim is kept any more, once the client shuts down
+        self._owners = threading.Condition()
+        self._owned: set[Held] = set()  # under which a caller downloads; under `_owners`
+        self._wakes: set[Callable[[], object]] = set()  # of the callers that wait; under `_owners`
 
     def has_claims(self) -> bool:
         """Whether there is anything to renew."""
@@ -176,8 +180,10 @@ class KeptClaims:
 
         Raises:
             ConfigurationError: the settings of the client can't be cloned.
+            RegistryClosed: the client shuts down.
         """
         self.check()
+        self.check_open()
         with self._preparing:
             if self.ready or self._closed or now() < self._refused_until:
                 return
@@ -193,7 +199,16 @@ class KeptClaims:
                 self._refused_until = now() + _REFUSED_FOR
                 return
             with _keeper.lock:
-                self.ready = self._transport is transport
+                self.ready = self._transport is transport and not self._why
+
+    def check_open(self) -> None:
+        """May a claim be made that this client is to keep?
+
+        Raises:
+            RegistryClosed: the client shuts down.
+        """
+        if self._why:
+            raise RegistryClosed(f"no claim is made any more: {self._why}")
 
     def keep(self, claim: Claim) -> None:
         """Renew this claim until it is dropped."""
@@ -209,13 +224,38 @@ class KeptClaims:
             stall: when it is ended for want of progress.
         """
         held = Held(claim, since, bound=bound, stall=stall, changed=self._wake_for, prove=self._prove)
-        self.keep_on([held])
+        with self._owners:
+            self._owned.add(held)
+        with _keeper.lock:
+            if not self._why:  # else its caller gives it back
+                self.keep_on([held])
         return held
+
+    def ended(self, held: Held) -> None:
+        """Renew this claim no more: its owner has ended, and left nothing behind."""
+        self.drop(held.claim)
+        with self._owners:
+            self._owned.discard(held)
+            self._owners.notify_all()
+
+    @contextmanager
+    def waiting(self, wake: Callable[[], object]) -> Iterator[None]:
+        """Call this, from whatever thread, when the client shuts down meanwhile."""
+        with self._owners:
+            self._wakes.add(wake)
+        try:
+            yield
+        finally:
+            with self._owners:
+                self._wakes.discard(wake)
 
     def keep_on(self, dropped: list[Kept]) -> None:
         """Renew these as if they had never been dropped."""
         with _keeper.lock:
-            if not self._closed:
+            if self._why and dropped and not self._closed:
+                # Won while the client was told to shut down. The caller may be an event loop.
+                threading.Thread(target=self._release, args=(dropped,), name="pyregistry-release").start()
+            elif not self._closed:
                 for kept in dropped:
                     self.claims[kept.claim.token] = kept
                     _keeper.clients.add(self)
@@ -254,7 +294,9 @@ class KeptClaims:
         return dropped
 
     def close(self) -> None:
-        """Keep nothing, now and later. The claims end with their leases."""
+        """Keep nothing, now and later. The claims end with their leases, unless the client shuts down."""
+        if self._why:
+            self._give_back(finished=True)
         with _keeper.lock:
             self._closed = True
             kept = list(self.claims.values())
@@ -263,6 +305,65 @@ class KeptClaims:
         self.hang_up()
         for each in kept:
             each.tell_lost("its client was closed")
+
+    def announce(self) -> None:
+        """The client is about to shut down: no more claims. Takes no lock, so that a signal handler may call it."""
+        self._why = "the client was shut down"
+        self.ready = False
+
+    def shut_down(self, timeout: float) -> None:
+        """Give back all claims, and refuse more; then wait for the owners and give back what is left. Blocks.
+
+        Args:
+            timeout: seconds to wait for the owners in other threads.
+        """
+        self.announce()
+        with self._owners:
+            wakes = list(self._wakes)
+        for wake in wakes:
+            wake()
+        self._give_back(finished=False)
+        here = threading.get_ident()
+        with self._owners:
+            self._owners.wait_for(lambda: all(held.thread == here for held in self._owned), timeout)
+        self._give_back(finished=True)
+
+    def _give_back(self, *, finished: bool) -> None:
+        """Tell the owners of all claims that are kept, and release these.
+
+        Args:
+            finished: whether those too whose download has ended well, and is being published.
+        """
+        with _keeper.lock:
+            if self._closed:
+                return
+            given = [
+                kept
+                for kept in self.claims.values()
+                if finished or not (isinstance(kept, Held) and kept.finished)
+            ]
+            for kept in given:
+                del self.claims[kept.claim.token]
+        for kept in given:
+            kept.tell_lost(self._why)
+        self._release(given)
+
+    def _release(self, given: Sequence[Kept]) -> None:
+        """Give these back, so that another owner can go on at once. Raises nothing."""
+        if not given:
+            return
+        with _keeper.lock:
+            # Out of the keeper's sight: its thread hangs up where no claims are left.
+            transport, self._transport = self._connection(), None
+        for some in chunks(given):
+            answers = transport.call_many([self._ops.release(kept.claim) for kept in some])
+            for kept, answer in zip(some, answers, strict=True):
+                ref, token = kept.claim.ref, kept.claim.token
+                if isinstance(answer, Exception):
+                    _log.warning("%s could not be given back, and ends with its lease: %s", ref, answer)
+                else:
+                    _log.info("gave back %s (token %d)%s", ref, token, answer and f": {answer}")
+        transport.close()
 
     def hang_up(self) -> None:
         """Close the connection; another is made when it is needed."""

@@ -156,11 +156,13 @@ class Held(Kept):
     Attributes:
         lost: whether its owner is to stop.
         asked_at: when it was last asked to be proved at once (`now`).
+        finished: whether the download has ended well: what is left is to publish it, and to say so.
+        thread: where its owner is.
         artifact: what was downloaded, as far as the owner has said.
     """
 
     __slots__ = ("_advanced_at", "_changed", "_lock", "_prove", "_said", "_told_at", "artifact", "asked_at", "bound",
-                 "lost", "progress", "stall")  # fmt: skip
+                 "finished", "lost", "progress", "stall", "thread")  # fmt: skip
 
     def __init__(
         self,
@@ -179,6 +181,8 @@ class Held(Kept):
         if bound:
             self.lost.bind(lambda: self.holds_until)
         self.stall = stall
+        self.finished = False
+        self.thread = threading.get_ident()
         self.artifact: dict[str, Any] = {}
         self.progress = Said()
         self._said = Said()

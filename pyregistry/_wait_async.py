@@ -134,6 +134,11 @@ def _tell(loop: asyncio.AbstractEventLoop, function: Callable[..., object], *arg
         loop.call_soon_threadsafe(function, *args)
 
 
+def waker(poke: Poke) -> Callable[[], object]:
+    """Sets it from whatever thread."""
+    return functools.partial(_tell, asyncio.get_running_loop(), poke.set)
+
+
 def _in_thread(function: Callable[..., T], *args: Any) -> asyncio.Future[T]:
     """Run it in a thread of its own: it may take hours, and a pool has only so many."""
     loop = asyncio.get_running_loop()

@@ -44,6 +44,11 @@ class Poke:
         return True
 
 
+def waker(poke: Poke) -> Callable[[], object]:
+    """Sets it from whatever thread."""
+    return poke.set
+
+
 class Beside:
     """Something that runs beside the callers, in a thread, until it is stopped.
 

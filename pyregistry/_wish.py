@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 VISIBILITY_TIMEOUT: Final = 60.0
 """Seconds in which what was finished may still come to be seen, where nobody says how long."""
 
+SHUTDOWN_TIMEOUT: Final = 5.0
+"""Seconds that the downloads of a client which shuts down have to end."""
+
 OnUnavailable = Literal["raise", "verify"]
 OnUnproven = Literal["cancel", "continue"]
 

@@ -31,8 +31,8 @@ from pyregistry._owned import now
 from pyregistry._source import DEFAULT_TIMEOUT, ClientSource, UrlSource, source_of
 from pyregistry._touch_sync import Toucher
 from pyregistry._transport_sync import Transport
-from pyregistry._wait_sync import call_from_thread
-from pyregistry._wish import VISIBILITY_TIMEOUT, OnUnavailable, OnUnproven
+from pyregistry._wait_sync import ask, call_from_thread
+from pyregistry._wish import SHUTDOWN_TIMEOUT, VISIBILITY_TIMEOUT, OnUnavailable, OnUnproven
 from pyregistry.config import BackendConfig
 from pyregistry.errors import DamagedRecord, InvalidArgument
 from pyregistry.models import (
@@ -197,12 +197,28 @@ class Registry(Core):
     def close(self) -> None:
         """Tell of the last touches, and close the connections. May be called again.
 
-        Claims that were kept alive end with their leases.
+        Claims that were kept alive end with their leases; `shutdown` gives them back.
         """
         self._kept.close()
         self._listener.close()
         self._uses.close()
         self._transport.close()
+
+    def shutdown(self, *, timeout: float = SHUTDOWN_TIMEOUT) -> None:
+        """Give back all claims that this client keeps, so that others go on at once, and close it. Idempotent.
+
+        Downloads are told (``claim.lost``; async ones are cancelled), and their attempts are not counted; calls
+        that wait for a download end with `RegistryClosed`. A download that has ended, and is being
+        published, is finished. For the end of a program: a server's lifespan, `atexit`. A signal handler must
+        not call it, because it interrupts code that may hold a lock: see `release_on_signal`.
+
+        Args:
+            timeout: seconds to wait until the downloads of other threads and tasks have ended, and their staging
+                folders are removed. Claims are given back before. Defaults to 5 s.
+        """
+        checks.microseconds("timeout", timeout, zero=True)
+        ask(self._kept.shut_down, timeout)
+        self.close()
 
     @property
     def stale_answers(self) -> int:
