@@ -11,6 +11,7 @@ from typing import Any, NoReturn
 from pyregistry import _checks as checks
 from pyregistry import _wire as wire
 from pyregistry._checks import Target
+from pyregistry._greenlets import check_runtime
 from pyregistry._keeper import KeptClaims
 from pyregistry._local import LocalBackoff
 from pyregistry._ops import KEPT, ClaimResult, Lease, Ops, Refusal
@@ -50,6 +51,7 @@ class Core:
         owner: str | None,
         providers: Iterable[str],
     ) -> None:
+        check_runtime()
         self._source = source
         self._ops = Ops(namespace, owner, providers)
         self._kept = KeptClaims(source, self._ops)

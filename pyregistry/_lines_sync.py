@@ -8,11 +8,11 @@ test looks after them. A connection that does anything of its own for a command 
 
 from __future__ import annotations
 
+import queue
 import select
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from enum import Enum, auto
-from queue import SimpleQueue
 from time import perf_counter
 from typing import Any, Protocol
 
@@ -21,6 +21,7 @@ import redis
 from redis import exceptions as redis_errors
 from redis._parsers.hiredis import NOT_ENOUGH_DATA, _HiredisParser
 
+from pyregistry._greenlets import EVENTLET, check_runtime
 from pyregistry._replies import DENIED, NOT_RUN
 from pyregistry._source import CONNECTIONS
 
@@ -106,6 +107,16 @@ class Line:
             self.connection.read_response(disable_decoding=True, push_request=True)
 
 
+def _poll_of(socket: Any, what: int) -> Callable[[float | None], object]:
+    """Waits for something of a socket; takes milliseconds."""
+    if EVENTLET:  # it has no poll, and its select is its own, without the limit of descriptors
+        wanted = ([socket], []) if what == select.POLLIN else ([], [socket])
+        return lambda left: any(select.select(*wanted, [], None if left is None else left / 1000))
+    poll = select.poll()
+    poll.register(socket, what)
+    return poll.poll
+
+
 class FastLine(Line):
     """A connection that was taken, past redis-py's methods."""
 
@@ -114,9 +125,7 @@ class FastLine(Line):
         self._socket = connection._sock
         # The parser's own: it knows redis-py's errors, and may hold the beginning of a push already.
         self._reader: hiredis.Reader = connection._parser._reader
-        poll = select.poll()
-        poll.register(self._socket, select.POLLIN)
-        self._poll: Callable[[int], object] = poll.poll
+        self._poll = _poll_of(self._socket, select.POLLIN)
         # Of TLS: what has been decrypted is not in the socket any more.
         self._decrypted: Callable[[], int] | None = getattr(self._socket, "pending", None)
 
@@ -242,9 +251,7 @@ class OwnLine(FastLine):
                 return read(_READ)
 
     def _wait(self, what: int) -> None:
-        poll = select.poll()
-        poll.register(self._socket, what)
-        if not poll.poll(None if self._timeout is None else self._timeout * 1000):
+        if not _poll_of(self._socket, what)(None if self._timeout is None else self._timeout * 1000):
             raise TimeoutError
 
 
@@ -257,13 +264,15 @@ class Lines:
 
     def __init__(self, pool: Any) -> None:
         self.pool = pool
-        # A semaphore: the one of `threading` takes longer than all else that is done here.
-        self._turns: SimpleQueue[None] = SimpleQueue()
+        # A semaphore: the one of `threading` takes longer than all else that is done here. eventlet has no such queue.
+        self._turns: queue.SimpleQueue[None] | queue.Queue[None]
+        self._turns = queue.Queue() if EVENTLET else queue.SimpleQueue()
         for _ in range(CONNECTIONS):
             self._turns.put(None)
 
     def take(self) -> Line:
         """A connection that is open; waits for a turn where too many are taken. Raises redis-py's errors."""
+        check_runtime()
         # Interrupted, this may give back a turn that it never had: rather one too many than one too few.
         try:
             self._turns.get()
@@ -306,6 +315,7 @@ class OwnLines(Lines):
 
     def idle(self) -> FastLine | None:
         """A connection that waits for its next caller, if there is one."""
+        check_runtime()
         line = None
         try:
             self._turns.get()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import _thread
 import asyncio
 import logging
 import signal
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from pyregistry import _checks as checks
 from pyregistry._core import Core
+from pyregistry._greenlets import GREENLETS
 from pyregistry._wish import SHUTDOWN_TIMEOUT
 from pyregistry.errors import InvalidArgument
 
@@ -98,15 +100,20 @@ class SignalHandlers:
                 signal.signal(number, signal.SIG_DFL if before is None else before)
         self._before.clear()
 
+    def _shut_down_elsewhere(self) -> None:
+        """Not in the handler: what it interrupts may hold a lock."""
+        shut_down, arguments = self._registry._kept.shut_down, (self._timeout,)
+        if GREENLETS:  # the handler may run in the greenlet that runs all others, and can't wait for a start
+            _thread.start_new_thread(shut_down, arguments)
+        else:  # not a daemon: the end of the process waits for it
+            threading.Thread(target=shut_down, args=arguments, name="pyregistry-shutdown").start()
+
     def _handle(self, number: int, frame: FrameType | None) -> None:
         first, self._told = not self._told, True
         if first:
             # Whatever closes the client before the thread below has begun gives back.
             self._registry._kept.announce()
-            # Not here: what this interrupts may hold a lock. Not a daemon: the end of the process waits for it.
-            threading.Thread(
-                target=self._registry._kept.shut_down, args=(self._timeout,), name="pyregistry-shutdown"
-            ).start()
+            self._shut_down_elsewhere()
         before = self._before.get(number)
         if before is signal.default_int_handler:
             _raise(KeyboardInterrupt())

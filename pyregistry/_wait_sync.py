@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import socket
 import threading
 from collections.abc import Callable
@@ -11,6 +12,7 @@ from typing import Any, TypeVar
 from redis import exceptions as redis_errors
 
 from pyregistry import _checks as checks
+from pyregistry._greenlets import EVENTLET
 from pyregistry._owned import LOOK_FOR_SIGNALS, Held
 from pyregistry.errors import InvalidArgument, RegistryUnavailable
 
@@ -84,8 +86,7 @@ class Beside:
             connected = None if self._connection is None else self._connection._sock
             if connected is not None:
                 with contextlib.suppress(OSError):  # the server has hung up already
-                    # Of the socket itself: that of TLS would drop its state under the read of the thread.
-                    socket.socket.shutdown(connected, socket.SHUT_RDWR)
+                    _shut_down(connected)
 
     def ended(self) -> None:
         """Wait until it has ended."""
@@ -94,6 +95,15 @@ class Beside:
     def is_here(self) -> bool:
         """Whether it runs where the caller does."""
         return True
+
+
+def _shut_down(connected: Any) -> None:
+    """End both directions of the socket itself: TLS would drop its state under the read of the thread."""
+    if EVENTLET:  # its sockets wrap the one that can do it
+        with socket.socket(fileno=os.dup(connected.fileno())) as same:
+            same.shutdown(socket.SHUT_RDWR)
+    else:
+        socket.socket.shutdown(connected, socket.SHUT_RDWR)
 
 
 def receive(connection: Any, seconds: float) -> Any:
