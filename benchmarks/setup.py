@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, TypeAlias
+from typing import Any, Final, TypeAlias
 
 import redis
 
@@ -12,7 +12,7 @@ from pyregistry._op import Op
 from pyregistry._ops import FINISH, Ops, chunks
 
 NAMESPACE = "bench"
-PROVIDER = "HuggingFace"
+PROVIDER: Final = "HuggingFace"
 LEASE = 30.0
 
 FRESH = ("claim_fresh", "retry", "renew", "finish", "release", "delete_model")

@@ -14,6 +14,7 @@ import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Final
 
 import httpx
 from fastapi import FastAPI, HTTPException
@@ -26,7 +27,7 @@ from pyregistry import (
     release_on_signal,
 )
 
-PROVIDER = "S3"
+PROVIDER: Final = "S3"
 
 
 @asynccontextmanager

@@ -42,6 +42,8 @@ from pyregistry.models import (
     ModelRecord,
     ModelRef,
     ModelStatus,
+    Provider,
+    ProviderLike,
     RegistryEvent,
     StatusCounts,
 )
@@ -74,6 +76,8 @@ __all__ = [
     "ModelRecord",
     "ModelRef",
     "ModelStatus",
+    "Provider",
+    "ProviderLike",
     "RegistryEvent",
     "StatusCounts",
     # errors

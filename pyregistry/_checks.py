@@ -13,7 +13,7 @@ import msgspec
 
 from pyregistry._keys import entry_of
 from pyregistry.errors import InvalidArgument, InvalidModelName
-from pyregistry.models import ModelProvider, ModelRef
+from pyregistry.models import ModelProvider, ModelRef, Provider
 
 MAX_INT = 2**53 - 1
 """The largest integer that Lua's doubles hold exactly."""
@@ -33,7 +33,7 @@ class Target(msgspec.Struct, frozen=True, gc=False):
     """A model whose name has been checked, and its entry in the index."""
 
     name: str
-    provider: ModelProvider | str
+    provider: ModelProvider | Provider
     revision: str | None
     subset: str | None
     entry: str
@@ -99,7 +99,7 @@ def namespace(value: str) -> str:
     return value
 
 
-def provider(value: ModelProvider | str) -> ModelProvider | str:
+def provider(value: ModelProvider | str) -> ModelProvider | Provider:
     """A provider's word."""
     if isinstance(value, str) and (known := _KNOWN.get(value)) is not None:
         return known
@@ -108,7 +108,7 @@ def provider(value: ModelProvider | str) -> ModelProvider | str:
             "provider",
             f"must be a word of A-Z a-z 0-9 . _ - that begins with a letter, not {value!r}",
         )
-    return str(value)
+    return Provider(str(value))
 
 
 def model_name(name: str) -> str:

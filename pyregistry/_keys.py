@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from urllib.parse import quote, unquote
 
-from pyregistry.models import ModelRef, ModelStatus
+from pyregistry.models import ModelRef, ModelStatus, Provider
 
 #: The order in which scripts take the sorted sets.
 STATUSES = (
@@ -36,7 +36,7 @@ def parse_entry(entry: str) -> ModelRef:
     provider, at_mark, revision = head.partition("@")
     return ModelRef(
         name,
-        provider,
+        Provider(provider),
         unquote(revision) if at_mark else None,
         unquote(subset) if hash_mark else None,
     )

@@ -20,6 +20,7 @@ from pyregistry.models import (
     ModelRecord,
     ModelRef,
     ModelStatus,
+    Provider,
     RegistryEvent,
 )
 
@@ -298,9 +299,9 @@ def time_or_none(microseconds: int) -> datetime | None:
     return time_of(microseconds) if microseconds else None
 
 
-def provider_of(word: str) -> ModelProvider | str:
+def provider_of(word: str) -> ModelProvider | Provider:
     """The provider that a word names."""
-    return _PROVIDERS.get(word, word)
+    return _PROVIDERS.get(word) or Provider(word)
 
 
 def record_of(ref: ModelRef, stored: StoredRecord, last_used: int) -> ModelRecord:

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final, Literal, get_args
+from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias, TypedDict, get_args
 
 from pyregistry import _checks as checks
 from pyregistry.errors import InvalidArgument
 from pyregistry.policy import RetryPolicy
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
+    from pyregistry._owned import OwnedClaim
+    from pyregistry.models import ModelRecord
     from pyregistry.store import FolderStore
 
 VISIBILITY_TIMEOUT: Final = 60.0
@@ -21,6 +25,35 @@ SHUTDOWN_TIMEOUT: Final = 5.0
 
 OnUnavailable = Literal["raise", "verify"]
 OnUnproven = Literal["cancel", "continue"]
+
+DownloadFunction: TypeAlias = "Callable[[OwnedClaim], object]"
+"""What `ensure` runs without a store; plain, or async for an `AsyncRegistry`."""
+
+StagedDownloadFunction: TypeAlias = "Callable[[OwnedClaim, Path], object]"
+"""What `ensure` runs with a store: it writes into the folder."""
+
+
+class EnsureOptions(TypedDict, total=False):
+    """What `Registry.ensure` takes beyond the model and its files, and means there."""
+
+    lease: float
+    owner: str | None
+    timeout: float | None
+    stall_timeout: float | None
+    visibility_timeout: float
+    on_unavailable: OnUnavailable
+    on_unproven: OnUnproven
+    touch: bool
+
+
+class ModelOptions(EnsureOptions, total=False):
+    """All that `Registry.ensure` takes by name but the store, on which the function depends."""
+
+    revision: str | None
+    subset: str | None
+    verify: Callable[[ModelRecord], Any] | None
+    retry: RetryPolicy | None
+    expected_bytes: int | None
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import weakref
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar, overload
 
 import redis.asyncio
 
@@ -41,6 +41,7 @@ from pyregistry.models import (
     ModelProvider,
     ModelRecord,
     ModelStatus,
+    ProviderLike,
     StatusCounts,
 )
 from pyregistry.policy import DEFAULT_RETRY, RetryPolicy
@@ -50,10 +51,11 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Hashable, Iterable, Sequence
     from types import TracebackType
 
-    from typing_extensions import Self
+    from typing_extensions import Self, Unpack
 
     from pyregistry._op import Op
     from pyregistry._ops import ClaimResult, Lease, Model, Ops
+    from pyregistry._wish import DownloadFunction, ModelOptions, StagedDownloadFunction
 
 __all__ = ["AsyncRegistry", "create_async_registry_backend"]
 
@@ -248,7 +250,7 @@ class AsyncRegistry(Core):
     async def try_claim_for_download(
         self,
         name: str,
-        provider: ModelProvider | str,
+        provider: ProviderLike,
         *,
         revision: str | None = None,
         subset: str | None = None,
@@ -467,7 +469,7 @@ class AsyncRegistry(Core):
     async def try_reset_error_for_retry(
         self,
         name: str,
-        provider: ModelProvider | str,
+        provider: ProviderLike,
         *,
         revision: str | None = None,
         subset: str | None = None,
@@ -500,10 +502,30 @@ class AsyncRegistry(Core):
 
     # One download per fleet
 
+    @overload
     async def ensure(
         self,
         name: str,
-        provider: ModelProvider | str,
+        provider: ProviderLike,
+        download: DownloadFunction,
+        *,
+        store: None = None,
+        **options: Unpack[ModelOptions],
+    ) -> ModelRecord: ...
+    @overload
+    async def ensure(
+        self,
+        name: str,
+        provider: ProviderLike,
+        download: StagedDownloadFunction,
+        *,
+        store: FolderStore,
+        **options: Unpack[ModelOptions],
+    ) -> ModelRecord: ...
+    async def ensure(
+        self,
+        name: str,
+        provider: ProviderLike,
         download: Callable[..., Any],
         *,
         revision: str | None = None,
@@ -565,6 +587,16 @@ class AsyncRegistry(Core):
             LocalFault: this machine can't download, and nobody else did meanwhile. The fleet is told nothing.
             WaitTimedOut: nobody has finished the download in time.
             CacheMismatch: the store's folder is not the cache of this namespace.
+            RegistryUnavailable: nobody answers, and ``on_unavailable`` allows nothing else; or nobody could be told
+                of the end of a download before its lease was over.
+            OutcomeUnknown: as above, and the server may have been told.
+            ServerRefused: the server says no: rights are missing, its memory is full.
+            DamagedRecord: the record can't be read.
+            RegistryClosed: the client is closed, or shuts down, while this waits or downloads.
+            InvalidArgument: an argument is wrong. Nothing was sent.
+            ConfigurationError: claims can't be kept alive: connections like those of your own client can't be made.
+            OSError: the store's files can't be looked at.
+            Exception: what ``verify`` raised.
         """
         wish = self._wish(
             self._ops.targets(name, provider, revision, subset), store=store, verify=verify, retry=retry,
@@ -577,7 +609,7 @@ class AsyncRegistry(Core):
     def download(
         self,
         name: str,
-        provider: ModelProvider | str,
+        provider: ProviderLike,
         *,
         revision: str | None = None,
         subset: str | None = None,
@@ -620,7 +652,10 @@ class AsyncRegistry(Core):
 
         Raises:
             ClaimLost: the claim was lost in the block; what it did does not count.
-            DownloadFailed, WaitTimedOut, CacheMismatch: as in `ensure`, on entering.
+            RegistryUnavailable, OutcomeUnknown: on leaving: nobody could be told before the lease was over.
+            OSError: on leaving: the files could not be published; the model is recorded as ERROR.
+            InvalidArgument, ConfigurationError: at once: as in `ensure`.
+            RegistryError, OSError, Exception: on entering: as in `ensure`.
         """
         wish = self._wish(
             self._ops.targets(name, provider, revision, subset), store=store, verify=verify, retry=retry,
@@ -630,7 +665,7 @@ class AsyncRegistry(Core):
         )  # fmt: skip
         return AsyncDownload(self, wish)
 
-    def watch(self, name: str | None = None, provider: ModelProvider | str | None = None) -> AsyncEventStream:
+    def watch(self, name: str | None = None, provider: ProviderLike | None = None) -> AsyncEventStream:
         """What happens to the models, as it happens: an async iterator of `RegistryEvent`.
 
         Where events may be missing (the connection was made anew, or they were not taken fast enough) there is
@@ -653,7 +688,7 @@ class AsyncRegistry(Core):
     async def set_status(
         self,
         name: str,
-        provider: ModelProvider | str,
+        provider: ProviderLike,
         status: ModelStatus | str,
         message: str | None = None,
         *,
@@ -747,7 +782,7 @@ class AsyncRegistry(Core):
     async def touch_model(
         self,
         name: str,
-        provider: ModelProvider | str | None = None,
+        provider: ProviderLike | None = None,
         *,
         revision: str | None = None,
         subset: str | None = None,
@@ -806,7 +841,7 @@ class AsyncRegistry(Core):
     async def delete_model(
         self,
         name: str,
-        provider: ModelProvider | str | None = None,
+        provider: ProviderLike | None = None,
         *,
         revision: str | None = None,
         subset: str | None = None,
@@ -849,7 +884,7 @@ class AsyncRegistry(Core):
     async def is_downloaded(
         self,
         name: str,
-        provider: ModelProvider | str | None = None,
+        provider: ProviderLike | None = None,
         *,
         revision: str | None = None,
         subset: str | None = None,
@@ -885,7 +920,7 @@ class AsyncRegistry(Core):
     async def get_status(
         self,
         name: str,
-        provider: ModelProvider | str | None = None,
+        provider: ProviderLike | None = None,
         *,
         revision: str | None = None,
         subset: str | None = None,
@@ -908,7 +943,7 @@ class AsyncRegistry(Core):
     async def get_model_record(
         self,
         name: str,
-        provider: ModelProvider | str | None = None,
+        provider: ProviderLike | None = None,
         *,
         revision: str | None = None,
         subset: str | None = None,

@@ -22,7 +22,7 @@ from pyregistry._ops import Ops
 from pyregistry._source import DEFAULT_TIMEOUT, source_of
 from pyregistry._transport_sync import Transport
 from pyregistry.errors import AccessDenied, NotNow, SchemaTooNew, ServerRefused, ServerTooOld
-from pyregistry.models import ModelRef, ModelStatus
+from pyregistry.models import ModelRef, ModelStatus, Provider
 
 __all__ = ["Finding", "Level", "examine"]
 
@@ -399,7 +399,7 @@ def _decoded(value: object) -> wire.StoredRecord | None:
         return None
     try:
         record = wire.decode_record(value)
-        wire.record_of(ModelRef("x", "x"), record, 0)
+        wire.record_of(ModelRef("x", Provider("x")), record, 0)
     except (msgspec.DecodeError, ValueError, OverflowError):
         return None
     # As the scripts see it: no number is below zero.

@@ -12,7 +12,7 @@ import asyncio
 import os
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypedDict
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -25,7 +25,7 @@ from pyregistry._snapshot_errors import SnapshotFailed, SnapshotRefused
 from pyregistry._snapshot_process import Fetch
 from pyregistry._snapshot_spec import Resolved, Snapshot, cache_of, cached, subset_of
 from pyregistry._wait_async import ask, see_through, settle
-from pyregistry._wish import VISIBILITY_TIMEOUT, OnUnavailable, OnUnproven, Wish
+from pyregistry._wish import VISIBILITY_TIMEOUT, EnsureOptions, Wish
 from pyregistry.models import ModelProvider, ModelRecord
 from pyregistry.policy import DEFAULT_RETRY, RetryPolicy
 
@@ -46,19 +46,6 @@ __all__ = [
     "snapshot_path",
     "subset_of",
 ]
-
-
-class EnsureOptions(TypedDict, total=False):
-    """What `Registry.ensure` takes beyond the model and its files, and means there."""
-
-    lease: float
-    owner: str | None
-    timeout: float | None
-    stall_timeout: float | None
-    visibility_timeout: float
-    on_unavailable: OnUnavailable
-    on_unproven: OnUnproven
-    touch: bool
 
 
 def ensure_snapshot(

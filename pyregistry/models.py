@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import datetime
 from enum import Enum
-from typing import NamedTuple
+from typing import Literal, NamedTuple, NewType, TypeAlias
 
 import msgspec
 
@@ -18,6 +18,8 @@ __all__ = [
     "ModelRecord",
     "ModelRef",
     "ModelStatus",
+    "Provider",
+    "ProviderLike",
     "RegistryEvent",
     "StatusCounts",
 ]
@@ -36,6 +38,14 @@ class ModelProvider(_Word):
     NGC = "Ngc"
     GCS = "Gcs"
     S3 = "S3"
+
+
+Provider = NewType("Provider", str)
+"""The word of a provider beyond the four, for type checkers: ``Provider("Artifactory")``. At run time it is a str."""
+
+ProviderLike: TypeAlias = Literal["HuggingFace", "Ngc", "Gcs", "S3"] | ModelProvider | Provider
+"""What names a provider. A str that is computed or read is to be wrapped, ``Provider(word)``, so that a type checker
+finds a misspelt literal; at run time any plain word is taken."""
 
 
 class ModelStatus(_Word):
@@ -58,7 +68,7 @@ class ModelRef(NamedTuple):
     """
 
     name: str
-    provider: ModelProvider | str | None = None
+    provider: ProviderLike | None = None
     revision: str | None = None
     subset: str | None = None
 
@@ -94,7 +104,7 @@ class ModelRecord(msgspec.Struct, frozen=True):
     """
 
     model_name: str
-    provider: ModelProvider | str
+    provider: ProviderLike
     status: ModelStatus
     created_at: datetime
     last_used_at: datetime
@@ -144,7 +154,7 @@ class Claim(msgspec.Struct, frozen=True, gc=False):
     """
 
     model_name: str
-    provider: ModelProvider | str
+    provider: ProviderLike
     revision: str | None
     subset: str | None
     claim_id: str

@@ -13,7 +13,7 @@ import subprocess
 import sys
 import threading
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from pyregistry import AsyncRegistry, FolderStore, OwnedClaim, Registry, RegistryError
 from tests.proxy import SECONDS, until
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from typing_extensions import Self
 
-MODEL = ("org/model", "HuggingFace")
+MODEL: Final = ("org/model", "HuggingFace")
 
 
 def say(*words: Any) -> None:

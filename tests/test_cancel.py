@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import pytest
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from tests.clients import Connect
 
-MODEL = ("org/model", "HuggingFace")
+MODEL: Final = ("org/model", "HuggingFace")
 
 
 @pytest.fixture
@@ -60,9 +60,9 @@ def test_the_owner_stops_at_once_and_waiters_are_told(
     connect_any: Connect, other: Registry, pool: ThreadPoolExecutor, downloads: Downloads, permanent: bool
 ) -> None:
     # By the lease alone it would hear of it after ten minutes.
-    wanted = pool.submit(connect_any().ensure, *MODEL, downloads, lease=1800.0)
+    wanted = pool.submit(connect_any().ensure, MODEL[0], MODEL[1], downloads, lease=1800.0)
     assert downloads.begun.wait(SECONDS)
-    waits = pool.submit(connect_any().ensure, *MODEL, downloads)
+    waits = pool.submit(connect_any().ensure, MODEL[0], MODEL[1], downloads)
     assert other.cancel_download(*MODEL, "the wrong model", permanent=permanent)
     for each in (wanted, waits):
         with pytest.raises(DownloadFailed, match=f"cancelled by {other.owner}: the wrong model"):
@@ -110,7 +110,7 @@ def test_an_async_block_is_cancelled(server_url: str, namespace: str, other: Reg
 def test_another_may_begin_it_at_once(
     connect_any: Connect, other: Registry, pool: ThreadPoolExecutor, downloads: Downloads
 ) -> None:
-    wanted = pool.submit(connect_any().ensure, *MODEL, downloads, lease=1800.0)
+    wanted = pool.submit(connect_any().ensure, MODEL[0], MODEL[1], downloads, lease=1800.0)
     assert downloads.begun.wait(SECONDS)
     downloads.begun.clear()
     assert other.cancel_download(*MODEL, retry_in=0)

@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import pytest
 import redis
 
-from pyregistry import Claimed, ModelRecord, ModelRef, ModelStatus, Registry, errors
+from pyregistry import Claimed, ModelRecord, ModelRef, ModelStatus, Provider, Registry, errors
 from pyregistry._keys import Keyspace, entry_of
 from pyregistry.cli import main
 from pyregistry.cli.context import NAMED_BY
@@ -246,7 +246,9 @@ def test_what_is_no_claim(run: Run, word: str) -> None:
 
 
 def test_a_ticket_is_one_plain_word(registry: Registry) -> None:
-    result = registry.try_claim_for_download("we'ird $(x) 模型", "Own", revision="a#b", subset="*", lease=60)
+    result = registry.try_claim_for_download(
+        "we'ird $(x) 模型", Provider("Own"), revision="a#b", subset="*", lease=60
+    )
     assert isinstance(result, Claimed)
     ticket = Ticket.of(result.claim, "ns")
     assert re.fullmatch(r"[A-Za-z0-9_-]+", ticket.word)
@@ -482,7 +484,7 @@ def namesakes(registry: Registry) -> None:
     for provider, revision, subset in (
         ("HuggingFace", "v1", "tok"), ("HuggingFace", "main", None), ("Ngc", None, None), ("Own", None, "a b"),
     ):  # fmt: skip
-        registry.set_status("acme/model", provider, "DOWNLOADED", revision=revision, subset=subset)
+        registry.set_status("acme/model", Provider(provider), "DOWNLOADED", revision=revision, subset=subset)
     registry.set_status("acme/model-2", "S3", "ERROR")
 
 

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import redis
 
-from pyregistry import Claim, Claimed, Registry
+from pyregistry import Claim, Claimed, Provider, Registry
 from pyregistry._keys import Keyspace
 from pyregistry.cli.exits import Exit
 from tests.proxy import until
@@ -53,7 +53,9 @@ def listens(server_url: str, namespace: str) -> Iterator[Callable[[], None]]:
 
 
 def claim(registry: Registry, name: str = "org/m", provider: str = "S3", **more: Any) -> Claim:
-    result = registry.try_claim_for_download(name, provider, **{"lease": 3600, "owner": "host:1", **more})
+    result = registry.try_claim_for_download(
+        name, Provider(provider), **{"lease": 3600, "owner": "host:1", **more}
+    )
     assert isinstance(result, Claimed)
     return result.claim
 
@@ -276,7 +278,7 @@ def test_events_on_a_terminal(env: dict[str, str], registry: Registry) -> None:
         taken = claim(registry, revision="v1", owner="host:2")
         assert lost.token < taken.token
         registry.release_download_claim(taken)
-        registry.set_status("red", "Own", "ERROR", "\x1b[31mby hand")
+        registry.set_status("red", Provider("Own"), "ERROR", "\x1b[31mby hand")
         registry.finish_download_claim(claim(registry, "late"), "DOWNLOADED", size_bytes=2048, location="l/1")
         assert terminal.process.wait(SECONDS) == 0
         terminal.shows("late")

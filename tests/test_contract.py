@@ -29,6 +29,7 @@ from pyregistry import (
     ModelRef,
     ModelStatus,
     OutOfMemory,
+    Provider,
     Registry,
     RegistryClosed,
     RegistryUnavailable,
@@ -57,7 +58,7 @@ def eventually(condition: Callable[[], object], limit: float = 10.0) -> None:
         time.sleep(0.01)
 
 
-def record_of(registry: Registry, name: str, **which: str) -> ModelRecord:
+def record_of(registry: Registry, name: str, **which: Any) -> ModelRecord:
     record = registry.get_model_record(name, **which)
     assert record is not None
     return record
@@ -402,7 +403,7 @@ def test_claims_of_many(any_registry: Registry) -> None:
 
 def test_touches_and_reads_of_many(any_registry: Registry) -> None:
     for name, provider in [("a", "S3"), ("a", "Gcs"), ("b", "Ngc")]:
-        any_registry.set_status(name, provider, "DOWNLOADED")
+        any_registry.set_status(name, Provider(provider), "DOWNLOADED")
     models: list[ModelRef | tuple[str, ModelProvider | str] | str]
     models = ["a", ("a", "HuggingFace"), ModelRef("b", "Ngc"), "c", *[f"x{number}" for number in range(70)]]
     assert any_registry.touch_models(models) == [True, False, True, False, *[False] * 70]
@@ -455,14 +456,14 @@ def test_one_damaged_record_does_not_take_the_others_with_it(
 def test_names_come_back_as_they_were(any_registry: Registry, name: str) -> None:
     claim = claimed(
         any_registry.try_claim_for_download(
-            name, "custom-1.x", revision="v1:@#%/ü", subset="tok#:@%", lease=60
+            name, Provider("custom-1.x"), revision="v1:@#%/ü", subset="tok#:@%", lease=60
         )
     )
-    assert claim.ref == ModelRef(name, "custom-1.x", "v1:@#%/ü", "tok#:@%")
+    assert claim.ref == ModelRef(name, Provider("custom-1.x"), "v1:@#%/ü", "tok#:@%")
     (record,) = any_registry.get_models_by_last_used()
     assert (record.model_name, record.provider) == (name, "custom-1.x")
     assert (record.revision, record.subset) == ("v1:@#%/ü", "tok#:@%")
-    assert any_registry.get_status(name, "custom-1.x", revision="v1:@#%/ü", subset="tok#:@%")
+    assert any_registry.get_status(name, Provider("custom-1.x"), revision="v1:@#%/ü", subset="tok#:@%")
 
 
 def test_revisions_subsets_and_providers_are_records_of_their_own(any_registry: Registry) -> None:
@@ -484,9 +485,9 @@ def test_revisions_subsets_and_providers_are_records_of_their_own(any_registry: 
 def test_a_call_without_a_provider_looks_at_all(connect_any: Connect) -> None:
     registry = connect_any(providers=["MyHub"])
     registry.set_status("m", "S3", "ERROR")
-    registry.set_status("m", "MyHub", "DOWNLOADING")
+    registry.set_status("m", Provider("MyHub"), "DOWNLOADING")
     assert registry.get_status("m") is ModelStatus.ERROR, "the first in the order of the providers"
-    registry.set_status("m", "MyHub", "DOWNLOADED")
+    registry.set_status("m", Provider("MyHub"), "DOWNLOADED")
     assert registry.get_status("m") is ModelStatus.DOWNLOADED
     assert record_of(registry, "m").provider == "MyHub"
     assert connect_any().get_status("m") is ModelStatus.ERROR, "nobody told this client of MyHub"
@@ -639,7 +640,7 @@ def test_bad_input_is_refused_and_changes_nothing(any_registry: Registry) -> Non
     claim = claimed(any_registry.try_claim_for_download("m", HF, lease=60))
     before = any_registry.get_model_record("m")
     bad: list[Callable[[], object]] = [
-        lambda: any_registry.try_claim_for_download("m", "no words"),
+        lambda: any_registry.try_claim_for_download("m", Provider("no words")),
         lambda: any_registry.try_claim_for_download("m", None),  # type: ignore[arg-type]  # on purpose
         lambda: any_registry.try_claim_for_download("m", HF, lease=0),
         lambda: any_registry.try_claim_for_download("m", HF, lease=-1),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import pytest
 import redis
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from tests.clients import Connect
     from tests.conftest import MakeServer
 
-MODEL = ("model", "S3")
+MODEL: Final = ("model", "S3")
 BRIEF = 0.6  # seconds
 
 

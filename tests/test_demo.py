@@ -29,6 +29,7 @@ from pyregistry import (
     ModelProvider,
     ModelRecord,
     ModelStatus,
+    Provider,
     Registry,
     RegistryUnavailable,
     StatusCounts,
@@ -280,7 +281,7 @@ def test_without_rich_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -
 
 def test_the_models_of_the_data_file() -> None:
     models = known_models()
-    assert {model.provider for model in models} == set(ModelProvider)
+    assert {model.provider for model in models} == {str(each) for each in ModelProvider}
     assert len({model.key for model in models}) == len(models) == 16
     assert all(re.fullmatch(r"[\w.-]+", model.key) for model in models)
 
@@ -305,7 +306,7 @@ def test_the_file_server_counts() -> None:
 # The verdict
 
 NOW = datetime(2026, 1, 1, tzinfo=timezone.utc)
-MODELS = [Model("S3", "a"), Model("S3", "b")]
+MODELS = [Model(Provider("S3"), "a"), Model(Provider("S3"), "b")]
 FILES = [File(10, "aa"), File(20, "bb")]
 
 

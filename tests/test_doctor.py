@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlsplit
 
 import msgspec
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from tests.conftest import MakeServer
 
-PROVIDER = "HuggingFace"
+PROVIDER: Final = "HuggingFace"
 HEALTHY = {"server", "eviction", "persistence", "clock", "records"}
 
 

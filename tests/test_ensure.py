@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import pytest
 import redis
@@ -52,7 +52,7 @@ if TYPE_CHECKING:
     from tests.clients import Connect
     from tests.conftest import MakeServer
 
-MODEL = ("org/model", "HuggingFace")
+MODEL: Final = ("org/model", "HuggingFace")
 AT_ONCE = RetryPolicy(first_delay=0.0)
 
 
@@ -121,7 +121,9 @@ def test_all_who_want_it_get_the_same_record(
     downloads.go.clear()
     clients = [connect_any(), connect_any(), connect_any()]
     wanted = [
-        pool.submit(client.ensure, *MODEL, downloads, touch=False) for client in clients for _ in range(12)
+        pool.submit(client.ensure, MODEL[0], MODEL[1], downloads, touch=False)
+        for client in clients
+        for _ in range(12)
     ]
     assert downloads.begun.wait(SECONDS)
     downloads.go.set()
@@ -167,7 +169,7 @@ def test_progress_is_seen(any_registry: Registry, other: Registry, pool: ThreadP
             "at 1000",
         )
 
-    wanted = pool.submit(any_registry.ensure, *MODEL, download)
+    wanted = pool.submit(any_registry.ensure, MODEL[0], MODEL[1], download)
     until(seen, "the progress is told")
     go.set()
     wanted.result(SECONDS)
@@ -222,7 +224,7 @@ def test_who_waits_goes_on_at_once_when_it_is_given_back(
     any_registry: Registry, other: Registry, downloads: Downloads, pool: ThreadPoolExecutor
 ) -> None:
     theirs = claimed(other, lease=3600.0)
-    wanted = pool.submit(any_registry.ensure, *MODEL, downloads)
+    wanted = pool.submit(any_registry.ensure, MODEL[0], MODEL[1], downloads)
     until(lambda: listens(other), "it waits")
     assert other.release_download_claim(theirs)
     assert wanted.result(SECONDS).owner != "other"
@@ -263,7 +265,9 @@ def test_the_fleet_tries_as_often_as_the_policy_says(
     retry = RetryPolicy(attempts=4, first_delay=0.02)
     clients = [connect_any(), connect_any(), connect_any()]
     wanted = [
-        pool.submit(client.ensure, *MODEL, downloads, retry=retry) for client in clients for _ in range(3)
+        pool.submit(client.ensure, MODEL[0], MODEL[1], downloads, retry=retry)
+        for client in clients
+        for _ in range(3)
     ]
     for each in wanted:
         with pytest.raises(DownloadFailed):
@@ -298,7 +302,7 @@ def test_who_waits_is_told_of_the_error(
     any_registry: Registry, other: Registry, downloads: Downloads, pool: ThreadPoolExecutor
 ) -> None:
     theirs = claimed(other)
-    wanted = pool.submit(any_registry.ensure, *MODEL, downloads, retry=None)
+    wanted = pool.submit(any_registry.ensure, MODEL[0], MODEL[1], downloads, retry=None)
     until(lambda: listens(other), "it waits")
     other.finish_download_claim(theirs, ModelStatus.ERROR, "the disk is full")
     with pytest.raises(DownloadFailed, match="the disk is full"):
@@ -428,7 +432,7 @@ def test_the_owners_deadline_counts_from_the_sending(
     with Proxy(server_url) as proxy:
         registry = connect_any(url=proxy.url)
         (held,) = proxy.pause(what, reply=True)
-        wanted = pool.submit(registry.ensure, *MODEL, download, lease=lease)
+        wanted = pool.submit(registry.ensure, MODEL[0], MODEL[1], download, lease=lease)
         held.wait()
         sent = now()
         until(lambda: now() > sent + 0.3, "the answer takes long")
@@ -483,7 +487,7 @@ def test_every_wait_is_bounded(
             wanted.result(SECONDS)
 
 
-def enter(registry: Registry, *model: str, **options: Any) -> None:
+def enter(registry: Registry, *model: Any, **options: Any) -> None:
     """Enter a block, and leave it."""
 
     facade: Any = registry
@@ -536,7 +540,7 @@ def test_a_download_that_somebody_set_by_hand(
     any_registry: Registry, other: Registry, downloads: Downloads, pool: ThreadPoolExecutor
 ) -> None:
     other.set_status(*MODEL, ModelStatus.DOWNLOADING)
-    wanted = pool.submit(any_registry.ensure, *MODEL, downloads, touch=False)
+    wanted = pool.submit(any_registry.ensure, MODEL[0], MODEL[1], downloads, touch=False)
     until(lambda: listens(other), "it waits")
     other.set_status(*MODEL, ModelStatus.DOWNLOADED)
     assert wanted.result(SECONDS) == other.get_model_record(*MODEL)
@@ -548,7 +552,7 @@ def test_who_waits_learns_that_its_client_is_closed(
 ) -> None:
     registry = connect_any()
     claimed(other)
-    wanted = [pool.submit(registry.ensure, *MODEL, downloads) for _ in range(3)]
+    wanted = [pool.submit(registry.ensure, MODEL[0], MODEL[1], downloads) for _ in range(3)]
     until(lambda: listens(other), "it waits")
     registry.close()
     for each in wanted:
@@ -608,7 +612,7 @@ def test_what_was_lost_does_not_count(
 ) -> None:
     downloads.go.clear()
     downloads.error = error  # who comes later sweeps the folders of those who lost their claim
-    wanted = pool.submit(any_registry.ensure, *MODEL, downloads, lease=1.0, touch=False)
+    wanted = pool.submit(any_registry.ensure, MODEL[0], MODEL[1], downloads, lease=1.0, touch=False)
     assert downloads.begun.wait(SECONDS)
     other.set_status(*MODEL, ModelStatus.DOWNLOADED, "it was here all along")
     # The next renewal tells its owner.

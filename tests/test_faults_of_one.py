@@ -8,7 +8,7 @@ import os
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import pytest
 
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
     from tests.clients import Connect
 
-MODEL = ("org/model", "HuggingFace")
+MODEL: Final = ("org/model", "HuggingFace")
 
 
 @pytest.fixture(autouse=True)
@@ -125,7 +125,7 @@ def test_it_goes_on_when_the_fault_is_gone(
 ) -> None:
     monkeypatch.setattr(_local, "_FIRST_DELAY", 0.3)
     broken = Broken(store.root, "staging")
-    wanted = pool.submit(connect_any().ensure, *MODEL, write, store=broken)
+    wanted = pool.submit(connect_any().ensure, MODEL[0], MODEL[1], write, store=broken)
     until(lambda: broken.calls > 0, "it has failed once")
     broken.error = None
     assert wanted.result(SECONDS).attempts == 1
@@ -141,7 +141,7 @@ def test_what_was_downloaded_waits_for_the_disk(
         begun.append(claim)
         write(claim, folder)
 
-    wanted = pool.submit(connect_any().ensure, *MODEL, download, store=broken)
+    wanted = pool.submit(connect_any().ensure, MODEL[0], MODEL[1], download, store=broken)
     until(lambda: broken.calls > 0, "the disk has refused it")
     broken.error = None
     assert wanted.result(SECONDS).status is ModelStatus.DOWNLOADED
@@ -158,7 +158,7 @@ def test_a_broken_one_leaves_the_claim_to_others(
     """While it keeps from claiming it waits as others do, and gets what they download."""
     monkeypatch.setattr(_local, "_FIRST_DELAY", 600.0)
     broken = Broken(store.root, "staging")
-    wanted = pool.submit(connect_any().ensure, *MODEL, write, store=broken)
+    wanted = pool.submit(connect_any().ensure, MODEL[0], MODEL[1], write, store=broken)
     until(lambda: broken.calls > 0, "it has failed")
     record = other.ensure(*MODEL, write, store=store, timeout=SECONDS)
     assert wanted.result(SECONDS) == record
@@ -221,11 +221,11 @@ def test_mistakes_of_a_program_are_raised_to_it(
 
 def test_a_function_that_can_not_be_called_so(any_registry: Registry, store: FolderStore) -> None:
     with pytest.raises(InvalidArgument, match="must take 2 positional arguments"):
-        any_registry.ensure(*MODEL, lambda claim: None, store=store)
+        any_registry.ensure(*MODEL, lambda claim: None, store=store)  # type: ignore[call-overload]  # the point
     with pytest.raises(InvalidArgument, match="must take 1 positional arguments"):
-        any_registry.ensure(*MODEL, lambda claim, folder: None)
+        any_registry.ensure(*MODEL, lambda claim, folder: None)  # type: ignore[call-overload]  # the point
     with pytest.raises(InvalidArgument, match="verify: must take 1"):
-        any_registry.ensure(*MODEL, print, verify=nothing)  # type: ignore[arg-type]  # that is the point
+        any_registry.ensure(*MODEL, print, verify=nothing)  # type: ignore[call-overload]  # the point
     assert any_registry.get_status(*MODEL) is None
 
 
@@ -281,7 +281,10 @@ def test_an_error_whose_attempts_are_used_up_is_tried_anew(
     away.clear()
     until(lambda: _cooled_down(other), "the cool-down is over")
     clients = [connect_any() for _ in range(4)]
-    records = [pool.submit(each.ensure, *MODEL, download, retry=policy, timeout=SECONDS) for each in clients]
+    records = [
+        pool.submit(each.ensure, MODEL[0], MODEL[1], download, retry=policy, timeout=SECONDS)
+        for each in clients
+    ]
     assert {each.result(SECONDS).status for each in records} == {ModelStatus.DOWNLOADED}
     assert attempts == [1, 2, 1]
 
@@ -345,7 +348,7 @@ def test_what_is_waited_for_is_logged(
     caplog.set_level(logging.INFO, "pyregistry.flight")
     claim = other.try_claim_for_download(*MODEL, owner="host-7:1").claim  # type: ignore[union-attr]  # it is free
     other.refresh_download_claim(claim, bytes_done=5, bytes_total=10, message="weights")
-    wanted = pool.submit(any_registry.ensure, *MODEL, print)
+    wanted = pool.submit(any_registry.ensure, MODEL[0], MODEL[1], print)
     until(lambda: "waiting for" in caplog.text, "it says what it waits for")
     assert "host-7:1 has downloaded 5 of 10 bytes since" in caplog.text
     assert "(weights)" in caplog.text

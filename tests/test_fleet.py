@@ -220,7 +220,9 @@ def test_the_server_restarts_while_everybody_waits(
         owner = stack.enter_context(Registry.from_url(fragile.url, namespace, owner="owner"))
         clients = [connect_any(url=fragile.url) for _ in range(3)]
         claim = claimed(owner, lease=600.0)
-        wanted = [pool.submit(client.ensure, *MODEL, print) for client in clients for _ in range(5)]
+        wanted = [
+            pool.submit(client.ensure, MODEL[0], MODEL[1], print) for client in clients for _ in range(5)
+        ]
         until(lambda: all(waits(client) for client in clients), "they wait")
         fragile.kill()
         until(lambda: not any(client._listener.is_up for client in clients), "they notice")
@@ -258,7 +260,7 @@ def test_what_happens_while_the_line_is_down_is_asked_for(
     ):
         client = connect_any(url=cutter.url)
         claim = claimed(owner, lease=600.0)
-        wanted = pool.submit(client.ensure, *MODEL, print)
+        wanted = pool.submit(client.ensure, MODEL[0], MODEL[1], print)
         until(lambda: waits(client), "it waits")
         cutter.refuses = True
         cutter.cut()
@@ -273,7 +275,7 @@ def test_who_waits_is_told_when_it_takes_too_long(connect_any: Connect, make_ser
     with ThreadPoolExecutor(4) as pool:
         client = connect_any(url=server.url, timeout=0.5)
         client.set_status(*MODEL, ModelStatus.DOWNLOADING)
-        wanted = [pool.submit(client.ensure, *MODEL, print) for _ in range(3)]
+        wanted = [pool.submit(client.ensure, MODEL[0], MODEL[1], print) for _ in range(3)]
         until(lambda: waits(client), "they wait")
         server.kill()
         for each in wanted:
@@ -327,7 +329,12 @@ def test_who_waits_goes_on_when_the_registry_is_back(
         client = connect_any(url=fragile.url, timeout=0.5)
         claim = claimed(owner, lease=600.0)
         wanted = pool.submit(
-            client.ensure, *MODEL, print, verify=lambda record: record.token > 0, on_unavailable="verify"
+            client.ensure,
+            MODEL[0],
+            MODEL[1],
+            print,
+            verify=lambda record: record.token > 0,
+            on_unavailable="verify",
         )
         until(lambda: waits(client), "it waits")
         fragile.kill()
@@ -439,7 +446,7 @@ def test_a_message_that_is_lost(
         Registry.from_url(server_url, f"{namespace}-2") as elsewhere,
     ):
         claimed(other, lease=600.0)
-        wanted = pool.submit(registry.ensure, *MODEL, print)
+        wanted = pool.submit(registry.ensure, MODEL[0], MODEL[1], print)
         until(lambda: waits(registry), "it waits")
         there = elsewhere.ensure(*MODEL, lambda _: None)
         here, entry = other._ops.keys, "HuggingFace:org/model"
@@ -459,7 +466,7 @@ def test_a_model_that_was_deleted_without_a_word_is_downloaded(
     monkeypatch.setattr(_hub, "RECHECK", 0.3)
     with ThreadPoolExecutor(2) as pool, Registry.from_url(server_url, namespace, owner="this") as registry:
         claimed(other, lease=600.0)
-        wanted = pool.submit(registry.ensure, *MODEL, lambda _: None)
+        wanted = pool.submit(registry.ensure, MODEL[0], MODEL[1], lambda _: None)
         until(lambda: waits(registry), "it waits")
         raw = redis.Redis.from_url(server_url)
         raw.delete(*raw.keys(f"pyregistry:{{{namespace}}}:*"))
@@ -567,7 +574,7 @@ def test_when_a_lease_ends_few_of_many_contend(
                 return int(stats["cmdstat_evalsha"]["calls"])
 
             wanted = [
-                pool.submit(client.ensure, *MODEL, begun.append, touch=False)
+                pool.submit(client.ensure, MODEL[0], MODEL[1], begun.append, touch=False)
                 for client in clients
                 for _ in range(30)
             ]
@@ -636,6 +643,8 @@ def test_a_file_system_that_shows_new_entries_late(server_url: str, namespace: s
         Registry.from_url(server_url, namespace) as there,
     ):
         first = here.ensure(*MODEL, download, store=FolderStore(tmp_path))
-        wanted = [pool.submit(there.ensure, *MODEL, download, store=Late(tmp_path)) for _ in range(4)]
+        wanted = [
+            pool.submit(there.ensure, MODEL[0], MODEL[1], download, store=Late(tmp_path)) for _ in range(4)
+        ]
         assert {each.result(60).token for each in wanted} == {first.token}
         assert begun == 1

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlsplit
 
 import pytest
@@ -72,7 +72,8 @@ def told(caplog: pytest.LogCaptureFixture) -> Told:
 
 
 def test_transitions_are_for_those_who_debug(any_registry: Registry, told: Told) -> None:
-    registry, model = any_registry, ("acme/model", "S3")
+    registry = any_registry
+    model: Final = ("acme/model", "S3")
     claims: list[Claim] = []
     assert told.level_of(lambda: claims.append(claimed(registry)), "S3:acme/model", "claimed") == DEBUG
     (claim,) = claims

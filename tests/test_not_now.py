@@ -7,7 +7,7 @@ import logging
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import pytest
 import redis
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from pyregistry.embedded import EmbeddedServer
     from tests.conftest import MakeServer
 
-MODEL = ("model", "S3")
+MODEL: Final = ("model", "S3")
 BRIEF = 1.0  # seconds for which a call goes out again while it is refused
 
 

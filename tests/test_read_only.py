@@ -6,7 +6,7 @@ import asyncio
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import pytest
 import redis
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from tests.clients import Connect
     from tests.conftest import MakeServer
 
-MODEL = ("model", "S3")
+MODEL: Final = ("model", "S3")
 BRIEF = 0.6  # seconds for which a call goes out again while it is refused
 RESTART_JUMP = 60_000_000  # microseconds
 
@@ -192,7 +192,8 @@ async def test_ensure_ends_by_its_timeout(
             pytest.raises(RegistryError) as caught,
         ):
             await asyncio.wait_for(
-                asyncio.to_thread(registry.ensure, *MODEL, lambda claim: None, timeout=0.7), SECONDS
+                asyncio.to_thread(registry.ensure, MODEL[0], MODEL[1], lambda claim: None, timeout=0.7),
+                SECONDS,
             )
     else:
         async with AsyncRegistry.from_url(server.url, namespace, transport=transport, **options) as client:

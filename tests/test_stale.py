@@ -6,7 +6,7 @@ import os
 import signal
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import pytest
 
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from tests.clients import Connect
     from tests.conftest import MakeServer
 
-MODEL = ("model", "S3")
+MODEL: Final = ("model", "S3")
 BRIEF = 0.5  # seconds that an answer may take
 STALE: dict[str, Any] = {"near_cache": True, "stale_for": 600.0, "timeout": BRIEF}
 
@@ -102,7 +102,7 @@ def test_what_was_known_last_is_told(
         with pytest.raises(RegistryUnavailable):
             registry.try_claim_for_download("model", "S3", lease=5.0)
         with pytest.raises(RegistryUnavailable):
-            registry.ensure(*MODEL, pytest.fail)
+            registry.ensure(*MODEL, lambda _claim: pytest.fail("it is not claimed"))
         server.start()
         until(lambda: is_asked_again(registry), "the server is asked again")
         set_by_another(server, registry, ModelStatus.ERROR)

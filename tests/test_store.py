@@ -18,7 +18,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pyregistry import ConfigurationError, InvalidArgument, ModelRef
+from pyregistry import ConfigurationError, InvalidArgument, ModelRef, Provider
 from pyregistry.errors import CacheMismatch, ClaimLost
 from pyregistry.store import CacheMark, FolderStore, Published
 from pyregistry.stores.names import folder_of, former_folder_of
@@ -167,7 +167,7 @@ def test_a_folder_is_of_one_model_on_any_file_system(pair: tuple[ModelRef, Model
     [
         (ModelRef("org/model", "HuggingFace"), "HuggingFace=org%2Fmodel"),
         (ModelRef("Org/model", "HuggingFace"), "HuggingFace=Org%2Fmodel+80"),
-        (ModelRef("org/model", "huggingface"), "huggingface=org%2Fmodel+40800"),
+        (ModelRef("org/model", Provider("huggingface")), "huggingface=org%2Fmodel+40800"),
         (ModelRef("m", "S3", "v1", "a,b"), "S3%40v1%23a%2Cb=m"),
         (ModelRef("m.", "S3"), "S3=m%2E"),
         (ModelRef("é", "S3"), "S3=%C3%A9"),
@@ -179,7 +179,7 @@ def test_what_folders_are_called(ref: ModelRef, folder: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "ref", [ModelRef("m"), ModelRef("", "S3"), ModelRef("m\0", "S3"), ModelRef("m", "../x")]
+    "ref", [ModelRef("m"), ModelRef("", "S3"), ModelRef("m\0", "S3"), ModelRef("m", Provider("../x"))]
 )
 def test_what_names_no_model_is_refused(store: FolderStore, ref: ModelRef) -> None:
     with pytest.raises(InvalidArgument):

@@ -23,6 +23,7 @@ from pyregistry import (
     ModelRecord,
     ModelRef,
     ModelStatus,
+    Provider,
     Registry,
     errors,
     models,
@@ -40,7 +41,7 @@ TEXTS = st.text(st.characters(exclude_categories=["Cs", "Cc"]), min_size=1, max_
 @given(TEXTS, WORDS, st.none() | TEXTS, st.none() | TEXTS)
 def test_an_entry_names_one_model(name: str, provider: str, revision: str | None, subset: str | None) -> None:
     entry = entry_of(name, provider, revision, subset)
-    assert parse_entry(entry) == ModelRef(name, provider, revision, subset)
+    assert parse_entry(entry) == ModelRef(name, Provider(provider), revision, subset)
 
 
 def test_entries_are_readable() -> None:
@@ -148,7 +149,8 @@ def test_both_clients_have_the_same_methods() -> None:
 def test_every_public_name_is_exported() -> None:
     assert len(set(pyregistry.__all__)) == len(pyregistry.__all__)
     assert set(errors.__all__) | set(models.__all__) <= set(pyregistry.__all__)
-    for name in pyregistry.__all__:
+    aliases = {"ProviderLike"}  # has no docstring at run time
+    for name in set(pyregistry.__all__) - aliases:
         assert inspect.getdoc(getattr(pyregistry, name)), name
 
 

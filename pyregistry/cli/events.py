@@ -17,7 +17,7 @@ from pyregistry.cli.context import Cli
 from pyregistry.cli.exits import Exit
 from pyregistry.cli.units import length, size
 from pyregistry.cli.words import message_of, name_of, now_utc, printable, progress_of, ref_of
-from pyregistry.models import EventGap, EventKind, RegistryEvent
+from pyregistry.models import EventGap, EventKind, ProviderLike, RegistryEvent
 
 __all__ = ["watch_events"]
 
@@ -29,7 +29,7 @@ _COLUMNS = (
 
 
 def watch_events(
-    cli: Cli, model: str | None, provider: str | None, seconds: float | None, count: int | None
+    cli: Cli, model: str | None, provider: ProviderLike | None, seconds: float | None, count: int | None
 ) -> int:
     """Write events until there were so many, or so long, or the reader has had enough."""
     if seconds is not None:

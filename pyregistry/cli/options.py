@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from enum import Enum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, TypeAlias, cast
 
 import typer
 
@@ -19,8 +19,11 @@ from pyregistry.cli.completion import (
 from pyregistry.cli.ticket import CLAIM_VARIABLE
 from pyregistry.models import ModelProvider
 
+if TYPE_CHECKING:
+    from pyregistry.models import Provider
+
 FOREVER = "none"
-HUGGING_FACE = ModelProvider.HUGGING_FACE.value
+HUGGING_FACE = cast("Provider", ModelProvider.HUGGING_FACE.value)
 
 
 class OnUnavailableWord(str, Enum):
@@ -91,27 +94,31 @@ ModelArgument = Annotated[
     ),
 ]
 _FOUR = ", ".join(PROVIDERS[:-1]) + f" or {PROVIDERS[-1]}"
-ProviderOption = Annotated[
-    str,
-    typer.Option(
-        "--provider",
-        "-p",
-        metavar="NAME",
-        help=f"Where the model comes from: {_FOUR}, in any case; hf is HuggingFace.",
-        autocompletion=complete_provider,
-    ),
-]
-AnyProviderOption = Annotated[
-    str | None,
-    typer.Option(
-        "--provider",
-        "-p",
-        metavar="NAME",
-        help=f"Where the model comes from: {_FOUR}, in any case; hf is HuggingFace. [default: any of the four]",
-        show_default=False,
-        autocompletion=complete_provider,
-    ),
-]
+if TYPE_CHECKING:  # typer knows no NewType; `command` makes a provider of the word
+    ProviderOption: TypeAlias = Provider
+    AnyProviderOption: TypeAlias = Provider | None
+else:
+    ProviderOption = Annotated[
+        str,
+        typer.Option(
+            "--provider",
+            "-p",
+            metavar="NAME",
+            help=f"Where the model comes from: {_FOUR}, in any case; hf is HuggingFace.",
+            autocompletion=complete_provider,
+        ),
+    ]
+    AnyProviderOption = Annotated[
+        str | None,
+        typer.Option(
+            "--provider",
+            "-p",
+            metavar="NAME",
+            help=f"Where the model comes from: {_FOUR}, in any case; hf is HuggingFace. [default: any of the four]",
+            show_default=False,
+            autocompletion=complete_provider,
+        ),
+    ]
 ProviderWordOption = Annotated[
     str | None,
     typer.Option(

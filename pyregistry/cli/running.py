@@ -23,7 +23,7 @@ from pyregistry.cli.waiting import Waiting
 from pyregistry.cli.warden import NOT_FOUND, NOT_RUNNABLE
 from pyregistry.cli.words import name_of, printable
 from pyregistry.errors import DownloadFailed, InvalidArgument, RegistryError
-from pyregistry.models import ModelRecord, ModelRef
+from pyregistry.models import ModelRecord, ModelRef, Provider
 from pyregistry.policy import RetryPolicy
 from pyregistry.store import FolderStore, Publish
 
@@ -75,7 +75,7 @@ def run_command(
             client = cli.client if on_unavailable == "verify" else cli.registry
             with Waiting(client, ref, quiet=cli.wants_json) as runner.waiting:
                 record = client.ensure(
-                    ref.name, ref.provider or "", runner.download, revision=ref.revision, subset=ref.subset,
+                    ref.name, ref.provider or Provider(""), runner.download, revision=ref.revision, subset=ref.subset,
                     store=folders, verify=runner.accepts if verify is not None else None, retry=retry,
                     lease=lease, owner=owner or default_owner(), expected_bytes=expected_bytes,
                     timeout=timeout, stall_timeout=stall_timeout, visibility_timeout=visibility_timeout,

@@ -7,6 +7,8 @@ from typing import Literal
 
 import msgspec
 
+from pyregistry.models import Provider
+
 
 class Model(msgspec.Struct, frozen=True):
     """A model of the demo.
@@ -16,7 +18,7 @@ class Model(msgspec.Struct, frozen=True):
         name: its name there.
     """
 
-    provider: str
+    provider: Provider
     name: str
 
     @property
