@@ -18,6 +18,9 @@ Its files::
     <runtime folder>/       $XDG_RUNTIME_DIR/pyregistry, else <tempdir>/pyregistry-<uid>; mode 0700
         <hash of the data folder>.sock
 
+A server that `shared_url` has started ends by itself once it has had no client for some minutes: a
+process beside it looks (`_idle`). `run_foreground` is for one that stays.
+
 Whoever gets the lock starts the server, which inherits the locked file: the kernel frees the lock
 when the server ends, in whatever way, so nothing that is left of a dead server can stop the next
 one. Everybody else finds the lock taken and waits until the socket answers. All of this needs Linux
@@ -50,6 +53,8 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
+from . import _idle
+from ._idle import end_unused
 from .errors import ConfigurationError, EmbeddedUnavailable
 
 if sys.platform == "win32":
@@ -61,12 +66,15 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from typing import IO
 
-__all__ = ["EmbeddedServer", "run_foreground", "shared_url", "stop_shared"]
+__all__ = ["EmbeddedServer", "run_foreground", "shared_url", "stop_shared", "stop_unused"]
 
 logger = logging.getLogger("pyregistry.embedded")
 
 _START_SECONDS = 30.0  # for a start, with all the data that it may have to read
 _STOP_SECONDS = 10.0  # for a stop in good order
+IDLE_SECONDS = 300.0
+"""How long a shared server goes on without a client."""
+
 _BIND_SECONDS = 5.0  # a server this old that has no socket has lost it
 _POLL_SECONDS = 0.02
 _PORT_ATTEMPTS = 5
@@ -274,12 +282,19 @@ class EmbeddedServer:
             self._process = None
 
 
-def shared_url(data_dir: Path | None = None, *, timeout: float = _START_SECONDS) -> str:
-    """The URL of this user's shared server, which is started if it does not run, and goes on.
+def shared_url(
+    data_dir: Path | None = None,
+    *,
+    timeout: float = _START_SECONDS,
+    idle_timeout: float | None = IDLE_SECONDS,
+) -> str:
+    """The URL of this user's shared server, which is started if it does not run, and outlives its caller.
 
     Args:
         data_dir: its data folder, which is what makes two servers two. None: the user's.
         timeout: how many seconds to wait until it answers.
+        idle_timeout: if it is started: after how many seconds without a client it ends; its data stay.
+            None: never. Defaults to 5 minutes.
 
     Raises:
         EmbeddedUnavailable: its program is not installed, or it does not start or answer.
@@ -299,9 +314,36 @@ def shared_url(data_dir: Path | None = None, *, timeout: float = _START_SECONDS)
                 shared.start(lock)
                 started = True
         if (url := shared.url()) is not None:
+            if started and idle_timeout is not None:
+                shared.end_when_unused(idle_timeout)
             return url
         ended = ended or shared.end_lost()
         _pause(deadline, shared.trouble())
+
+
+def stop_unused(data_dir: Path | None = None) -> int | None:
+    """Stop this user's shared server, unless it has clients.
+
+    Args:
+        data_dir: its data folder. None: the user's.
+
+    Returns:
+        How many connections use it; 0: none, and it has been stopped. None: no server runs.
+
+    Raises:
+        EmbeddedUnavailable: it does not answer, or does not end.
+        ConfigurationError: a folder can't be made, or is not private.
+    """
+    shared = _Shared.at(data_dir)
+    if shared.url() is None:
+        with _locked(shared.folder) as lock:
+            if lock is not None:
+                return None
+        raise EmbeddedUnavailable(shared.trouble())
+    try:
+        return end_unused(str(shared.socket()), str(shared.folder))
+    except OSError as error:
+        raise EmbeddedUnavailable(f"the shared server of {shared.folder} does not stop: {error}") from error
 
 
 def stop_shared(data_dir: Path | None = None, *, timeout: float = _START_SECONDS) -> bool:
@@ -452,6 +494,31 @@ class _Shared:
             process.wait()
             raise EmbeddedUnavailable(f"{binary} does not go into the background") from None
         logger.info("started %s for %s", binary, self.folder)
+
+    def end_when_unused(self, seconds: float) -> None:
+        """Have a process of its own end the server once it has had no client for so long."""
+        program = [
+            sys.executable,
+            "-I",
+            "-S",
+            _idle.__file__,
+            str(self.socket()),
+            str(self.folder),
+            str(seconds),
+        ]
+        try:
+            # It goes into the background by itself, and takes nothing along.
+            subprocess.run(
+                program,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                start_new_session=True,
+                timeout=_STOP_SECONDS,
+                check=True,
+            )
+        except (OSError, subprocess.SubprocessError) as error:
+            logger.info("the shared server goes on until it is stopped: %s", error)
 
     def trouble(self) -> str:
         """What is to be said if this server does not answer in time."""

@@ -14,14 +14,16 @@ import tempfile
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote, urlsplit
 
 import pytest
 import redis
 
 from pyregistry import embedded
-from pyregistry.embedded import EmbeddedServer, shared_url, stop_shared
+from pyregistry.embedded import EmbeddedServer, shared_url, stop_shared, stop_unused
 from pyregistry.errors import ConfigurationError, EmbeddedUnavailable
 from tests.mounts import on_mount
 
@@ -655,3 +657,78 @@ def test_foreground_is_ended_by_stop(folders: Path) -> None:
         wait_until(stop_shared, "it was running, and was stopped")
         process.communicate(timeout=LIMIT)
         assert process.returncode == 0
+
+
+# --- a server that nobody uses
+
+
+def watchers(folders: Path) -> int:
+    """How many processes look after the server of these folders."""
+    found = 0
+    for command in Path("/proc").glob("[0-9]*/cmdline"):
+        with suppress(OSError):
+            found += all(word in command.read_bytes() for word in (b"_idle.py", os.fsencode(folders)))
+    return found
+
+
+def test_a_server_that_nobody_uses_ends_by_itself(folders: Path) -> None:
+    url = shared_url(idle_timeout=0.5)
+    put(url, "key")
+    socket_file = Path(unquote(urlsplit(url).path))
+    wait_until(lambda: not socket_file.exists(), "it has ended")
+    wait_until(lambda: not watchers(folders), "and its watcher")
+    assert not list((folders / "run/pyregistry").iterdir())
+    assert has(shared_url(idle_timeout=None), "key")
+    assert watchers(folders) == 0
+
+
+def test_a_server_that_has_a_client_goes_on(folders: Path) -> None:
+    url = shared_url(idle_timeout=0.2)
+    with redis.Redis.from_url(url) as client:
+        connection: Any = client.client()
+        connection.ping()
+        looks = looks_at(connection)
+        wait_until(lambda: looks_at(connection) > looks + 20, "it has been looked at for long")
+        assert connection.ping()
+        assert stop_unused() == 1
+        assert connection.ping()
+        connection.close()
+    socket_file = Path(unquote(urlsplit(url).path))
+    wait_until(lambda: not socket_file.exists() and not watchers(folders), "it has ended")
+
+
+def looks_at(connection: Any) -> int:
+    return int(connection.info("commandstats")["cmdstat_info"]["calls"])
+
+
+def test_only_a_server_without_clients_is_stopped(folders: Path) -> None:
+    assert stop_unused() is None
+    url = shared_url(idle_timeout=None)
+    with redis.Redis.from_url(url) as client:
+        client.ping()
+        assert stop_unused() == 1
+        assert shared_url() == url
+        assert client.ping()
+    assert stop_unused() == 0
+    assert stop_unused() is None
+    assert not list((folders / "run/pyregistry").iterdir())
+
+
+def test_the_command_stops_it(folders: Path) -> None:
+    def serve(*words: str) -> tuple[int, str]:
+        command = [sys.executable, "-m", "pyregistry", "serve", *words]
+        ended = subprocess.run(command, capture_output=True, text=True, timeout=LIMIT, check=False)
+        return ended.returncode, ended.stdout + ended.stderr
+
+    assert serve("--stop") == (1, "pyregistry: no server runs\n")
+    with redis.Redis.from_url(shared_url()) as client:
+        client.ping()
+        code, said = serve("--stop")
+        assert (code, "it has 1 connection" in said) == (1, True)
+        assert client.ping()
+    assert serve("--stop") == (0, "pyregistry: stopped; its data stay\n")
+    with redis.Redis.from_url(shared_url()) as client:
+        client.ping()
+        assert serve("--stop", "--force") == (0, "pyregistry: stopped; its data stay\n")
+    wait_until(lambda: not watchers(folders), "the watchers have ended")
+    assert serve("--force")[0] == serve("--stop", "--port", "7000")[0] == 2

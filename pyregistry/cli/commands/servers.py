@@ -68,19 +68,43 @@ def serve(
     data_dir: Annotated[
         Path | None, typer.Option(help="Its data folder. [default: the user's]", show_default=False)
     ] = None,
-) -> int:
-    """Run the embedded server in the foreground.
+    stop: Annotated[
+        bool, typer.Option("--stop", help="Stop the one that runs, unless it has clients.")
+    ] = False,
+    force: Annotated[bool, typer.Option("--force", help="Stop it though it has clients.")] = False,
+) -> Answer | int:
+    """Run the embedded server in the foreground, or stop it.
 
     All processes of this user find it by the URL embedded:// (with --data-dir: embedded:///path). It takes
     this process's place: Ctrl-C ends it in good order, and the exit code is the server's.
     """
     if cli.given.url is not None or cli.given.namespace is not None or cli.given.as_json:
         raise InvalidArgument("serve", "takes no --url, --namespace or --json")
+    if force and not stop:
+        raise InvalidArgument("--force", "is for --stop")
+    if stop:
+        if port is not None:
+            raise InvalidArgument("--port", "is not for --stop")
+        return _stop_server(data_dir, force=force)
     from pyregistry.embedded import run_foreground
 
     where = "embedded://" if data_dir is None else f"embedded://{quote(str(data_dir.resolve()))}"
     print(f"pyregistry: starting the server of {printable(where)}; Ctrl-C ends it", file=sys.stderr)
-    run_foreground(data_dir, port=port)
+    return run_foreground(data_dir, port=port)
+
+
+def _stop_server(data_dir: Path | None, *, force: bool) -> Answer:
+    from pyregistry.embedded import stop_shared, stop_unused
+
+    clients = (0 if stop_shared(data_dir) else None) if force else stop_unused(data_dir)
+    if clients is None:
+        return Answer(Said({"stopped": False}), "no server runs", Exit.NO)
+    if clients:
+        used = "1 connection" if clients == 1 else f"{clients} connections"
+        return Answer(
+            Said({"stopped": False}), f"not stopped: it has {used}; --force stops it all the same", Exit.NO
+        )
+    return Answer(Said({"stopped": True}), "stopped; its data stay")
 
 
 @command(common=False)
