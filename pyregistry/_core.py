@@ -24,19 +24,6 @@ from pyregistry.models import Claim, Claimed, ModelRecord, ModelRef, ModelStatus
 _log = logging.getLogger("pyregistry")
 
 
-class _Shown:
-    """A model in a log line; put into words only if the line is written."""
-
-    __slots__ = ("_ref",)
-
-    def __init__(self, ref: ModelRef) -> None:
-        self._ref = ref
-
-    def __str__(self) -> str:
-        name, provider, revision, subset = self._ref
-        return f"{provider}{'@' + revision if revision else ''}{'#' + subset if subset else ''}:{name}"
-
-
 class Core:
     """The part that both clients share."""
 
@@ -109,17 +96,15 @@ class Core:
         if claim.taken_over:
             _log.info(
                 "took over %s from %s, which had got to %d bytes (token %d, attempt %d)",
-                _Shown(claim.ref), claim.previous_owner, claim.previous_bytes_done or 0,
+                claim.ref, claim.previous_owner, claim.previous_bytes_done or 0,
                 claim.token, claim.attempts,
             )  # fmt: skip
         elif _log.isEnabledFor(level):
-            _log.log(
-                level, "%s %s (token %d, attempt %d)", how, _Shown(claim.ref), claim.token, claim.attempts
-            )
+            _log.log(level, "%s %s (token %d, attempt %d)", how, claim.ref, claim.token, claim.attempts)
 
     def _told_retry(self, ref: ModelRef, result: Claim | Refusal, lease: Lease) -> Claim | None:
         if isinstance(result, Refusal):
-            _log.debug("%s is not retried: %s", _Shown(ref), result.why)
+            _log.debug("%s is not retried: %s", ref, result.why)
             return None
         self._told_won(result, lease, "retries", logging.INFO)
         return result
@@ -128,21 +113,21 @@ class Core:
         self, claim: Claim, result: Claim | Refusal | DamagedRecord
     ) -> Claim | DamagedRecord | None:
         if isinstance(result, Claim):
-            _log.debug("renewed %s (token %d)", _Shown(claim.ref), claim.token)
+            _log.debug("renewed %s (token %d)", claim.ref, claim.token)
             return result
         self._kept.drop(claim)
         if isinstance(result, Refusal):
             level = logging.WARNING if result.lost else logging.DEBUG
-            _log.log(level, "the claim of %s (token %d): %s", _Shown(claim.ref), claim.token, result.why)
+            _log.log(level, "the claim of %s (token %d): %s", claim.ref, claim.token, result.why)
             return None
         return result
 
     def _told_end(self, claim: Claim, how: str, why_not: str) -> bool:
         self._kept.drop(claim)
         if why_not:
-            _log.warning("%s (token %d) could not be %s: %s", _Shown(claim.ref), claim.token, how, why_not)
+            _log.warning("%s (token %d) could not be %s: %s", claim.ref, claim.token, how, why_not)
             return False
-        _log.debug("%s is %s (token %d)", _Shown(claim.ref), how, claim.token)
+        _log.debug("%s is %s (token %d)", claim.ref, how, claim.token)
         return True
 
     def _told_status(
@@ -152,18 +137,18 @@ class Core:
         if ended and not (self._ops.ids.made(ended) or any(kept.claim.claim_id == ended for kept in dropped)):
             _log.warning(
                 "set_status of %s to %s ended the live claim of %s (token %d)",
-                _Shown(target.ref), status, reply.ended_owner, reply.ended_token,
+                target.ref, status, reply.ended_owner, reply.ended_token,
             )  # fmt: skip
         elif _log.isEnabledFor(logging.DEBUG):
-            _log.debug("set %s to %s", _Shown(target.ref), status)
+            _log.debug("set %s to %s", target.ref, status)
 
     def _told_cancel(self, target: Target, cancelled: wire.Cancelled | None) -> bool:
         if cancelled is None:
-            _log.debug("%s is not being downloaded: nothing to cancel", _Shown(target.ref))
+            _log.debug("%s is not being downloaded: nothing to cancel", target.ref)
             return False
         _log.info(
             "cancelled the download of %s by %s (token %d)",
-            _Shown(target.ref), cancelled.owner or "no owner", cancelled.token,
+            target.ref, cancelled.owner or "no owner", cancelled.token,
         )  # fmt: skip
         return True
 

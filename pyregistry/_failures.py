@@ -6,16 +6,18 @@ from datetime import datetime
 
 from pyregistry.models import ModelRecord
 
-__all__ = ["attempt_of", "next_try_of", "told"]
+__all__ = ["count_of", "next_try_of", "told"]
 
 
 def _clock(moment: datetime) -> str:
     return f"{moment:%Y-%m-%d %H:%M:%S} UTC"
 
 
-def attempt_of(record: ModelRecord) -> str:
-    """Which attempt it was, and of how many where that is known."""
-    return f"attempt {record.attempts}" + (f" of {record.max_attempts}" if record.max_attempts else "")
+def count_of(record: ModelRecord) -> str:
+    """Which attempt it was, and of how many where that is known; empty where none is counted."""
+    if not record.attempts:
+        return ""
+    return str(record.attempts) + (f" of {record.max_attempts}" if record.max_attempts else "")
 
 
 def next_try_of(record: ModelRecord) -> str:
@@ -37,5 +39,5 @@ def told(record: ModelRecord) -> str:
     if record.owner:
         parts.append(f"on {record.owner}")
     if record.attempts:
-        parts.append(f"({attempt_of(record)})")
+        parts.append(f"(attempt {count_of(record)})")
     return f"{' '.join(parts)}: {record.message}; {next_try_of(record)}; `pyregistry rm` clears it"

@@ -181,8 +181,10 @@ class AsyncListener:
             if self._beside is not beside:
                 return
             self._up, self.trouble = True, None
-            self._tell_arrivals()
+        # Before the arrivals are told: what they read then is not taken for older than the subscription.
         self.hub.gap("the subscription is new")
+        with self._lock:
+            self._tell_arrivals()
 
     async def _listen(self, beside: Beside) -> None:
         connection = beside.connection = await self._transport.ear()

@@ -178,8 +178,10 @@ class Listener:
             if self._beside is not beside:
                 return
             self._up, self.trouble = True, None
-            self._tell_arrivals()
+        # Before the arrivals are told: what they read then is not taken for older than the subscription.
         self.hub.gap("the subscription is new")
+        with self._lock:
+            self._tell_arrivals()
 
     def _listen(self, beside: Beside) -> None:
         connection = beside.connection = self._transport.ear()

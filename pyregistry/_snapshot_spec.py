@@ -191,7 +191,10 @@ class Snapshot:
             SnapshotFailed: the hub did not answer (``hub_away``), or said no (`SnapshotRefused`).
             LocalFault: it can't be asked from here.
         """
-        from huggingface_hub import HfApi
+        try:
+            from huggingface_hub import HfApi
+        except OSError as error:  # what is imported with it may want files of its own
+            raise LocalFault(f"huggingface_hub can't be imported: {error}") from error
 
         if is_offline():
             raise self._failed(SnapshotFailed, "HF_HUB_OFFLINE is set", away=True)

@@ -354,15 +354,20 @@ STRAY = Flaw(
 )
 STUCK = Flaw(
     Level.WARNING,
-    "DOWNLOADING with a lease that is over: the owner is lost, or gave it back",
+    "DOWNLOADING with a lease that is over: the owner is lost",
     "the next claim takes it over; if nobody wants it, pyregistry rm MODEL",
+)
+RELEASED = Flaw(
+    Level.INFO,
+    "DOWNLOADING, and given back by its owner: it waits for another",
+    "the next claim goes on with it; if nobody wants it, pyregistry rm MODEL",
 )
 UNLEASED = Flaw(
     Level.INFO,
     "DOWNLOADING without a lease: it never ends by itself",
     "pyregistry set-status MODEL ERROR, if nobody downloads it any more",
 )
-_FLAWS = (DAMAGED, UNLISTED, MISPLACED, REPEATED, STRAY, STUCK, UNLEASED)
+_FLAWS = (DAMAGED, UNLISTED, MISPLACED, REPEATED, STRAY, STUCK, RELEASED, UNLEASED)
 
 
 def flaws(value: object, scores: Sequence[float | None], now: int) -> list[Flaw]:
@@ -390,7 +395,7 @@ def flaws(value: object, scores: Sequence[float | None], now: int) -> list[Flaw]
         if record.lease_end == 0:
             found.append(UNLEASED)
         elif record.lease_end <= now:
-            found.append(STUCK)
+            found.append(STUCK if record.claim_id else RELEASED)
     return found
 
 

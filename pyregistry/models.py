@@ -72,6 +72,14 @@ class ModelRef(NamedTuple):
     revision: str | None = None
     subset: str | None = None
 
+    def __str__(self) -> str:
+        """As an entry of the index begins, with the name last."""
+        name, provider, revision, subset = self
+        where = "" if provider is None else f"{provider}"
+        where += f"@{revision}" if revision else ""
+        where += f"#{subset}" if subset else ""
+        return f"{where}:{name}" if where else name
+
 
 class ModelRecord(msgspec.Struct, frozen=True):
     """What the registry knows of one model. Compared by value; nothing in it is computed from now.

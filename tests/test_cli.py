@@ -1047,7 +1047,7 @@ def test_the_version(run: Run) -> None:
 
 def test_the_log(run: Run) -> None:
     assert run("claim", "quiet", "--json").err == ""
-    assert "DEBUG: claimed HuggingFace:loud" in run("-vv", "claim", "loud").err
+    assert "DEBUG: claimed loud" in run("-vv", "claim", "loud").err
     assert "DEBUG" not in run("-v", "claim", "info").err
 
 

@@ -33,6 +33,7 @@ tempfile._get_default_tempdir = none
 # As many files as are open, and so many more, when the process that downloads is to be started.
 FEW_LEFT = """
 import os, resource, subprocess
+import huggingface_hub.hf_api  # what it imports may start processes of its own
 class Popen(subprocess.Popen):
     def __init__(self, *args, **options):
         most = max(map(int, os.listdir("/proc/self/fd"))) + 1

@@ -104,7 +104,8 @@ def test_a_waiter_uses_it_and_its_owner_has_done_so(
         assert second.result(SECONDS).token == record.token
         waiter.close()
         assert of_waiter.sent["touch"] == 1
-        assert of_waiter.sent["read"] == 2  # before it listened, and after; then the event told it
+        # Before it listened, and after; then the event told it, or its claim met what it has to read once more.
+        assert of_waiter.sent["read"] in (2, 3)
     owner.close()
     assert proxy.sent["finish"] == 1
     assert proxy.sent["touch"] == 0  # the finish has said it
@@ -113,7 +114,9 @@ def test_a_waiter_uses_it_and_its_owner_has_done_so(
 def waits(server_url: str, namespace: str) -> bool:
     with redis.Redis.from_url(server_url) as client:
         channel = f"pyregistry:{{{namespace}}}:events"
-        return bool(dict(client.pubsub_shardnumsub(channel))[channel.encode()] == 1)
+        return bool(
+            dict(client.pubsub_shardnumsub(channel))[channel.encode()] == 2
+        )  # the owner listens as well
 
 
 @pytest.mark.parametrize("interval", [None, LONG])

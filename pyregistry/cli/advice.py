@@ -84,12 +84,12 @@ _REFUSED: tuple[_Known, ...] = (
         "the number stands behind the port: redis://HOST:PORT/0",
     ),
     _Known(
-        ("unknown command 'SENTINEL'", "unknown command `SENTINEL`"),
+        ("needs the command SENTINEL", "unknown command 'SENTINEL'", "unknown command `SENTINEL`"),
         "a server of models answers there, and no sentinel",
         "for that server itself write redis://HOST:PORT/0; sentinels listen on port 26379, as a rule",
     ),
     _Known(
-        ("unknown command",),
+        ("unknown command", "needs the command"),
         "",
         "a sentinel lacks most commands: for a service under Sentinel write redis+sentinel://HOST:26379/SERVICE/0; "
         "a proxy has to pass them on",

@@ -12,6 +12,7 @@ from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
 from rich.table import Table
 from rich.text import Text
 
+from pyregistry._failures import count_of, next_try_of
 from pyregistry.cli.exits import Exit
 from pyregistry.cli.listeners import listening_words
 from pyregistry.cli.rows import below
@@ -25,6 +26,7 @@ from pyregistry.cli.words import (
     progress_of,
     ref_of,
     size_of,
+    waits_of,
 )
 from pyregistry.doctor import Finding, Level
 from pyregistry.models import ModelRecord, ModelStatus, StatusCounts
@@ -263,15 +265,17 @@ class OneRecord:
         add("owner", record.owner and printable(record.owner))
         if record.status in (ModelStatus.DOWNLOADING, ModelStatus.EVICTING):
             end = record.lease_expires_at
-            add("lease", f"{lease_of(record, now)}{f' ({_clock(end)})' if end else ''}")
+            waits = waits_of(record, now)
+            add("lease", waits or f"{lease_of(record, now)}{f' ({_clock(end)})' if end else ''}")
         if self.listeners is not None and record.status is not ModelStatus.DOWNLOADED:
             add("listeners", f"{listening_words(self.listeners)} to this namespace, for any model")
         add("token", record.token or None)
-        add("attempts", record.attempts or None)
+        if record.status is ModelStatus.ERROR and record.finished_at is not None:
+            add("failed", f"{ago(record.finished_at, now)} ({_clock(record.finished_at)})")
+        add("attempts", count_of(record))
         add("taken over from", record.previous_owner and printable(record.previous_owner))
-        add("retry", "never: the error is permanent" if record.permanent else None)
-        if record.retry_at is not None:
-            add("retry", f"not before {_clock(record.retry_at)}")
+        if record.status is ModelStatus.ERROR:
+            add("retry", f"{next_try_of(record)}; `pyregistry rm` clears it")
         add("created", f"{ago(record.created_at, now)} ({_clock(record.created_at)})")
         add("last used", f"{ago(record.last_used_at, now)} ({_clock(record.last_used_at)})")
         return grid

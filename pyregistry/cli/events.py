@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.text import Text
 
 from pyregistry import _checks as checks
+from pyregistry._failures import count_of
 from pyregistry.cli.answers import STYLES, tabbed, to_json
 from pyregistry.cli.context import Cli
 from pyregistry.cli.exits import Exit
@@ -132,11 +133,13 @@ def _details(event: RegistryEvent) -> str:
                 record.message,
             ]
         case EventKind.FAILED | EventKind.ABANDONED:
-            parts = [record.owner, f"attempt {record.attempts}", record.message]
+            parts = [record.owner, f"attempt {count_of(record)}", record.message]
             if record.permanent:
                 parts.insert(2, "for good")
             elif record.retry_at is not None:
                 parts.insert(2, f"no retry for {length((record.retry_at - event.at).total_seconds())}")
+        case EventKind.CANCELLED:
+            parts = [record.message]
         case EventKind.SET:
             parts = [str(record.status), event.by and f"by {event.by}", record.message]
         case _:

@@ -35,7 +35,6 @@ class Exit(IntEnum):
     DOWNLOAD_FAILED = 7
     TIMED_OUT = 8
     CLAIM_LOST = 9
-    LOCAL_FAULT = 10
     FAILED = 70
     INTERRUPTED = 130
     BROKEN_PIPE = 141
@@ -45,14 +44,13 @@ MEANINGS = {
     Exit.DONE: "done; yes",
     Exit.NO: "the answer is no: not claimed, lost, unknown, something is wrong",
     Exit.WRONG_CALL: "wrong usage, arguments, URL or environment; an extra is missing",
-    Exit.UNAVAILABLE: "nobody answered, or this machine can't do it (the store of run); nothing was changed",
+    Exit.UNAVAILABLE: "nobody answered, or this machine can't do what a download needs; nothing was changed",
     Exit.SERVER_REFUSED: "the server refused: credentials, rights, version, memory",
     Exit.RECORD_REFUSED: "the record forbids it: being evicted, held, damaged",
     Exit.OUTCOME_UNKNOWN: "sent, but no answer came: it may have been carried out",
     Exit.DOWNLOAD_FAILED: "the download failed, and not in the command that was run here",
     Exit.TIMED_OUT: "nobody finished the download in time",
     Exit.CLAIM_LOST: "the claim is somebody else's by now, or can't be proved",
-    Exit.LOCAL_FAULT: "this machine can't do what a download needs; others can go on",
     Exit.FAILED: "failed otherwise: the answer can't be written, or a bug",
     Exit.INTERRUPTED: "interrupted (Ctrl-C)",
     Exit.BROKEN_PIPE: "whoever read the output has gone",
@@ -69,7 +67,7 @@ _BY_ERROR = {
     DownloadFailed: Exit.DOWNLOAD_FAILED,
     WaitTimedOut: Exit.TIMED_OUT,
     ClaimLost: Exit.CLAIM_LOST,
-    LocalFault: Exit.LOCAL_FAULT,
+    LocalFault: Exit.UNAVAILABLE,
 }
 
 

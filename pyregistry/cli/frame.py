@@ -10,11 +10,12 @@ import msgspec
 from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
 from rich.text import Text
 
+from pyregistry._failures import count_of
 from pyregistry.cli.answers import STYLES, tabbed, to_json
 from pyregistry.cli.listeners import listening_words
 from pyregistry.cli.rows import Block, Row, Rows, fitted
 from pyregistry.cli.units import ago, length, percent, rate, size
-from pyregistry.cli.words import message_of, name_of, printable, ref_of
+from pyregistry.cli.words import message_of, name_of, printable, ref_of, waits_of
 from pyregistry.models import ModelRecord, ModelStatus
 
 __all__ = ["Download", "Frame", "FrameView", "Stock"]
@@ -200,7 +201,10 @@ def _download(each: Download, at: datetime) -> Row:
     owner = Text(printable(record.owner or "nobody"))
     if record.attempts > 1:
         owner.append(f", attempt {record.attempts}", "cyan")
-    if each.stuck:
+    waits = waits_of(record, at)
+    if waits is not None:
+        owner = Text(f"{waits}: ", "yellow").append(owner)
+    elif each.stuck:
         owner = Text(f"{each.stuck}: ", "bold red").append(owner)
     elif record.lease_expires_at is None:
         owner = Text("lease never ends: ", "yellow").append(owner)
@@ -220,14 +224,17 @@ def _errors(errors: Iterable[ModelRecord], at: datetime) -> Rows:
 
 
 def _error(record: ModelRecord, at: datetime) -> Row:
-    if record.permanent:
+    if record.permanent or (record.used_up and record.retry_at is None):
         following = Text("never", "red")
     elif record.retry_at is None or record.retry_at <= at:
         following = Text("any time")
     else:
         following = Text(f"in {length((record.retry_at - at).total_seconds())}")
-    tried = Text(str(record.attempts or ""))
-    return Row(_model(record), [tried, following], _said(record.message))
+    said = _said(record.message)
+    if record.finished_at is not None:
+        where = f" on {printable(record.owner)}" if record.owner else ""
+        said.append(Text(f"failed {ago(record.finished_at, at)}{where}", "dim"))
+    return Row(_model(record), [Text(count_of(record)), following], said)
 
 
 def _oldest(records: Iterable[ModelRecord], at: datetime) -> Rows:

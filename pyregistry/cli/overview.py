@@ -76,6 +76,8 @@ class _Overview:
 
 def _stuck(record: ModelRecord, at: datetime, silence: float) -> str | None:
     end = record.lease_expires_at
+    if record.released:
+        return None
     if end is not None and end <= at:
         return f"lease over for {length((at - end).total_seconds())}"
     if record.bytes_done is not None and silence >= _SILENT:

@@ -22,7 +22,7 @@ from pyregistry.cli.units import size
 from pyregistry.cli.waiting import Waiting
 from pyregistry.cli.warden import NOT_FOUND, NOT_RUNNABLE
 from pyregistry.cli.words import name_of, printable
-from pyregistry.errors import DownloadFailed, InvalidArgument, RegistryError
+from pyregistry.errors import DownloadFailed, InvalidArgument, LocalFault, RegistryError
 from pyregistry.models import ModelRecord, ModelRef, Provider
 from pyregistry.policy import RetryPolicy
 from pyregistry.store import FolderStore, Publish
@@ -86,6 +86,9 @@ def run_command(
     except DownloadFailed as error:
         code = runner.codes.get(error.record.token, exit_of(error))
         return complain("DownloadFailed", printable(str(error)), code, json=cli.wants_json)
+    except LocalFault as error:
+        said = Told(printable(str(error)), _OF_THE_STORE if store else "")
+        return complain("LocalFault", said, exit_of(error), json=cli.wants_json)
     except RegistryError:
         raise  # also those that are OSErrors
     except OSError as error:

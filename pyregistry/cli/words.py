@@ -63,11 +63,19 @@ def lease_of(record: ModelRecord, now: datetime) -> str:
     return f"ends in {length(left)}" if left > 0 else f"over for {length(-left)}"
 
 
+def waits_of(record: ModelRecord, now: datetime) -> str | None:
+    """Since when a download that its owner gave back waits for another; ``None``: it was not given back."""
+    if not record.released or record.lease_expires_at is None:
+        return None
+    return f"released, waits for an owner for {length((now - record.lease_expires_at).total_seconds())}"
+
+
 def details_of(record: ModelRecord, now: datetime) -> str:
     """What matters most in this status."""
     parts: list[str | None]
     if record.status is ModelStatus.DOWNLOADING:
-        parts = [progress_of(record), record.owner, f"lease {lease_of(record, now)}"]
+        lease = waits_of(record, now) or f"lease {lease_of(record, now)}"
+        parts = [progress_of(record), record.owner, lease]
     elif record.status is ModelStatus.ERROR:
         parts = [_retry(record, now), record.message]
     elif record.status is ModelStatus.EVICTING:
@@ -81,7 +89,7 @@ def _retry(record: ModelRecord, now: datetime) -> str | None:
     if record.permanent:
         return "permanent"
     if record.retry_at is None or record.retry_at <= now:
-        return None
+        return "attempts used up" if record.used_up and record.retry_at is None else None
     return f"no retry for {length((record.retry_at - now).total_seconds())}"
 
 

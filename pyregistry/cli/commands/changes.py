@@ -32,15 +32,61 @@ def set_status(
     revision: RevisionOption = None,
     subset: SubsetOption = None,
     message: MessageOption = None,
+    retry_in: Annotated[
+        float | None,
+        typer.Option("--retry-in", metavar="SECONDS", help="ERROR: nobody retries it before."),
+    ] = None,
+    permanent: Annotated[bool, typer.Option("--permanent", help="ERROR: nobody retries it.")] = False,
+    location: Annotated[
+        str | None,
+        typer.Option("--location", metavar="PATH", help="DOWNLOADED: where the files are, below the root."),
+    ] = None,
+    size_bytes: Annotated[
+        int | None, typer.Option("--size-bytes", metavar="N", help="DOWNLOADED: how large the files are.")
+    ] = None,
 ) -> Answer:
     """Say what is true of a model, whoever owns it.
 
     A claim of it ends, unless DOWNLOADING stays.
     """
     cli.registry.set_status(
-        model, provider, status_of(status, SETTABLE), message, revision=revision, subset=subset
-    )
+        model, provider, status_of(status, SETTABLE), message, revision=revision, subset=subset,
+        retry_in=retry_in, permanent=permanent, location=location, size_bytes=size_bytes,
+    )  # fmt: skip
     return Answer(Said({"set": True}))
+
+
+@command()
+def cancel(
+    cli: Cli,
+    model: ModelArgument,
+    provider: ProviderOption = HUGGING_FACE,
+    revision: RevisionOption = None,
+    subset: SubsetOption = None,
+    message: MessageOption = None,
+    retry_in: Annotated[
+        float | None,
+        typer.Option(
+            "--retry-in", metavar="SECONDS", help="Nobody begins it again before. [default: 300]", min=0
+        ),
+    ] = None,
+    permanent: Annotated[bool, typer.Option("--permanent", help="Nobody begins it again by itself.")] = False,
+    token: Annotated[
+        int | None, typer.Option("--token", metavar="N", help="Only the download that has this token.")
+    ] = None,
+) -> Answer:
+    """End the download of a model, on whatever host it runs.
+
+    Its owner stops at once and says why; what waits for it ends with the reason. `pyregistry rm` clears the error.
+    """
+    ended = cli.registry.cancel_download(
+        model, provider, message, revision=revision, subset=subset,
+        expected_token=token, retry_in=retry_in, permanent=permanent,
+    )  # fmt: skip
+    if not ended:
+        which = "" if token is None else f" with token {token}"
+        return unknown(cli, model, {"cancelled": False}, why=f"is not being downloaded{which}")
+    return Answer(Said({"cancelled": True}))
 
 
 @command()
