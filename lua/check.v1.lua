@@ -7,7 +7,7 @@
 -- Prelude: 1
 -- Keys: meta, index_downloading, index_downloaded, index_error, index_evicting, any_record, any_holds, branches
 -- Args: channel:str, schema:int
--- Reply: [run id, version, schema of the namespace, 1: `open` is due]
+-- Reply: [run id, version, schema of the namespace, 1: `open` is due, what waiting needs and this user lacks ("": nothing)]
 -- Errors: NOPERM what the user may not do; ERR unknown command; WRONGTYPE a shared key of another type; SCHEMATOONEW n
 -- Re-send: safe: it writes nothing
 -- Event: none
@@ -16,4 +16,4 @@
 
 --@server
 
-return pack({server, version, found, 1})
+return pack({server, version, found, 1, lacking})

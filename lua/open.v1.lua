@@ -10,7 +10,7 @@
 -- Prelude: 1
 -- Keys: meta, index_downloading, index_downloaded, index_error, index_evicting, any_record, any_holds, branches
 -- Args: channel:str, schema:int
--- Reply: [run id, version, schema of the namespace]
+-- Reply: [run id, version, schema of the namespace, 0, what waiting needs and this user lacks ("": nothing)]
 -- Errors: NOPERM what the user may not do; ERR unknown command; WRONGTYPE a shared key of another type; SCHEMATOONEW n
 -- Re-send: safe: the second call finds the server's own id and changes nothing
 -- Event: none
@@ -33,4 +33,4 @@ if known[2] ~= server then
   call('HSET', meta, unpack(fields))
 end
 if stepped_back then call('HSET', meta, 'time', string.format('%.0f', now), 'skew', string.format('%.0f', skew)) end
-return pack({server, version, found})
+return pack({server, version, found, 0, lacking})

@@ -93,6 +93,10 @@ needs('MSET', any_record, 'x')
 needs('DEL', any_record, any_holds)
 needs('ZCOUNT', any_holds, '0', '1')
 
+-- No script subscribes: a client that never waits is complete without this right, and is only told of it.
+local is_known, may_wait = pcall(redis.acl_check_cmd, 'SSUBSCRIBE', channel)
+local lacking = is_known and may_wait and '' or 'SSUBSCRIBE ' .. channel
+
 local function has_type(key, wanted)
   local found = call('TYPE', key).ok
   if found ~= 'none' and found ~= wanted then

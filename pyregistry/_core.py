@@ -76,6 +76,10 @@ class Core:
         self._kept.check()
         return Wish(target=targets[0], **wishes)
 
+    def _told_server(self, opened: wire.Opened) -> None:
+        if opened.lacking:
+            _log.warning("waiting will be refused: this user lacks the right to %s", opened.lacking)
+
     def _told_claims(self, results: Sequence[ClaimResult | DamagedRecord], lease: Lease) -> None:
         for result in results:
             if isinstance(result, DamagedRecord):

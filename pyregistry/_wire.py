@@ -248,12 +248,21 @@ class BranchSet(msgspec.Struct, array_like=True, frozen=True):
 
 
 class Opened(msgspec.Struct, array_like=True, frozen=True):
-    """The server that a connection was opened to; ``due``: as far as reading goes, `open` is still to run."""
+    """The server that a connection was opened to.
+
+    Attributes:
+        run_id: the server's.
+        version: product and version.
+        schema: that of the namespace.
+        due: 1: as far as reading goes; `open` is still to run.
+        lacking: the right that waiting needs and this user lacks; empty: none.
+    """
 
     run_id: str
     version: str
     schema: int
     due: int = 0
+    lacking: str = ""
 
 
 class StoredEvent(msgspec.Struct, array_like=True, frozen=True):

@@ -199,6 +199,8 @@ class AsyncRegistry(Core):
     async def connect(self) -> None:
         """Connect, and see that the server is fit: at least for reading. May be called again.
 
+        A user who may not wait (``ensure``, ``download``, ``watch``) is warned of in the log.
+
         Raises:
             RegistryUnavailable: nobody answers.
             NotNow: the server refuses even to be read, and has not stopped to within ``timeout``.
@@ -207,7 +209,7 @@ class AsyncRegistry(Core):
             ServerTooOld: older than Redis 7.0 or Valkey 7.2.
             SchemaTooNew: a newer pyregistry wrote this namespace.
         """
-        await self._transport.connect()
+        self._told_server(await self._transport.connect())
 
     async def close(self) -> None:
         """Tell of the last touches, and close the connections. May be called again.

@@ -103,7 +103,7 @@ def examine(
         opened = transport.connect()
         server = _Server(transport)
         where = f"{opened.version} at {source.shown}, namespace {namespace}, schema {opened.schema}"
-        findings = [Finding(Level.OK, "server", where)]
+        findings = [Finding(Level.OK, "server", where), *_waiting(opened.lacking)]
         if opened.due:
             findings.append(Finding(Level.ERROR, "writes", f"refused: {transport.refusal}", _NOT_NOW))
         findings += judge(_facts(server, ops.keys))
@@ -117,6 +117,16 @@ def examine(
 
 
 _NOT_NOW = "it passes by itself, or its word says what to mend; docs/operation.md has them"
+
+
+def _waiting(lacking: str) -> Iterator[Finding]:
+    if lacking:
+        yield Finding(
+            Level.WARNING,
+            "rights",
+            f"this user may not {lacking}: ensure, download and watch are refused",
+            "give the user +ssubscribe and +sunsubscribe, and the channel",
+        )
 
 
 def _refused(error: ServerRefused | NotNow) -> Finding:

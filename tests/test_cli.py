@@ -910,6 +910,19 @@ def test_an_error_of_the_server_names_it_and_the_way_out(run: Run, make_server: 
     assert "-> look whether the server runs" in gone.err
 
 
+def test_only_what_waits_is_told_that_it_may_not(run: Run, make_server: MakeServer) -> None:
+    server = make_server()
+    with redis.Redis.from_url(server.url) as client:
+        client.execute_command("ACL", "SETUSER", "a", "on", ">pw", "~*", "&*", "+@all", "-ssubscribe")
+    url = server.url.replace("redis://", "redis://a:pw@")
+    assert run("--url", url, "set-status", "m", "ERROR") == Ended(0, "", "")
+    assert "SSUBSCRIBE" in run("--url", url, "-v", "counts").err
+    refused = run("--url", url, "watch", "--count", 0)
+    assert refused.code == Exit.SERVER_REFUSED
+    assert "ssubscribe" in refused.err.lower()
+    assert "SSUBSCRIBE" in run("--url", url, "doctor").out
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
@@ -1064,13 +1077,13 @@ READING = (
 )
 
 
-def test_no_escape_codes_in_a_pipe(environment: None, registry: Registry) -> None:
+@pytest.mark.parametrize("command", READING, ids=" ".join)
+def test_no_escape_codes_in_a_pipe(environment: None, registry: Registry, command: list[str]) -> None:
     fill(registry)
-    for command in READING:
-        for options in ([], ["--json"]):
-            done = spawn(*command, *options, env={"TERM": "xterm-256color", "FORCE_COLOR": "1"})
-            assert ESCAPE not in done.out + done.err
-            assert done.out
+    for options in ([], ["--json"]):
+        done = spawn(*command, *options, env={"TERM": "xterm-256color", "FORCE_COLOR": "1"})
+        assert ESCAPE not in done.out + done.err
+        assert done.out
 
 
 def test_an_output_that_is_not_utf_8(environment: None, registry: Registry) -> None:

@@ -18,6 +18,7 @@ import redis
 
 import pyregistry
 from pyregistry import Claim, Claimed, ModelStatus, Registry
+from pyregistry.doctor import Level, examine
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -250,3 +251,19 @@ def test_each_warning_is_in_the_table_of_the_docs() -> None:
     for text in formats | AT_TIMES:
         parts = [part.strip() for part in re.split("%[sdg]", text) if part.strip(" :()")]
         assert any(row.startswith("|") and all(part in row for part in parts) for row in rows), text
+
+
+@pytest.mark.parametrize("lacking", [False, True])
+def test_a_user_who_may_not_wait_is_warned_of(
+    make_server: MakeServer, connect_any: Connect, told: Told, lacking: bool
+) -> None:
+    server = make_server()
+    with redis.Redis.from_url(server.url) as client:
+        right = "-ssubscribe" if lacking else "+ssubscribe"
+        client.execute_command("ACL", "SETUSER", "a", "on", ">pw", "~*", "&*", "+@all", right)
+    url = server.url.replace("redis://", "redis://a:pw@")
+    said = [line for level, line in told.of(lambda: connect_any(url=url, namespace="n")) if level == WARNING]
+    missing = "waiting will be refused: this user lacks the right to SSUBSCRIBE pyregistry:{n}:events"
+    assert said == ([missing] if lacking else [])
+    wrong = [finding.level for finding in examine(url, "n") if finding.check == "rights"]
+    assert wrong == ([Level.WARNING] if lacking else [])

@@ -32,6 +32,8 @@ NAMED_BY = (
     "PYREGISTRY_URL", "MX_METADATA_BACKEND", "MX_REDIS_URL", "REDIS_URL", "MX_REDIS_HOST", "MX_REDIS_PORT",
     "REDIS_HOST",
 )  # fmt: skip
+# The commands that wait are refused, and say so.
+_OF_WAITING = "waiting will be refused: "
 _NAMESPACE = "PYREGISTRY_NAMESPACE"
 
 
@@ -213,8 +215,9 @@ def _logging(verbose: int, warns: bool, said: str) -> Iterator[None]:
     quiet = logging.WARNING if warns else logging.CRITICAL
     handler = _ToStandardError()
     handler.setFormatter(_Readable("pyregistry: %(levelname)s: %(message)s"))
-    if said and not verbose:
-        handler.addFilter(lambda record: not re.match(said, record.getMessage()))
+    if not verbose:
+        unsaid = re.compile("|".join(filter(None, (said, _OF_WAITING))))
+        handler.addFilter(lambda record: not unsaid.match(record.getMessage()))
     logger = logging.getLogger("pyregistry")
     before = logger.level
     logger.addHandler(handler)
