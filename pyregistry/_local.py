@@ -10,7 +10,7 @@ from pyregistry._owned import now
 from pyregistry.errors import ConfigurationError, InvalidArgument, LocalFault
 from pyregistry.policy import RetryPolicy, message_of
 
-__all__ = ["MOST_FAULTS", "LocalBackoff", "check_descriptors", "fault_of", "is_callers"]
+__all__ = ["MOST_FAULTS", "NO_DESCRIPTORS", "LocalBackoff", "check_descriptors", "fault_of", "is_callers"]
 
 MOST_FAULTS = 5
 """Faults of its machine that one call of `ensure` outlasts: about 20 s of waiting."""
@@ -23,7 +23,8 @@ _CALLERS = (
     TypeError, NameError, AttributeError, ImportError, SyntaxError, NotImplementedError,
     InvalidArgument, ConfigurationError,
 )  # fmt: skip
-_NO_DESCRIPTORS = (errno.EMFILE, errno.ENFILE)
+NO_DESCRIPTORS = (errno.EMFILE, errno.ENFILE)
+"""What the system says where a process, or the machine, has too many files open."""
 
 
 class LocalBackoff:
@@ -51,7 +52,7 @@ def fault_of(error: BaseException, policy: RetryPolicy | None) -> LocalFault | N
     if isinstance(error, LocalFault):
         return error
     told = policy is not None and isinstance(error, policy.local)
-    if told or (isinstance(error, OSError) and error.errno in _NO_DESCRIPTORS):
+    if told or (isinstance(error, OSError) and error.errno in NO_DESCRIPTORS):
         fault = LocalFault(f"this machine can't download: {message_of(error)}")
         fault.__cause__ = error
         return fault
@@ -73,7 +74,7 @@ def check_descriptors() -> None:
     try:
         opened.extend(os.open(os.devnull, os.O_RDONLY) for _ in range(_DESCRIPTORS))
     except OSError as error:
-        if error.errno not in _NO_DESCRIPTORS:
+        if error.errno not in NO_DESCRIPTORS:
             raise
         raise LocalFault(
             f"too few file descriptors: a download needs {_DESCRIPTORS} more; raise the limit (ulimit -n)"

@@ -8,6 +8,7 @@ import json
 import os
 import pty
 import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -633,6 +634,22 @@ def test_on_a_terminal_it_is_one_line(env: dict[str, str], registry: Registry) -
 
 
 @pytest.mark.skipif(os.geteuid() == 0 and shutil.which("setpriv") is None, reason="root may write anywhere")
+def test_too_few_descriptors_are_no_error_of_the_fleet(
+    start: Start, env: dict[str, str], store: Path, registry: Registry
+) -> None:
+    program = " ".join(map(shlex.quote, [*COMMAND, "run", "m", "--store", str(store), *sh(FILL)]))
+    done = subprocess.run(
+        ["sh", "-c", f"ulimit -n 8; exec {program}"],
+        cwd=ROOT, env=env, capture_output=True, text=True, timeout=SECONDS, check=False,
+    )  # fmt: skip
+    assert done.returncode == Exit.UNAVAILABLE, done.stderr
+    assert "too few file descriptors" in done.stderr
+    assert "may write below --store" not in done.stderr
+    assert registry.get_status("m") is None
+    assert start("run", "m", "--store", store, *sh(FILL)).end().code == 0
+    assert record_of(registry).attempts == 1
+
+
 def test_a_store_that_cannot_be_written_to(start: Start, env: dict[str, str], tmp_path: Path) -> None:
     with tempfile.TemporaryDirectory(prefix="pyr-") as name:  # one that another user can get to
         root = Path(name)

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
+from pyregistry._local import NO_DESCRIPTORS
 from pyregistry._ops import default_owner
 from pyregistry._owned import OwnedClaim
 from pyregistry._wish import OnUnavailable, OnUnproven
@@ -87,7 +88,9 @@ def run_command(
         code = runner.codes.get(error.record.token, exit_of(error))
         return complain("DownloadFailed", printable(str(error)), code, json=cli.wants_json)
     except LocalFault as error:
-        said = Told(printable(str(error)), _OF_THE_STORE if store else "")
+        cause = error.__cause__
+        of_store = store is not None and isinstance(cause, OSError) and cause.errno not in NO_DESCRIPTORS
+        said = Told(printable(str(error)), _OF_THE_STORE if of_store else "")
         return complain("LocalFault", said, exit_of(error), json=cli.wants_json)
     except RegistryError:
         raise  # also those that are OSErrors
