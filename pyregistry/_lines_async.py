@@ -39,6 +39,8 @@ class Line:
 
     async def send(self, commands: Sequence[bytes]) -> None:
         """Write commands, packed."""
+        if not commands:
+            return  # of an empty write asyncio's transport makes one that never ends (Python 3.12 and newer)
         self.owed += len(commands)
         await self.connection.send_packed_command([b"".join(commands)])
 

@@ -61,7 +61,7 @@ main(**job)
 class Replica:
     """One that has been started."""
 
-    def __init__(self, log: Path, environment: dict[str, str], user: int | None = None, **job: Any) -> None:
+    def __init__(self, log: Path, environment: dict[str, str], **job: Any) -> None:
         self._log = log
         with log.open("wb") as errors:
             self.process = subprocess.Popen(
@@ -71,7 +71,6 @@ class Replica:
                 env=environment,
                 cwd=Path(__file__).parent.parent,
                 text=True,
-                user=user,
             )
 
     @property

@@ -305,7 +305,7 @@ def test_lost_owners_cool_down_too(any_registry: Registry, other: Registry) -> N
     claim = other.try_claim_for_download(*MODEL, lease=0.001).claim  # type: ignore[union-attr]  # it is free
     assert claim.lease_expires_at is not None
     until(
-        lambda: other._transport.call(other._ops.now()) >= claim.lease_expires_at,  # type: ignore[operator]
+        lambda: other._transport.call(other._ops.now()) >= claim.lease_expires_at,  # type: ignore[operator]  # it has one
         "the lease is over",
     )
     policy = RetryPolicy(attempts=1, cooldown=3600.0)

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import shutil
-import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,12 +10,11 @@ import pytest
 from tests.snapshots import FILES, REPO, Replica, contents
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
     from pyregistry import Registry
     from tests.hub import Hub
 
-NOBODY = 54321  # a UID without a passwd entry
 
 # In every process that starts with it: as on a machine where nobody may write to /tmp, /var/tmp and the working folder.
 NO_TEMPORARY_FOLDER = """
@@ -77,34 +73,39 @@ def test_a_path_in_sys_path(hub: Hub, replicas: Callable[..., Replica], tmp_path
     assert contents(Path(replicas(hub, kind, first=first).answer()["path"])) == FILES
 
 
-@pytest.fixture
-def open_folder() -> Iterator[Path]:
-    """One that any user can reach, and write to."""
-    path = Path(tempfile.mkdtemp(prefix="pyregistry-test-"))
-    path.chmod(0o777)
-    yield path
-    shutil.rmtree(path)
+NO_PASSWD_ENTRY = """
+import pwd
+
+def getpwuid(uid):
+    raise KeyError(f"getpwuid(): uid not found: {uid}")
+
+pwd.getpwuid = getpwuid
+"""
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="to be another user takes root")
 def test_a_user_without_a_home(
     hub: Hub,
     replicas: Callable[..., Replica],
     registry: Registry,
     environment: dict[str, str],
-    open_folder: Path,
+    tmp_path: Path,
     kind: str,
 ) -> None:
+    """HOME is not set, and the user has no entry; a user that is really another may not run the tests' Python."""
     for name in ("HOME", "HF_HOME"):
         environment.pop(name, None)
+    (tmp_path / "site").mkdir()
+    (tmp_path / "site" / "sitecustomize.py").write_text(NO_PASSWD_ENTRY)
+    environment["PYTHONPATH"] = str(tmp_path / "site")
+    (tmp_path / "open").mkdir()
     hub.push(REPO, FILES)
     # The default cache would be in a home that nobody has; nothing is claimed then.
-    refused = replicas(hub, kind, user=NOBODY, cache_dir=None).answer()
+    refused = replicas(hub, kind, cache_dir=None).answer()
     assert refused["error"] == "LocalFault"
     assert "HF_HOME" in refused["message"]
     assert registry.get_status_counts() == (0, 0, 0)
-    for options in ({"root": str(open_folder)}, {"cache_dir": str(open_folder / "cache")}):
-        answer = replicas(hub, kind, user=NOBODY, **options).answer()
+    for options in ({"root": str(tmp_path / "open")}, {"cache_dir": str(tmp_path / "cache")}):
+        answer = replicas(hub, kind, **options).answer()
         assert contents(Path(answer["path"])) == FILES
         registry.delete_model(REPO, revision=hub.repositories[REPO].branches["main"])
 

@@ -136,7 +136,7 @@ def test_claims_that_are_kept_are_given_back_and_the_callers_own_are_not(
     registry.shutdown()
     for name in names:
         goes_on(other, name)
-    assert other.try_claim_for_download("mine", "S3").status is ModelStatus.DOWNLOADING  # type: ignore[union-attr]
+    assert other.try_claim_for_download("mine", "S3").status is ModelStatus.DOWNLOADING  # type: ignore[union-attr]  # it exists
 
 
 def test_a_block_is_given_back(
