@@ -34,8 +34,9 @@ pytest_plugins = ["pyregistry.testing", "tests.snapshots"]
 
 # These are about what is built on the clients; which server is below makes no difference to them.
 ABOVE_THE_SERVER = {
-    "test_benchmarks", "test_demo", "test_examples", "test_hub_away", "test_huggingface", "test_store",
-    "test_store_mounts", "test_store_roots",
+    "test_benchmarks", "test_cli_cancel", "test_demo", "test_examples", "test_explore", "test_hub_away",
+    "test_huggingface", "test_local_faults", "test_shutdown", "test_store", "test_store_mounts",
+    "test_store_roots", "test_types",
 }  # fmt: skip
 # Nor to these, which run on Debian's server all the same: with the other Python.
 ONCE_FOR_EACH_PYTHON = {
@@ -43,7 +44,10 @@ ONCE_FOR_EACH_PYTHON = {
     "test_gunicorn", "test_headers", "test_keeper", "test_logging", "test_readme", "test_testing_fixture", "test_units",
 }  # fmt: skip
 # Mostly on servers of their own, which in a container can't be had: there these would be the embedded one again.
-ON_THEIR_OWN_SERVER = {"test_lines", "test_mux", "test_near", "test_touch", "test_unavailable"}
+ON_THEIR_OWN_SERVER = {
+    "test_credentials", "test_limit", "test_lines", "test_mux", "test_near", "test_read_only", "test_servers",
+    "test_stale", "test_touch", "test_unavailable",
+}  # fmt: skip
 
 SERVER = pytest.StashKey[str]()
 
