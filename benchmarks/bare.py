@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 
 import hiredis
 
-from pyregistry._op import Command, pack
+from pyregistry._redis.protocol.request import Command, pack
 
 _READ = 65536
 

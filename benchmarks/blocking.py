@@ -37,9 +37,9 @@ from benchmarks.options import Options
 from benchmarks.scripts import LEAST_SCRIPT
 from benchmarks.servers import Server, binaries, serve
 from pyregistry import ModelStatus, Registry
-from pyregistry import _checks as checks
-from pyregistry._op import Op
-from pyregistry._ops import SCRIPTS, Ops
+from pyregistry._core import validation as checks
+from pyregistry._redis.protocol.operations import SCRIPTS, Ops
+from pyregistry._redis.protocol.request import Op
 
 Turn: TypeAlias = "Callable[[Sequence[str]], tuple[Callable[[Any], object], Sequence[Any]]]"
 """Prepares a turn with these models: what is called, and with what."""

@@ -23,9 +23,9 @@ from typing import Any
 import redis
 
 from pyregistry import Claim, Claimed, Registry
-from pyregistry._keys import Keyspace, entry_of
-from pyregistry._ops import FINISH, RENEW, chunks
-from pyregistry._scripts import Script
+from pyregistry._redis.protocol.keys import Keyspace, entry_of
+from pyregistry._redis.protocol.operations import FINISH, RENEW, chunks
+from pyregistry._redis.protocol.scripts import Script
 from pyregistry.embedded import EmbeddedServer
 
 TIMES, DOWNLOADED_BYTES, DOWNLOADING_BYTES = 2.0, 420, 500

@@ -13,8 +13,8 @@ from benchmarks.bare import BareSocket, packed
 from benchmarks.measure import Absent, Figure, Job, progress
 from benchmarks.options import Options
 from benchmarks.servers import Server
-from pyregistry._ops import SCRIPTS, Ops, chunks
-from pyregistry._scripts import BATCH
+from pyregistry._redis.protocol.operations import SCRIPTS, Ops, chunks
+from pyregistry._redis.protocol.scripts import BATCH
 
 TABLE = "Server time per item, by script"
 ALONE, BATCHED = "pyregistry, alone", "pyregistry, batches of 64"

@@ -8,8 +8,8 @@ from typing import Any, Final, TypeAlias
 import redis
 
 from pyregistry import Claim, Claimed, ModelStatus, Registry
-from pyregistry._op import Op
-from pyregistry._ops import FINISH, Ops, chunks
+from pyregistry._redis.protocol.operations import FINISH, Ops, chunks
+from pyregistry._redis.protocol.request import Op
 
 NAMESPACE = "bench"
 PROVIDER: Final = "HuggingFace"

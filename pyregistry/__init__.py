@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pyregistry._owned import Lost, OwnedClaim
+from pyregistry._coordination.lease import Lost, OwnedClaim
 from pyregistry._signals import release_on_signal
 from pyregistry.aio import AsyncRegistry, create_async_registry_backend
 from pyregistry.config import BackendConfig
@@ -47,8 +47,8 @@ from pyregistry.models import (
     RegistryEvent,
     StatusCounts,
 )
-from pyregistry.policy import RetryPolicy
 from pyregistry.registry import Registry, create_registry_backend
+from pyregistry.retry import RetryPolicy
 from pyregistry.store import FolderStore
 
 __version__ = "0.1.0"

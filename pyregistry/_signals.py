@@ -11,10 +11,10 @@ from collections.abc import Iterable
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from pyregistry import _checks as checks
-from pyregistry._core import Core
-from pyregistry._greenlets import GREENLETS
-from pyregistry._wish import SHUTDOWN_TIMEOUT
+from pyregistry._client import Core
+from pyregistry._coordination.options import SHUTDOWN_TIMEOUT
+from pyregistry._core import validation as checks
+from pyregistry._runtime.greenlets import GREENLETS
 from pyregistry.errors import InvalidArgument
 
 if TYPE_CHECKING:

@@ -9,13 +9,15 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar, overload
 
 import redis.asyncio
 
-from pyregistry import _checks as checks
-from pyregistry._core import Core
-from pyregistry._flight_async import AsyncDownload, AsyncFlight
-from pyregistry._listen_async import AsyncEventStream, AsyncListener
-from pyregistry._memory_async import RememberingTransport
-from pyregistry._mux import MuxTransport
-from pyregistry._ops import (
+from pyregistry._client import Core
+from pyregistry._coordination.ensure_async import AsyncDownload, AsyncFlight
+from pyregistry._coordination.lease import now
+from pyregistry._coordination.options import SHUTDOWN_TIMEOUT, VISIBILITY_TIMEOUT, OnUnavailable, OnUnproven
+from pyregistry._coordination.subscriber_async import AsyncEventStream, AsyncListener
+from pyregistry._coordination.touch_buffer_async import AsyncToucher
+from pyregistry._core import validation as checks
+from pyregistry._redis.cache.tracking_async import RememberingTransport
+from pyregistry._redis.protocol.operations import (
     KEPT,
     KEPT_LEASE,
     Default,
@@ -27,12 +29,10 @@ from pyregistry._ops import (
     settled,
     status_of,
 )
-from pyregistry._owned import now
-from pyregistry._source import DEFAULT_TIMEOUT, ClientSource, UrlSource, source_of
-from pyregistry._touch_async import AsyncToucher
-from pyregistry._transport_async import AsyncTransport
-from pyregistry._wait_async import ask, call_from_thread
-from pyregistry._wish import SHUTDOWN_TIMEOUT, VISIBILITY_TIMEOUT, OnUnavailable, OnUnproven
+from pyregistry._redis.transport.endpoint import DEFAULT_TIMEOUT, ClientSource, UrlSource, source_of
+from pyregistry._redis.transport.multiplexed import MuxTransport
+from pyregistry._redis.transport.pooled_async import AsyncTransport
+from pyregistry._runtime.aio import ask, call_from_thread
 from pyregistry.config import BackendConfig
 from pyregistry.errors import DamagedRecord, InvalidArgument
 from pyregistry.models import (
@@ -44,7 +44,7 @@ from pyregistry.models import (
     ProviderLike,
     StatusCounts,
 )
-from pyregistry.policy import DEFAULT_RETRY, RetryPolicy
+from pyregistry.retry import DEFAULT_RETRY, RetryPolicy
 from pyregistry.store import FolderStore
 
 if TYPE_CHECKING:
@@ -53,9 +53,9 @@ if TYPE_CHECKING:
 
     from typing_extensions import Self, Unpack
 
-    from pyregistry._op import Op
-    from pyregistry._ops import ClaimResult, Lease, Model, Ops
-    from pyregistry._wish import DownloadFunction, ModelOptions, StagedDownloadFunction
+    from pyregistry._coordination.options import DownloadFunction, ModelOptions, StagedDownloadFunction
+    from pyregistry._redis.protocol.operations import ClaimResult, Lease, Model, Ops
+    from pyregistry._redis.protocol.request import Op
 
 __all__ = ["AsyncRegistry", "create_async_registry_backend"]
 

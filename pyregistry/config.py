@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 
-from pyregistry._source import redacted
+from pyregistry._redis.transport.endpoint import redacted
 from pyregistry.errors import ConfigurationError
 
 __all__ = ["BackendConfig"]

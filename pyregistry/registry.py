@@ -9,13 +9,15 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar, overload
 
 import redis
 
-from pyregistry import _checks as checks
-from pyregistry._core import Core
-from pyregistry._flight_sync import Download, Flight
-from pyregistry._listen_sync import EventStream, Listener
-from pyregistry._lone import LoneTransport
-from pyregistry._memory_sync import RememberingTransport
-from pyregistry._ops import (
+from pyregistry._client import Core
+from pyregistry._coordination.ensure_sync import Download, Flight
+from pyregistry._coordination.lease import now
+from pyregistry._coordination.options import SHUTDOWN_TIMEOUT, VISIBILITY_TIMEOUT, OnUnavailable, OnUnproven
+from pyregistry._coordination.subscriber_sync import EventStream, Listener
+from pyregistry._coordination.touch_buffer_sync import Toucher
+from pyregistry._core import validation as checks
+from pyregistry._redis.cache.tracking_sync import RememberingTransport
+from pyregistry._redis.protocol.operations import (
     KEPT,
     KEPT_LEASE,
     Default,
@@ -27,12 +29,10 @@ from pyregistry._ops import (
     settled,
     status_of,
 )
-from pyregistry._owned import now
-from pyregistry._source import DEFAULT_TIMEOUT, ClientSource, UrlSource, source_of
-from pyregistry._touch_sync import Toucher
-from pyregistry._transport_sync import Transport
-from pyregistry._wait_sync import ask, call_from_thread
-from pyregistry._wish import SHUTDOWN_TIMEOUT, VISIBILITY_TIMEOUT, OnUnavailable, OnUnproven
+from pyregistry._redis.transport.endpoint import DEFAULT_TIMEOUT, ClientSource, UrlSource, source_of
+from pyregistry._redis.transport.fast_path_sync import LoneTransport
+from pyregistry._redis.transport.pooled_sync import Transport
+from pyregistry._runtime.threads import ask, call_from_thread
 from pyregistry.config import BackendConfig
 from pyregistry.errors import DamagedRecord, InvalidArgument
 from pyregistry.models import (
@@ -44,7 +44,7 @@ from pyregistry.models import (
     ProviderLike,
     StatusCounts,
 )
-from pyregistry.policy import DEFAULT_RETRY, RetryPolicy
+from pyregistry.retry import DEFAULT_RETRY, RetryPolicy
 from pyregistry.store import FolderStore
 
 if TYPE_CHECKING:
@@ -53,9 +53,9 @@ if TYPE_CHECKING:
 
     from typing_extensions import Self, Unpack
 
-    from pyregistry._op import Op
-    from pyregistry._ops import ClaimResult, Lease, Model, Ops
-    from pyregistry._wish import DownloadFunction, ModelOptions, StagedDownloadFunction
+    from pyregistry._coordination.options import DownloadFunction, ModelOptions, StagedDownloadFunction
+    from pyregistry._redis.protocol.operations import ClaimResult, Lease, Model, Ops
+    from pyregistry._redis.protocol.request import Op
 
 __all__ = ["Registry", "create_registry_backend"]
 

@@ -20,8 +20,9 @@ from typing import TYPE_CHECKING, Any, Protocol, cast
 import pytest
 import redis
 
-from pyregistry import Registry, _keeper
-from pyregistry._keys import Keyspace
+from pyregistry import Registry
+from pyregistry._coordination import keepalive
+from pyregistry._redis.protocol.keys import Keyspace
 from pyregistry.embedded import EmbeddedServer
 from tests import servers
 from tests.clients import AsyncFacade, Connect, loop_in_thread
@@ -133,7 +134,7 @@ def pytest_report_header(config: pytest.Config) -> str:
 @pytest.fixture(autouse=True)
 def leaves_nothing(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """No thread of the library, and no connection, outlives a test."""
-    monkeypatch.setattr(_keeper, "_LINGER", 0.05)  # seconds; 2 would be waited for after each test
+    monkeypatch.setattr(keepalive, "_LINGER", 0.05)  # seconds; 2 would be waited for after each test
     before = connections()
     yield
     until(lambda: not _threads(), f"the threads end: {_threads()}")
@@ -142,8 +143,8 @@ def leaves_nothing(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 def _threads() -> list[str]:
     # The keeper sleeps until the next renewal is due, also of a claim that has ended since.
-    with _keeper._keeper.lock:
-        _keeper._keeper.lock.notify_all()
+    with keepalive._keeper.lock:
+        keepalive._keeper.lock.notify_all()
     return [thread.name for thread in threading.enumerate() if thread.name.startswith("pyregistry-")]
 
 

@@ -30,10 +30,11 @@ job = json.loads(sys.argv[1])
 exec(job.pop("first", ""))
 import asyncio, logging
 import msgspec
-from pyregistry import AsyncRegistry, FolderStore, Registry, RegistryError, RetryPolicy, _local
+from pyregistry import AsyncRegistry, FolderStore, Registry, RegistryError, RetryPolicy
+from pyregistry._coordination import local_faults
 from pyregistry.huggingface import ensure_snapshot, ensure_snapshot_async, snapshot_path
 
-_local._FIRST_DELAY = 0.05  # seconds
+local_faults._FIRST_DELAY = 0.05  # seconds
 
 def main(url, namespace, root, kind, repo_id, retry, **options):
     store = None if "cache_dir" in options else FolderStore(root)

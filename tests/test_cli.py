@@ -28,13 +28,13 @@ import pytest
 import redis
 
 from pyregistry import Claimed, ModelRecord, ModelRef, ModelStatus, Provider, Registry, errors
-from pyregistry._keys import Keyspace, entry_of
+from pyregistry._redis.protocol.keys import Keyspace, entry_of
 from pyregistry.cli import main
+from pyregistry.cli.claim_token import Ticket, shell_failure
 from pyregistry.cli.context import NAMED_BY
-from pyregistry.cli.exits import MEANINGS, Exit, exit_of
-from pyregistry.cli.ticket import Ticket, shell_failure
+from pyregistry.cli.exit_codes import MEANINGS, Exit, exit_of
+from pyregistry.cli.formatting import name_of, printable, state_of
 from pyregistry.cli.units import ago, length, percent, size
-from pyregistry.cli.words import name_of, printable, state_of
 from pyregistry.embedded import stop_shared
 from tests.proxy import Proxy
 

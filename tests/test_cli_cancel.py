@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from pyregistry import Claimed, ModelStatus, Registry
-from pyregistry.cli.exits import Exit
+from pyregistry.cli.exit_codes import Exit
 from tests.proxy import SECONDS
 
 if TYPE_CHECKING:

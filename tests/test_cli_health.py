@@ -12,7 +12,7 @@ import pytest
 import redis
 
 from pyregistry import Registry
-from pyregistry.cli.exits import Exit
+from pyregistry.cli.exit_codes import Exit
 from tests.test_cli import environment, run, spawn  # noqa: F401 - fixtures
 
 if TYPE_CHECKING:

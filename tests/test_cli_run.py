@@ -25,9 +25,9 @@ import pytest
 import redis
 
 from pyregistry import Claimed, ModelRecord, ModelRef, ModelStatus, Registry
-from pyregistry.cli.exits import Exit
-from pyregistry.cli.pace import Pace
-from pyregistry.cli.waiting import waiting_words
+from pyregistry.cli.exit_codes import Exit
+from pyregistry.cli.progress import waiting_words
+from pyregistry.cli.throughput import Pace
 from tests import mounts
 from tests.proxy import Proxy, until
 from tests.test_cli import COMMAND, NAMES_A_SERVER, ROOT, Ended

@@ -22,8 +22,8 @@ import pytest
 import redis
 
 from pyregistry import Claim, Claimed, Provider, Registry
-from pyregistry._keys import Keyspace
-from pyregistry.cli.exits import Exit
+from pyregistry._redis.protocol.keys import Keyspace
+from pyregistry.cli.exit_codes import Exit
 from tests.proxy import until
 from tests.test_cli import COMMAND, ROOT, without_colours
 from tests.test_cli_run import SECONDS, Start, env, start

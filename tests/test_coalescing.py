@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pyregistry._coalescing import LEAST, gather
-from pyregistry._scripts import BATCH
+from pyregistry._redis.protocol.scripts import BATCH
+from pyregistry._redis.transport.coalescing import LEAST, gather
 
 counts = st.integers(min_value=0, max_value=10_000)
 

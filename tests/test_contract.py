@@ -37,7 +37,7 @@ from pyregistry import (
     create_async_registry_backend,
     create_registry_backend,
 )
-from pyregistry._keys import Keyspace, entry_of
+from pyregistry._redis.protocol.keys import Keyspace, entry_of
 from tests.clients import Connect
 from tests.conftest import MakeServer
 
@@ -579,7 +579,7 @@ def plant(server_url: str, namespace: str) -> Callable[..., None]:
     """Stores an EVICTING record, or a hold, as a later version would."""
     import msgspec
 
-    from pyregistry._wire import StoredRecord
+    from pyregistry._redis.protocol.records import StoredRecord
 
     keys = Keyspace(namespace)
 

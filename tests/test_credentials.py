@@ -21,7 +21,7 @@ from pyregistry import (
     Registry,
     StaleCredentials,
 )
-from pyregistry._replies import ATTEMPTS
+from pyregistry._redis.protocol.outcomes import ATTEMPTS
 from tests.proxy import until
 
 if TYPE_CHECKING:

@@ -35,10 +35,10 @@ from pyregistry import (
     StatusCounts,
 )
 from pyregistry.demo import run
-from pyregistry.demo._files import FileServer, real_contents
-from pyregistry.demo._messages import File, Model, Verified, Won
-from pyregistry.demo._play import known_models
-from pyregistry.demo._verdict import Evidence, Killed, judge
+from pyregistry.demo.checks import Evidence, Killed, judge
+from pyregistry.demo.file_server import FileServer, real_contents
+from pyregistry.demo.ipc import File, Model, Verified, Won
+from pyregistry.demo.scenario import known_models
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

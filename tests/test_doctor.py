@@ -13,8 +13,8 @@ import pytest
 import redis
 
 from pyregistry import Claimed, ModelRef, Registry, RegistryUnavailable, doctor
-from pyregistry._keys import Keyspace, entry_of
-from pyregistry._wire import StoredRecord
+from pyregistry._redis.protocol.keys import Keyspace, entry_of
+from pyregistry._redis.protocol.records import StoredRecord
 from pyregistry.doctor import EXAMPLES, Facts, Finding, Level, examine, judge
 
 if TYPE_CHECKING:

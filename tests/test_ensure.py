@@ -35,13 +35,12 @@ from pyregistry import (
     RegistryUnavailable,
     RetryPolicy,
     WaitTimedOut,
-    _flight_async,
-    _flight_sync,
 )
-from pyregistry._op import Head, PlainOp
-from pyregistry._owned import now
-from pyregistry._replies import ATTEMPTS
-from pyregistry._wish import VISIBILITY_TIMEOUT
+from pyregistry._coordination import ensure_async, ensure_sync
+from pyregistry._coordination.lease import now
+from pyregistry._coordination.options import VISIBILITY_TIMEOUT
+from pyregistry._redis.protocol.outcomes import ATTEMPTS
+from pyregistry._redis.protocol.request import Head, PlainOp
 from pyregistry.store import CacheMark
 from tests.clients import AsyncFacade
 from tests.proxy import SECONDS, Proxy, until
@@ -83,8 +82,8 @@ def downloads() -> Downloads:
 
 @pytest.fixture(autouse=True)  # the clients are closed before it waits for its threads, also if a test fails
 def pool(monkeypatch: pytest.MonkeyPatch) -> Iterator[ThreadPoolExecutor]:
-    monkeypatch.setattr(_flight_async, "_MARK_PATIENCE", 0.3)
-    monkeypatch.setattr(_flight_sync, "_MARK_PATIENCE", 0.3)
+    monkeypatch.setattr(ensure_async, "_MARK_PATIENCE", 0.3)
+    monkeypatch.setattr(ensure_sync, "_MARK_PATIENCE", 0.3)
     with ThreadPoolExecutor(64) as pool:
         yield pool
 
@@ -364,7 +363,7 @@ def test_who_cant_prove_its_lease_says_nothing_any_more(
 ) -> None:
     # Nobody has taken over, and the server would believe it; but it can't know that. Its lease ends while it
     # pauses after the first try.
-    for module in (_flight_async, _flight_sync):
+    for module in (ensure_async, ensure_sync):
         monkeypatch.setattr(module, "_SOON", 2.5)
     told: list[int] = []
 

@@ -22,10 +22,8 @@ from pyregistry import (
     OwnedClaim,
     Registry,
     RetryPolicy,
-    _flight_async,
-    _flight_sync,
-    _local,
 )
+from pyregistry._coordination import ensure_async, ensure_sync, local_faults
 from tests.proxy import SECONDS, until
 
 if TYPE_CHECKING:
@@ -39,8 +37,8 @@ MODEL: Final = ("org/model", "HuggingFace")
 @pytest.fixture(autouse=True)
 def soon(monkeypatch: pytest.MonkeyPatch) -> None:
     """Faults are waited for in hundredths of a second."""
-    monkeypatch.setattr(_local, "_FIRST_DELAY", 0.01)
-    for module in (_flight_async, _flight_sync):
+    monkeypatch.setattr(local_faults, "_FIRST_DELAY", 0.01)
+    for module in (ensure_async, ensure_sync):
         monkeypatch.setattr(module, "_SOON", 0.02)
         monkeypatch.setattr(module, "_LATER", 0.1)
 
@@ -128,7 +126,7 @@ def test_it_is_told_here_and_the_healthy_download(
 def test_it_goes_on_when_the_fault_is_gone(
     connect_any: Connect, store: FolderStore, pool: ThreadPoolExecutor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(_local, "_FIRST_DELAY", 0.3)
+    monkeypatch.setattr(local_faults, "_FIRST_DELAY", 0.3)
     broken = Broken(store.root, "staging")
     wanted = pool.submit(connect_any().ensure, MODEL[0], MODEL[1], write, store=broken)
     until(lambda: broken.calls > 0, "it has failed once")
@@ -161,7 +159,7 @@ def test_a_broken_one_leaves_the_claim_to_others(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """While it keeps from claiming it waits as others do, and gets what they download."""
-    monkeypatch.setattr(_local, "_FIRST_DELAY", 600.0)
+    monkeypatch.setattr(local_faults, "_FIRST_DELAY", 600.0)
     broken = Broken(store.root, "staging")
     wanted = pool.submit(connect_any().ensure, MODEL[0], MODEL[1], write, store=broken)
     until(lambda: broken.calls > 0, "it has failed")
@@ -171,7 +169,7 @@ def test_a_broken_one_leaves_the_claim_to_others(
 
 
 def test_each_delay_is_longer() -> None:
-    backoff = _local.LocalBackoff()
+    backoff = local_faults.LocalBackoff()
     delays = [backoff.failed() for _ in range(30)]
     for number, delay in enumerate(delays):
         longest = min(0.01 * 2.0**number, 60.0)

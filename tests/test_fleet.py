@@ -25,10 +25,10 @@ from pyregistry import (
     OwnedClaim,
     Registry,
     RegistryUnavailable,
-    _hub,
 )
-from pyregistry._keys import Keyspace
-from pyregistry._owned import now
+from pyregistry._coordination import waiters
+from pyregistry._coordination.lease import now
+from pyregistry._redis.protocol.keys import Keyspace
 from tests.cutter import Cutter
 from tests.proxy import SECONDS, Proxy, until
 from tests.replica import MODEL, Replica
@@ -438,7 +438,7 @@ def test_a_message_that_is_lost(
     server_url: str, namespace: str, other: Registry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # The download ends, and nobody is told: the record is put there by hand, as another namespace has it.
-    monkeypatch.setattr(_hub, "RECHECK", 0.3)
+    monkeypatch.setattr(waiters, "RECHECK", 0.3)
     raw = redis.Redis.from_url(server_url)
     with (
         ThreadPoolExecutor(1) as pool,
@@ -463,7 +463,7 @@ def test_a_message_that_is_lost(
 def test_a_model_that_was_deleted_without_a_word_is_downloaded(
     server_url: str, namespace: str, other: Registry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(_hub, "RECHECK", 0.3)
+    monkeypatch.setattr(waiters, "RECHECK", 0.3)
     with ThreadPoolExecutor(2) as pool, Registry.from_url(server_url, namespace, owner="this") as registry:
         claimed(other, lease=600.0)
         wanted = pool.submit(registry.ensure, MODEL[0], MODEL[1], lambda _: None)

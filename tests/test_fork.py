@@ -30,10 +30,10 @@ from pyregistry import (
     RegistryClosed,
     RegistryError,
     RegistryEvent,
-    _keeper,
-    _ops,
 )
-from pyregistry._source import UrlSource
+from pyregistry._coordination import keepalive
+from pyregistry._redis.protocol import operations
+from pyregistry._redis.transport.endpoint import UrlSource
 from tests.proxy import SECONDS, Proxy, until
 
 if TYPE_CHECKING:
@@ -285,8 +285,8 @@ def test_a_lock_that_the_parent_held_does_not_stop_the_child(
 @pytest.fixture
 def short_lease(monkeypatch: pytest.MonkeyPatch) -> float:
     lease = 0.6
-    monkeypatch.setattr(_keeper, "_LINGER", _keeper._LINGER * lease / 30.0)
-    for module in (_keeper, _ops):
+    monkeypatch.setattr(keepalive, "_LINGER", keepalive._LINGER * lease / 30.0)
+    for module in (keepalive, operations):
         monkeypatch.setattr(module, "KEPT_LEASE", lease)
     return lease
 

@@ -12,11 +12,11 @@ from typing import Any, get_args
 
 import pytest
 
-from pyregistry import _wire as wire
-from pyregistry._checks import Target, target
-from pyregistry._op import Op, pack
-from pyregistry._ops import OPEN, SCRIPTS, Default, Ops, Said
-from pyregistry._scripts import Arg, Row, Script, compose, load, lock_lines, lua_folder
+from pyregistry._core.validation import Target, target
+from pyregistry._redis.protocol import records as wire
+from pyregistry._redis.protocol.operations import OPEN, SCRIPTS, Default, Ops, Said
+from pyregistry._redis.protocol.request import Op, pack
+from pyregistry._redis.protocol.scripts import Arg, Row, Script, compose, load, lock_lines, lua_folder
 from pyregistry.models import Claim, EventKind, ModelStatus
 from tools import lock_scripts
 

@@ -13,8 +13,7 @@ import pytest
 import redis
 
 from pyregistry import FolderStore, ModelRecord, ModelStatus, Registry, RegistryUnavailable
-from pyregistry._keys import Keyspace
-from pyregistry._snapshot_errors import is_away, is_local
+from pyregistry._redis.protocol.keys import Keyspace
 from pyregistry.huggingface import (
     SnapshotFailed,
     SnapshotRefused,
@@ -22,6 +21,7 @@ from pyregistry.huggingface import (
     ensure_snapshot_async,
     snapshot_path,
 )
+from pyregistry.huggingface.errors import is_away, is_local
 from tests.clients import AsyncFacade
 from tests.snapshots import FILES, REPO, Replica, contents
 

@@ -29,7 +29,6 @@ from pyregistry import (
     Registry,
     RetryPolicy,
 )
-from pyregistry._snapshot_errors import is_permanent, without_secrets
 from pyregistry.huggingface import (
     _DEFAULTS,
     EnsureOptions,
@@ -39,6 +38,7 @@ from pyregistry.huggingface import (
     snapshot_path,
     subset_of,
 )
+from pyregistry.huggingface.errors import is_permanent, without_secrets
 from tests import mounts
 from tests.hub import Hub
 from tests.proxy import until
@@ -190,7 +190,7 @@ async def test_to_cancel_it_ends_the_trial(
     program = (
         f"import os, time, pathlib; pathlib.Path({str(pid)!r}).write_text(str(os.getpid())); time.sleep(600)"
     )
-    monkeypatch.setattr("pyregistry._snapshot_process._PROGRAM", program)
+    monkeypatch.setattr("pyregistry.huggingface.worker_process._PROGRAM", program)
     asked |= {"max_workers": 5}  # no test has tried this one
     async with AsyncRegistry.from_url(server_url, namespace) as registry:
         task = asyncio.create_task(ensure_snapshot_async(registry, REPO, store=store, **asked))
@@ -443,7 +443,7 @@ def test_a_token_is_shown_nowhere(
         ensure_snapshot(registry, REPO, store=store, **{**asked, "token": TOKEN})
     finally:
         thread.join()
-    assert "pyregistry._snapshot" in lines[0]
+    assert "pyregistry.huggingface.snapshot" in lines[0]
     assert TOKEN not in lines[0]
     hub.repositories[REPO].token = "hf_another"
     registry.delete_model(REPO, revision=commit)
@@ -480,7 +480,9 @@ def test_a_process_that_dies_says_what_it_can(
     hub: Hub, asked: dict[str, Any], store: FolderStore, registry: Registry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     commit = hub.push(REPO, FILES)
-    monkeypatch.setattr("pyregistry._snapshot_process._PROGRAM", f"raise SystemExit('out of luck, {TOKEN}')")
+    monkeypatch.setattr(
+        "pyregistry.huggingface.worker_process._PROGRAM", f"raise SystemExit('out of luck, {TOKEN}')"
+    )
     with pytest.raises(LocalFault, match=r"ended by itself \(1\): out of luck, \*\*\*"):
         ensure_snapshot(registry, REPO, revision=commit, store=store, retry=None, max_workers=6, **asked)
     assert registry.get_status_counts() == (0, 0, 0)

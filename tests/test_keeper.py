@@ -21,9 +21,9 @@ from pyregistry import (
     ModelStatus,
     OutcomeUnknown,
     Registry,
-    _keeper,
-    _ops,
 )
+from pyregistry._coordination import keepalive
+from pyregistry._redis.protocol import operations
 from tests.proxy import Proxy, until
 
 if TYPE_CHECKING:
@@ -49,8 +49,8 @@ def lease(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> It
     """How long a kept claim holds."""
     until(lambda: not threads(), "the keeper of the test before ends")
     lease: float = getattr(request, "param", LEASE)
-    monkeypatch.setattr(_keeper, "_LINGER", _keeper._LINGER * lease / _ops.KEPT_LEASE)
-    for module in (_keeper, _ops):
+    monkeypatch.setattr(keepalive, "_LINGER", keepalive._LINGER * lease / operations.KEPT_LEASE)
+    for module in (keepalive, operations):
         monkeypatch.setattr(module, "KEPT_LEASE", lease)
     yield lease
     until(lambda: not threads(), "the keeper ends")
@@ -59,7 +59,7 @@ def lease(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> It
 def kept(registry: Registry, name: str = "model", **options: Any) -> Claim:
     result = registry.try_claim_for_download(name, "S3", **options)
     assert isinstance(result, Claimed)
-    assert result.claim.lease == _ops.KEPT_LEASE
+    assert result.claim.lease == operations.KEPT_LEASE
     return result.claim
 
 
@@ -297,7 +297,7 @@ def test_a_server_that_is_silent_does_not_cost_the_others_their_leases(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     # A renewal waits for 0.3 s, twice: ten batches one after the other would take twice the lease.
-    monkeypatch.setattr(_keeper, "_LEAST_TIMEOUT", 0.3)
+    monkeypatch.setattr(keepalive, "_LEAST_TIMEOUT", 0.3)
     paused = proxy.pause("renew", times=100)
     with (
         Registry.from_url(proxy.url, namespace) as silent,

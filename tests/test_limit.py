@@ -12,7 +12,9 @@ import pytest
 import redis
 import redis.asyncio
 
-from pyregistry import AsyncRegistry, Claimed, ModelStatus, Registry, _keeper, _ops
+from pyregistry import AsyncRegistry, Claimed, ModelStatus, Registry
+from pyregistry._coordination import keepalive
+from pyregistry._redis.protocol import operations
 from tests.clients import AsyncFacade, loop_in_thread
 from tests.proxy import until
 
@@ -28,7 +30,7 @@ LEASE = 2.0  # seconds, instead of 30: that a machine which is busy for a moment
 
 @pytest.fixture(autouse=True)
 def lease(monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in (_keeper, _ops):
+    for module in (keepalive, operations):
         monkeypatch.setattr(module, "KEPT_LEASE", LEASE)
 
 
@@ -140,11 +142,11 @@ def test_a_shorter_lease_at_the_limit(
     registry: Registry, server: EmbeddedServer, raw: redis.Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What it is kept by is to be more impatient, and no connection like that can be had."""
-    monkeypatch.setattr(_keeper, "_LEAST_TIMEOUT", 0.1)
+    monkeypatch.setattr(keepalive, "_LEAST_TIMEOUT", 0.1)
     held = claim(registry)
     fill(raw, server.url)
     kept_by(registry).by_client = None
-    for module in (_keeper, _ops):
+    for module in (keepalive, operations):
         monkeypatch.setattr(module, "KEPT_LEASE", LEASE * 0.8)
     second = registry.try_claim_for_download("another", "S3")
     assert isinstance(second, Claimed)
@@ -152,7 +154,7 @@ def test_a_shorter_lease_at_the_limit(
     assert registry.finish_download_claim(second.claim, ModelStatus.DOWNLOADED)
 
 
-def kept_by(registry: Any) -> _keeper.KeptClaims:
+def kept_by(registry: Any) -> keepalive.KeptClaims:
     client = getattr(registry, "_registry", registry)
-    kept: _keeper.KeptClaims = client._kept
+    kept: keepalive.KeptClaims = client._kept
     return kept

@@ -24,13 +24,11 @@ from pyregistry import (
     Registry,
     RegistryClosed,
     RegistryUnavailable,
-    _lines_sync,
-    _lone,
-    _transport_sync,
 )
-from pyregistry._lines_sync import FastLine, Line, OwnLine, OwnLines, line_of, lines_of
-from pyregistry._op import Head, Op, PlainOp
-from pyregistry._source import CONNECTIONS, UrlSource
+from pyregistry._redis.protocol.request import Head, Op, PlainOp
+from pyregistry._redis.transport import connection_sync, fast_path_sync, pooled_sync
+from pyregistry._redis.transport.connection_sync import FastLine, Line, OwnLine, OwnLines, line_of, lines_of
+from pyregistry._redis.transport.endpoint import CONNECTIONS, UrlSource
 from pyregistry.aio import AT_ONCE
 from tests.interrupt import NUMBER, Interrupted, interruptible
 from tests.proxy import SECONDS, Proxy, until
@@ -200,7 +198,7 @@ def test_interrupted_while_a_reply_is_awaited(registry: Registry, proxy: Proxy, 
 def test_interrupted_at_every_line(registry: Registry, proxy: Proxy, other: Registry) -> None:
     # An exception in whatever line of a call: the next one gets its own answer all the same.
     other.set_status("there", "S3", ModelStatus.DOWNLOADED)
-    files = {_lines_sync.__file__, _lone.__file__, _transport_sync.__file__}
+    files = {connection_sync.__file__, fast_path_sync.__file__, pooled_sync.__file__}
     left = 0
 
     def trace(frame: FrameType, event: str, _argument: object) -> Any:
@@ -438,7 +436,7 @@ def test_who_looks_in_vain_looks_no_more(registry: Registry, proxy: Proxy) -> No
     registry.connect()
     line = only_line(registry)
     with ThreadPoolExecutor(1) as pool:
-        for held in proxy.pause("MGET", _lines_sync._HOPE, reply=True):
+        for held in proxy.pause("MGET", connection_sync._HOPE, reply=True):
             left = max(line._hope - 1, 0)
             asked = pool.submit(registry.get_status, "model", "S3")
             held.wait()
@@ -446,7 +444,7 @@ def test_who_looks_in_vain_looks_no_more(registry: Registry, proxy: Proxy) -> No
             held.let_go()
             assert asked.result(SECONDS) is None
     assert line._hope == 0
-    for _ in range(_lines_sync._TRY_AGAIN):
+    for _ in range(connection_sync._TRY_AGAIN):
         assert registry.touch_model("model", "S3") is False
     assert only_line(registry) is line
 

@@ -28,11 +28,11 @@ from pyregistry import (
     RegistryClosed,
     RegistryUnavailable,
 )
-from pyregistry._mux import Batch
-from pyregistry._op import Head, PlainOp
-from pyregistry._pipe import COMMANDS
-from pyregistry._replies import ATTEMPTS
-from pyregistry._scripts import BATCH
+from pyregistry._redis.protocol.outcomes import ATTEMPTS
+from pyregistry._redis.protocol.request import Head, PlainOp
+from pyregistry._redis.protocol.scripts import BATCH
+from pyregistry._redis.transport.multiplexed import Batch
+from pyregistry._redis.transport.pipelined import COMMANDS
 from tests.proxy import SECONDS, Held, Proxy, until
 from tests.servers import free_port, self_signed
 from tests.valve import Valve

@@ -28,15 +28,13 @@ from pyregistry import (
     Registry,
     RegistryClosed,
     RegistryUnavailable,
-    _memory_async,
-    _memory_sync,
-    _near,
 )
-from pyregistry._lines_sync import FastLine, Line
-from pyregistry._memory_sync import RememberingTransport
-from pyregistry._near import Near, SharedNear
-from pyregistry._ops import Ops
-from pyregistry._owned import now
+from pyregistry._coordination.lease import now
+from pyregistry._redis.cache import client_cache, tracking_async, tracking_sync
+from pyregistry._redis.cache.client_cache import Near, SharedNear
+from pyregistry._redis.cache.tracking_sync import RememberingTransport
+from pyregistry._redis.protocol.operations import Ops
+from pyregistry._redis.transport.connection_sync import FastLine, Line
 from tests.cutter import Cutter
 from tests.proxy import until
 from tests.servers import self_signed
@@ -294,7 +292,7 @@ async def test_it_is_off_by_default(
 async def test_it_is_bounded(
     registry: AsyncRegistry, other: Registry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(_near, "MOST", 10)
+    monkeypatch.setattr(client_cache, "MOST", 10)
     for at in range(50):
         assert await registry.get_status(f"m{at}", "S3") is None
         assert not await registry.is_downloaded(f"m{at}", "S3")
@@ -532,9 +530,9 @@ async def test_silence_ends_it(
     from_url: Callable[..., AsyncRegistry],
 ) -> None:
     # The server stops, and its end of the connection stays open: nobody will say what changes.
-    monkeypatch.setattr(_near, "SILENCE", 0.3)
-    monkeypatch.setattr(_memory_async, "PING_EVERY", 1000.0)
-    monkeypatch.setattr(_memory_sync, "PING_EVERY", 0.3)
+    monkeypatch.setattr(client_cache, "SILENCE", 0.3)
+    monkeypatch.setattr(tracking_async, "PING_EVERY", 1000.0)
+    monkeypatch.setattr(tracking_sync, "PING_EVERY", 0.3)
     assert server.pid is not None
     async with from_url(server.url, namespace, near_cache=True, timeout=0.2) as registry:
         assert not await registry.is_downloaded("model", "S3")
@@ -556,8 +554,8 @@ async def test_silence_ends_it(
 async def test_the_answer_to_a_ping_keeps_it(
     server: EmbeddedServer, namespace: str, raw: redis.Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(_near, "SILENCE", 0.4)
-    monkeypatch.setattr(_memory_async, "PING_EVERY", 0.1)
+    monkeypatch.setattr(client_cache, "SILENCE", 0.4)
+    monkeypatch.setattr(tracking_async, "PING_EVERY", 0.1)
     async with AsyncRegistry.from_url(server.url, namespace, near_cache=True) as registry:
         assert not await registry.is_downloaded("model", "S3")
         await comes(lambda: asked(raw, "ping") >= 10, "a second without anything else")
@@ -701,12 +699,12 @@ async def test_a_forked_child_has_a_memory_of_its_own(
 
 def test_the_loop_has_its_turn_however_many_ask(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = [100.0]
-    monkeypatch.setattr(_near, "now", lambda: clock[0])
+    monkeypatch.setattr(client_cache, "now", lambda: clock[0])
     near = Near()
     turns: list[Callable[[], None]] = []
     assert near.vouch(100.0, turns.append)
     until = near.turn.until
-    assert until == 100.0 + _near.TURN
+    assert until == 100.0 + client_cache.TURN
     clock[0] = until
     # The next ones get their one answer, and wait again; the loop has not turned in between.
     for _ in range(3):
@@ -715,10 +713,10 @@ def test_the_loop_has_its_turn_however_many_ask(monkeypatch: pytest.MonkeyPatch)
     (turn,) = turns
     turn()
     assert near.vouch(100.0, turns.append)
-    assert near.turn.until == until + _near.TURN
+    assert near.turn.until == until + client_cache.TURN
     turns.pop()()
     # Nobody is let in by a connection that is silent.
-    clock[0] = 100.0 + _near.SILENCE
+    clock[0] = 100.0 + client_cache.SILENCE
     assert not near.vouch(100.0, turns.append)
     assert near.turn.until <= clock[0]
 
@@ -730,7 +728,7 @@ def test_the_loop_has_its_turn_however_many_ask(monkeypatch: pytest.MonkeyPatch)
 def looks_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
     """It hears what it must hear, and nothing by chance."""
     for setting in ("TURN", "PING_EVERY"):
-        monkeypatch.setattr(_memory_sync, setting, 1000.0)
+        monkeypatch.setattr(tracking_sync, setting, 1000.0)
 
 
 @pytest.mark.usefixtures("looks_no_more")
@@ -951,7 +949,7 @@ def test_who_can_not_have_the_connection_asks_by_the_others(
     blocking: Registry, other: Registry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # As in a signal's handler, while what it interrupts waits there.
-    monkeypatch.setattr(_memory_sync, "_PATIENCE", 0.01)
+    monkeypatch.setattr(tracking_sync, "_PATIENCE", 0.01)
     assert not blocking.is_downloaded("model", "S3")
     with tracked(blocking)._held(1.0):
         other.set_status("model", "S3", ModelStatus.DOWNLOADED)

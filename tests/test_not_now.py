@@ -21,7 +21,7 @@ from pyregistry import (
     Registry,
     RegistryUnavailable,
 )
-from pyregistry._replies import ATTEMPTS
+from pyregistry._redis.protocol.outcomes import ATTEMPTS
 from tests.proxy import SECONDS, Proxy, until
 
 if TYPE_CHECKING:

@@ -22,8 +22,8 @@ from pyregistry import (
     WaitTimedOut,
     doctor,
 )
-from pyregistry._keys import Keyspace
-from pyregistry._replies import ATTEMPTS
+from pyregistry._redis.protocol.keys import Keyspace
+from pyregistry._redis.protocol.outcomes import ATTEMPTS
 from tests.proxy import SECONDS, Proxy, until
 
 if TYPE_CHECKING:

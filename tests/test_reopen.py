@@ -21,7 +21,7 @@ from pyregistry import (
     NotNow,
     Registry,
 )
-from pyregistry._keys import Keyspace
+from pyregistry._redis.protocol.keys import Keyspace
 from tests.proxy import SECONDS, Proxy, until
 
 if TYPE_CHECKING:

@@ -28,10 +28,10 @@ from pyregistry import (
     Registry,
     RegistryUnavailable,
     ServerRefused,
-    _keeper,
 )
-from pyregistry._keys import Keyspace
-from pyregistry._owned import now
+from pyregistry._coordination import keepalive
+from pyregistry._coordination.lease import now
+from pyregistry._redis.protocol.keys import Keyspace
 from tests import servers
 from tests.clients import AsyncFacade, loop_in_thread
 from tests.proxy import until
@@ -196,10 +196,10 @@ def kinds(stack: ExitStack) -> Kinds:
 
 def renew_now(registry: Registry) -> None:
     """Have the keeper renew at once what is due in some seconds."""
-    with _keeper._keeper.lock:
+    with keepalive._keeper.lock:
         for kept in registry._kept.claims.values():
             kept.due = now()
-        _keeper._keeper.wake_by(now())
+        keepalive._keeper.wake_by(now())
 
 
 def is_renewed(registry: Registry, watcher: Registry, claim: Claim) -> None:

@@ -32,7 +32,7 @@ from pyregistry import (
     RegistryClosed,
     release_on_signal,
 )
-from pyregistry._core import Core
+from pyregistry._client import Core
 from tests.clients import AsyncFacade
 from tests.hub import Hub
 from tests.proxy import SECONDS, Proxy, until

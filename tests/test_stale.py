@@ -20,8 +20,8 @@ from pyregistry import (
     RegistryUnavailable,
     create_registry_backend,
 )
-from pyregistry._near import Near, SharedNear
-from pyregistry._owned import now
+from pyregistry._coordination.lease import now
+from pyregistry._redis.cache.client_cache import Near, SharedNear
 from tests.proxy import until
 
 if TYPE_CHECKING:

@@ -12,17 +12,9 @@ from typing import TYPE_CHECKING
 import pytest
 import redis
 
-from pyregistry import (
-    AsyncRegistry,
-    InvalidArgument,
-    InvalidModelName,
-    ModelStatus,
-    Registry,
-    RegistryClosed,
-    _touch_async,
-    _touch_sync,
-)
-from pyregistry._owned import now
+from pyregistry import AsyncRegistry, InvalidArgument, InvalidModelName, ModelStatus, Registry, RegistryClosed
+from pyregistry._coordination import touch_buffer_async, touch_buffer_sync
+from pyregistry._coordination.lease import now
 from tests.proxy import Proxy, until
 from tests.test_fork import left_open
 
@@ -108,7 +100,7 @@ def test_later_ones_go_out_when_an_interval_begins(
     until(lambda: newest(other) == "m3", "it goes on")
 
 
-def toucher_of(registry: Registry) -> _touch_sync.Toucher:
+def toucher_of(registry: Registry) -> touch_buffer_sync.Toucher:
     toucher = registry._toucher
     assert toucher is not None
     return toucher
@@ -133,7 +125,7 @@ def test_when_the_server_is_away_nothing_is_lost_and_nothing_grows(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    for module in (_touch_async, _touch_sync):
+    for module in (touch_buffer_async, touch_buffer_sync):
         monkeypatch.setattr(module, "MOST", 50)
     server = make_server(persistent=True, appendonly="yes", appendfsync="always")
     with Registry.from_url(server.url) as other:

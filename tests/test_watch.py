@@ -22,10 +22,9 @@ from pyregistry import (
     RegistryClosed,
     RegistryEvent,
     RetryPolicy,
-    _listen_async,
-    _listen_sync,
 )
-from pyregistry._owned import Lost, now
+from pyregistry._coordination import subscriber_async, subscriber_sync
+from pyregistry._coordination.lease import Lost, now
 from tests.cutter import Cutter
 from tests.interrupt import Interrupted, interrupt_from_elsewhere, interruptible
 from tests.proxy import SECONDS, until
@@ -132,7 +131,7 @@ def test_a_break_is_a_gap(server_url: str, namespace: str, other: Registry) -> N
 def test_who_does_not_keep_up_is_told(
     server_url: str, namespace: str, other: Registry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(_listen_sync, "MOST", 3)
+    monkeypatch.setattr(subscriber_sync, "MOST", 3)
     with Registry.from_url(server_url, namespace) as registry, registry.watch() as events:
         with registry.watch("m9") as last:
             for at in range(10):
@@ -180,7 +179,7 @@ async def test_on_a_loop_a_break_is_a_gap(
 async def test_on_a_loop_who_does_not_keep_up_is_told(
     server_url: str, namespace: str, other: Registry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(_listen_async, "MOST", 3)
+    monkeypatch.setattr(subscriber_async, "MOST", 3)
     async with (
         AsyncRegistry.from_url(server_url, namespace) as registry,
         registry.watch() as events,
@@ -284,7 +283,7 @@ def test_a_signal_that_does_not_end_the_wait_is_seen(
             sent = pool.submit(
                 interrupt_from_elsewhere,
                 threading.get_ident(),
-                _listen_sync.EventStream.__next__.__code__,
+                subscriber_sync.EventStream.__next__.__code__,
                 came,
                 lambda: other.set_status("model", "S3", ModelStatus.DOWNLOADED),
             )

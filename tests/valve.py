@@ -6,7 +6,7 @@ import threading
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from pyregistry._ops import SCRIPTS
+from pyregistry._redis.protocol.operations import SCRIPTS
 from tests.cutter import Cutter, _end
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from pyregistry._scripts import Script, load, lock_lines
+from pyregistry._redis.protocol.scripts import Script, load, lock_lines
 
 LUA = Path(__file__).parent.parent / "lua"
 BEGIN, END = "<!-- state table: begin -->\n", "<!-- state table: end -->\n"

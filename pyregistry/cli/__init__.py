@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from pyregistry.cli.exits import Exit
+from pyregistry.cli.exit_codes import Exit
 
 __all__ = ["main"]
 

@@ -14,7 +14,7 @@ import pyregistry.cli.commands  # noqa: F401  # adds the commands to the applica
 from pyregistry import __version__
 from pyregistry.cli.command import app
 from pyregistry.cli.context import Given, complain, fail_shell
-from pyregistry.cli.exits import MEANINGS, Exit
+from pyregistry.cli.exit_codes import MEANINGS, Exit
 from pyregistry.cli.options import JsonOption, NamespaceOption, TimeoutOption, UrlOption, VerboseOption
 
 _SHELL_COMMANDS = ("claim", "retry")

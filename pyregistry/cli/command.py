@@ -10,10 +10,9 @@ from typing import Any, TypeVar
 
 import typer
 
-from pyregistry.cli.answers import Answer
 from pyregistry.cli.choices import provider_of
 from pyregistry.cli.context import Cli, Given, complain, fail_shell
-from pyregistry.cli.exits import Exit, exit_of
+from pyregistry.cli.exit_codes import Exit, exit_of
 from pyregistry.cli.options import (
     JsonOption,
     NamespaceOption,
@@ -22,6 +21,7 @@ from pyregistry.cli.options import (
     UrlOption,
     VerboseOption,
 )
+from pyregistry.cli.output import Answer
 from pyregistry.errors import RegistryError
 
 __all__ = ["COMMON", "app", "command"]

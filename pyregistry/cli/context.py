@@ -17,10 +17,10 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 
 from pyregistry.cli.advice import Told, check_scheme, told
-from pyregistry.cli.answers import Answer, to_json
-from pyregistry.cli.exits import Exit
-from pyregistry.cli.ticket import shell_failure
-from pyregistry.cli.words import name_of, printable
+from pyregistry.cli.claim_token import shell_failure
+from pyregistry.cli.exit_codes import Exit
+from pyregistry.cli.formatting import name_of, printable
+from pyregistry.cli.output import Answer, to_json
 from pyregistry.config import BackendConfig
 from pyregistry.errors import ConfigurationError, RegistryError
 from pyregistry.models import ModelRef

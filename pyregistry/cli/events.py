@@ -11,13 +11,13 @@ import msgspec
 from rich.console import Console
 from rich.text import Text
 
-from pyregistry import _checks as checks
-from pyregistry._failures import count_of
-from pyregistry.cli.answers import STYLES, tabbed, to_json
+from pyregistry._core import validation as checks
+from pyregistry._core.failure_text import count_of
 from pyregistry.cli.context import Cli
-from pyregistry.cli.exits import Exit
+from pyregistry.cli.exit_codes import Exit
+from pyregistry.cli.formatting import message_of, name_of, now_utc, printable, progress_of, ref_of
+from pyregistry.cli.output import STYLES, tabbed, to_json
 from pyregistry.cli.units import length, size
-from pyregistry.cli.words import message_of, name_of, now_utc, printable, progress_of, ref_of
 from pyregistry.models import EventGap, EventKind, ProviderLike, RegistryEvent
 
 __all__ = ["watch_events"]

@@ -10,12 +10,12 @@ import msgspec
 from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
 from rich.text import Text
 
-from pyregistry._failures import count_of
-from pyregistry.cli.answers import STYLES, tabbed, to_json
+from pyregistry._core.failure_text import count_of
+from pyregistry.cli.formatting import message_of, name_of, printable, ref_of, waits_of
 from pyregistry.cli.listeners import listening_words
+from pyregistry.cli.output import STYLES, tabbed, to_json
 from pyregistry.cli.rows import Block, Row, Rows, fitted
 from pyregistry.cli.units import ago, length, percent, rate, size
-from pyregistry.cli.words import message_of, name_of, printable, ref_of, waits_of
 from pyregistry.models import ModelRecord, ModelStatus
 
 __all__ = ["Download", "Frame", "FrameView", "Stock"]

@@ -9,11 +9,11 @@ from typing import TypeVar
 
 import msgspec
 
-from pyregistry._checks import Target
-from pyregistry._keys import entry_of
-from pyregistry._ops import Ops
-from pyregistry._source import DEFAULT_TIMEOUT, redacted, source_of
-from pyregistry._transport_sync import Transport
+from pyregistry._core.validation import Target
+from pyregistry._redis.protocol.keys import entry_of
+from pyregistry._redis.protocol.operations import Ops
+from pyregistry._redis.transport.endpoint import DEFAULT_TIMEOUT, redacted, source_of
+from pyregistry._redis.transport.pooled_sync import Transport
 from pyregistry.cli.plain import plain_server
 from pyregistry.config import BackendConfig
 from pyregistry.errors import RegistryUnavailable

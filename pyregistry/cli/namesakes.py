@@ -11,12 +11,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 
-from pyregistry.cli.answers import Answer, Said
 from pyregistry.cli.choices import PROVIDERS
 from pyregistry.cli.context import Cli
-from pyregistry.cli.exits import Exit
+from pyregistry.cli.exit_codes import Exit
+from pyregistry.cli.formatting import printable
 from pyregistry.cli.namespaces import elsewhere
-from pyregistry.cli.words import printable
+from pyregistry.cli.output import Answer, Said
 from pyregistry.models import ModelRecord
 from pyregistry.registry import Registry
 

@@ -11,8 +11,8 @@ import msgspec
 from rich.console import RenderableType
 from rich.text import Text
 
-from pyregistry._keys import STATUSES
-from pyregistry.cli.answers import aligned, tabbed, to_json
+from pyregistry._redis.protocol.keys import STATUSES
+from pyregistry.cli.output import aligned, tabbed, to_json
 from pyregistry.cli.plain import PlainServer, plain_server
 from pyregistry.config import BackendConfig
 from pyregistry.errors import AccessDenied, RegistryError, ServerRefused

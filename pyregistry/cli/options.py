@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, TypeAlias, cast
 import typer
 
 from pyregistry.cli.choices import PROVIDERS
+from pyregistry.cli.claim_token import CLAIM_VARIABLE
 from pyregistry.cli.completion import (
     complete_ending,
     complete_model,
@@ -16,7 +17,6 @@ from pyregistry.cli.completion import (
     complete_settable,
     complete_status,
 )
-from pyregistry.cli.ticket import CLAIM_VARIABLE
 from pyregistry.models import ModelProvider
 
 if TYPE_CHECKING:

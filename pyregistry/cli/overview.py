@@ -10,16 +10,16 @@ from datetime import datetime
 from rich.console import Console
 from rich.live import Live
 
-from pyregistry import _wire as wire
-from pyregistry._keys import STATUSES
-from pyregistry.cli.answers import Answer
+from pyregistry._redis.protocol import records as wire
+from pyregistry._redis.protocol.keys import STATUSES
 from pyregistry.cli.context import Cli
+from pyregistry.cli.formatting import ref_of
 from pyregistry.cli.frame import Download, Frame, FrameView, Stock
 from pyregistry.cli.listeners import listeners_of
-from pyregistry.cli.pace import Pace
+from pyregistry.cli.output import Answer
 from pyregistry.cli.signals import Stopped, ends_by_signals
+from pyregistry.cli.throughput import Pace
 from pyregistry.cli.units import length
-from pyregistry.cli.words import ref_of
 from pyregistry.errors import OutcomeUnknown, RegistryClosed, RegistryError, RegistryUnavailable
 from pyregistry.models import ModelRecord, ModelRef, ModelStatus
 from pyregistry.registry import Registry

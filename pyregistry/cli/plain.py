@@ -6,10 +6,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from pyregistry._op import Head, PlainOp
-from pyregistry._ops import Ops
-from pyregistry._source import DEFAULT_TIMEOUT, source_of
-from pyregistry._transport_sync import Transport
+from pyregistry._redis.protocol.operations import Ops
+from pyregistry._redis.protocol.request import Head, PlainOp
+from pyregistry._redis.transport.endpoint import DEFAULT_TIMEOUT, source_of
+from pyregistry._redis.transport.pooled_sync import Transport
 from pyregistry.config import BackendConfig
 
 __all__ = ["PlainServer", "ask", "plain_server"]

@@ -9,23 +9,23 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from pyregistry._local import NO_DESCRIPTORS
-from pyregistry._ops import default_owner
-from pyregistry._owned import OwnedClaim
-from pyregistry._wish import OnUnavailable, OnUnproven
+from pyregistry._coordination.lease import OwnedClaim
+from pyregistry._coordination.local_faults import NO_DESCRIPTORS
+from pyregistry._coordination.options import OnUnavailable, OnUnproven
+from pyregistry._redis.protocol.operations import default_owner
 from pyregistry.cli.advice import Told
-from pyregistry.cli.answers import Answer, Said
-from pyregistry.cli.child import Child
 from pyregistry.cli.context import Cli, complain
-from pyregistry.cli.exits import Exit, exit_of
+from pyregistry.cli.exit_codes import Exit, exit_of
+from pyregistry.cli.formatting import name_of, printable
+from pyregistry.cli.output import Answer, Said
+from pyregistry.cli.process import Child
+from pyregistry.cli.progress import Waiting
 from pyregistry.cli.signals import Stopped, told_of_signals
+from pyregistry.cli.supervisor import NOT_FOUND, NOT_RUNNABLE
 from pyregistry.cli.units import size
-from pyregistry.cli.waiting import Waiting
-from pyregistry.cli.warden import NOT_FOUND, NOT_RUNNABLE
-from pyregistry.cli.words import name_of, printable
 from pyregistry.errors import DownloadFailed, InvalidArgument, LocalFault, RegistryError
 from pyregistry.models import ModelRecord, ModelRef, Provider
-from pyregistry.policy import RetryPolicy
+from pyregistry.retry import RetryPolicy
 from pyregistry.store import FolderStore, Publish
 
 __all__ = ["CommandFailed", "run_command"]

@@ -9,7 +9,7 @@ from fnmatch import fnmatchcase
 from itertools import islice
 from typing import Any
 
-from pyregistry.cli.words import ref_of
+from pyregistry.cli.formatting import ref_of
 from pyregistry.models import ModelRecord, ModelRef
 
 __all__ = ["Order", "latest", "matching", "ordered"]

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from importlib.util import find_spec
 
-from pyregistry import _checks as checks
+from pyregistry._core import validation as checks
 from pyregistry.errors import ConfigurationError
 
 __all__ = ["run"]
@@ -54,7 +54,7 @@ def run(
     if find_spec("rich") is None:
         raise ConfigurationError("the demo needs an extra: pip install 'pyregistry-redis[cli,embedded]'")
     # Here and not above: the replicas come by this file too, and need none of it.
-    from pyregistry.demo._play import Settings, known_models, play
+    from pyregistry.demo.scenario import Settings, known_models, play
 
     checks.whole("processes", processes, least=2, most=64)
     checks.whole("models", models, least=1, most=len(known_models()))

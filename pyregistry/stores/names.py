@@ -7,7 +7,7 @@ import re
 from pathlib import Path, PurePosixPath
 from urllib.parse import quote
 
-from pyregistry import _checks as checks
+from pyregistry._core import validation as checks
 from pyregistry.errors import InvalidArgument
 from pyregistry.models import ModelProvider, ModelRef
 

@@ -24,10 +24,10 @@ from typing import Any
 import msgspec
 import redis
 
-from pyregistry import _wire as wire
-from pyregistry._keys import STATUSES, Keyspace
-from pyregistry._scripts import Script, load
-from pyregistry._wire import StoredRecord
+from pyregistry._redis.protocol import records as wire
+from pyregistry._redis.protocol.keys import STATUSES, Keyspace
+from pyregistry._redis.protocol.records import StoredRecord
+from pyregistry._redis.protocol.scripts import Script, load
 from pyregistry.models import EventKind
 
 SECOND = 1_000_000

@@ -10,8 +10,8 @@ from typing import Any
 
 import msgspec
 
-from pyregistry import _wire as wire
-from pyregistry._wire import StoredRecord
+from pyregistry._redis.protocol import records as wire
+from pyregistry._redis.protocol.records import StoredRecord
 from pyregistry.models import EventKind
 from tests.lua.harness import Item
 

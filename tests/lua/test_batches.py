@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 import redis
 
-from pyregistry import _wire as wire
-from pyregistry._scripts import load
+from pyregistry._redis.protocol import records as wire
+from pyregistry._redis.protocol.scripts import load
 from pyregistry.models import EventKind
 from tests.lua.harness import HOUR, MINUTE, Lab, item
 

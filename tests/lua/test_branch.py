@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from pyregistry import _wire as wire
+from pyregistry._redis.protocol import records as wire
 from tests.lua.harness import HOUR, SECOND, Lab
 
 BRANCH, SPELLING = "HuggingFace@main:m", "HuggingFace:m"

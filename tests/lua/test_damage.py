@@ -9,8 +9,8 @@ from typing import Any
 import msgspec
 import pytest
 
-from pyregistry import _wire as wire
-from pyregistry._wire import StoredRecord
+from pyregistry._redis.protocol import records as wire
+from pyregistry._redis.protocol.records import StoredRecord
 from tests.lua.harness import HOUR, Lab, item
 
 pack = msgspec.msgpack.encode

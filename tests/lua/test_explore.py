@@ -11,8 +11,8 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from pyregistry import _wire as wire
-from pyregistry._wire import StoredRecord
+from pyregistry._redis.protocol import records as wire
+from pyregistry._redis.protocol.records import StoredRecord
 from tests.lua.harness import Item, item
 from tests.lua.model import Model
 

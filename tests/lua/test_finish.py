@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from pyregistry import _wire as wire
-from pyregistry._wire import StoredRecord
+from pyregistry._redis.protocol import records as wire
+from pyregistry._redis.protocol.records import StoredRecord
 from pyregistry.models import EventKind
 from tests.lua.harness import HOUR, MINUTE, Lab
 

@@ -15,9 +15,9 @@ from typing import Any
 
 import pytest
 
-from pyregistry import _wire as wire
-from pyregistry._scripts import load
-from pyregistry._wire import StoredRecord
+from pyregistry._redis.protocol import records as wire
+from pyregistry._redis.protocol.records import StoredRecord
+from pyregistry._redis.protocol.scripts import load
 from pyregistry.models import EventKind
 from tests.lua.harness import HOUR, MINUTE, Item, Lab, State, item, span
 from tests.lua.model import Model

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pyregistry import _wire as wire
+from pyregistry._redis.protocol import records as wire
 from tests.lua.harness import HOUR, Lab, span
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import redis
 
-from pyregistry import _wire as wire
+from pyregistry._redis.protocol import records as wire
 from tests.lua.harness import HOUR, MINUTE, SECOND, Lab, span
 
 INDEXES = ["DOWNLOADING", "DOWNLOADED", "ERROR", "EVICTING"]

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from pyregistry._wire import StoredRecord
+from pyregistry._redis.protocol.records import StoredRecord
 from tests.lua.harness import PROVIDER, Item, Lab
 
 STATUSES = ("DOWNLOADING", "DOWNLOADED", "ERROR", "EVICTING")

@@ -12,8 +12,8 @@ import pytest
 import redis
 from redis.exceptions import NoPermissionError, OutOfMemoryError
 
-from pyregistry import _wire as wire
-from pyregistry._scripts import load
+from pyregistry._redis.protocol import records as wire
+from pyregistry._redis.protocol.scripts import load
 from tests.lua.harness import Item, Lab, item
 
 WRITING = ("claim", "retry", "renew", "finish", "release", "set_status", "touch", "delete")

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import pytest
 
-from pyregistry import _wire as wire
+from pyregistry._redis.protocol import records as wire
 from pyregistry.embedded import EmbeddedServer, _find_binary
 from tests.lua.harness import HOUR, MINUTE, SECOND, Item, Lab, item, span
 

@@ -10,9 +10,9 @@ from typing import Any
 import msgspec
 import pytest
 
-from pyregistry import _scripts
-from pyregistry import _wire as wire
-from pyregistry._scripts import Script, compose, load, lua_folder
+from pyregistry._redis.protocol import records as wire
+from pyregistry._redis.protocol import scripts as _scripts
+from pyregistry._redis.protocol.scripts import Script, compose, load, lua_folder
 from tests.lua.harness import HOUR, Lab, item
 
 STATUS_ALONE = ("touch", "read")  # these know of no other element

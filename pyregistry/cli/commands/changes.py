@@ -6,7 +6,6 @@ from typing import Annotated
 
 import typer
 
-from pyregistry.cli.answers import Answer, Said
 from pyregistry.cli.choices import SETTABLE, status_of
 from pyregistry.cli.command import command
 from pyregistry.cli.context import Cli
@@ -21,6 +20,7 @@ from pyregistry.cli.options import (
     StatusArgument,
     SubsetOption,
 )
+from pyregistry.cli.output import Answer, Said
 
 
 @command("set-status")

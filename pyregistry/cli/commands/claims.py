@@ -6,12 +6,13 @@ from typing import Annotated
 
 import typer
 
-from pyregistry._ops import Default
-from pyregistry.cli.answers import Answer, Said
+from pyregistry._redis.protocol.operations import Default
 from pyregistry.cli.choices import ENDINGS, status_of
+from pyregistry.cli.claim_token import Ticket, shell_failure
 from pyregistry.cli.command import command
 from pyregistry.cli.context import Cli
-from pyregistry.cli.exits import Exit
+from pyregistry.cli.exit_codes import Exit
+from pyregistry.cli.formatting import name_of, printable, state_of
 from pyregistry.cli.options import (
     FOREVER,
     HUGGING_FACE,
@@ -28,9 +29,8 @@ from pyregistry.cli.options import (
     ShowWordOption,
     SubsetOption,
 )
-from pyregistry.cli.ticket import Ticket, shell_failure
+from pyregistry.cli.output import Answer, Said
 from pyregistry.cli.units import length, size
-from pyregistry.cli.words import name_of, printable, state_of
 from pyregistry.errors import InvalidArgument
 from pyregistry.models import Claim, Claimed, ModelRef
 

@@ -6,11 +6,11 @@ from typing import Annotated
 
 import typer
 
-from pyregistry.cli.answers import Answer
 from pyregistry.cli.command import command
 from pyregistry.cli.context import Cli
 from pyregistry.cli.events import watch_events
 from pyregistry.cli.options import AnyProviderOption
+from pyregistry.cli.output import Answer
 from pyregistry.cli.overview import top as show_top
 
 

@@ -8,9 +8,8 @@ from typing import Annotated
 
 import typer
 
-from pyregistry import _checks as checks
+from pyregistry._core import validation as checks
 from pyregistry.cli import namespaces as spaces
-from pyregistry.cli.answers import Answer, Counts, OneRecord, Records, Said
 from pyregistry.cli.choices import status_of
 from pyregistry.cli.command import command
 from pyregistry.cli.context import Cli
@@ -23,6 +22,7 @@ from pyregistry.cli.options import (
     StatusOption,
     SubsetOption,
 )
+from pyregistry.cli.output import Answer, Counts, OneRecord, Records, Said
 from pyregistry.cli.selection import Order, latest, matching, ordered
 from pyregistry.models import ModelRecord
 

@@ -6,9 +6,8 @@ from typing import Annotated
 
 import typer
 
-from pyregistry._ops import KEPT_LEASE
-from pyregistry._wish import VISIBILITY_TIMEOUT
-from pyregistry.cli.answers import Answer
+from pyregistry._coordination.options import VISIBILITY_TIMEOUT
+from pyregistry._redis.protocol.operations import KEPT_LEASE
 from pyregistry.cli.command import command
 from pyregistry.cli.context import Cli
 from pyregistry.cli.options import (
@@ -34,9 +33,10 @@ from pyregistry.cli.options import (
     VisibilityOption,
     WaitOption,
 )
+from pyregistry.cli.output import Answer
 from pyregistry.cli.running import run_command
 from pyregistry.models import ModelRef
-from pyregistry.policy import DEFAULT_RETRY, RetryPolicy
+from pyregistry.retry import DEFAULT_RETRY, RetryPolicy
 
 
 # How COMMAND has failed is told by this command itself, once.

@@ -12,11 +12,11 @@ import typer
 from pyregistry import doctor
 from pyregistry.cli import health
 from pyregistry.cli.advice import clearer
-from pyregistry.cli.answers import Answer, Findings, Said
 from pyregistry.cli.command import command
 from pyregistry.cli.context import Cli
-from pyregistry.cli.exits import Exit
-from pyregistry.cli.words import printable
+from pyregistry.cli.exit_codes import Exit
+from pyregistry.cli.formatting import printable
+from pyregistry.cli.output import Answer, Findings, Said
 from pyregistry.errors import InvalidArgument
 
 

@@ -1,0 +1,1 @@
+"""Waiting, leases, and one download per fleet, on any backend."""

@@ -1,0 +1,527 @@
+"""Keeps claims alive: one thread for all clients of a process, on blocking connections of its own.
+
+It depends on nobody's event loop. A forked child keeps nothing for its parent.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+import weakref
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from typing import Any, TypeVar
+
+from redis import exceptions as redis_errors
+
+from pyregistry._coordination.lease import Held, Kept, Stall, now
+from pyregistry._core.validation import Target
+from pyregistry._redis.protocol.operations import KEPT_LEASE, Default, Ops, Refusal, chunks
+from pyregistry._redis.protocol.request import Op
+from pyregistry._redis.transport.endpoint import ClientSource, UrlSource
+from pyregistry._redis.transport.pooled_sync import Transport
+from pyregistry.errors import DamagedRecord, NotNow, RegistryClosed, RegistryError, RegistryUnavailable
+from pyregistry.models import Claim
+
+T = TypeVar("T")
+
+_log = logging.getLogger("pyregistry.keeper")
+
+# A claim is renewed at a third of its lease: two renewals may fail before it ends. What is due within a
+# twelfth goes out in the same batch; one that failed is tried again after a thirtieth.
+_TOGETHER = 1 / 12
+_RETRY_AFTER = 1 / 30
+_LINGER = 2.0  # seconds that a connection, and the thread, wait for more claims before they end
+_REFUSED_FOR = 1.0  # seconds for which a connection that was refused is not asked for before the next claim
+
+# Seconds that a renewal may wait for its answer: a tenth of the lease, within these bounds. A server that does
+# not answer must not cost the claims on others their lease.
+_LEAST_TIMEOUT, _MOST_TIMEOUT = 0.5, 3.0
+
+
+def _timeout(kept: Iterable[Kept]) -> float:
+    shortest = min((each.lease for each in kept), default=KEPT_LEASE)
+    return min(max(shortest / 10, _LEAST_TIMEOUT), _MOST_TIMEOUT)
+
+
+class _Keeper:
+    """The thread, and what it keeps. Everything is changed under `lock` alone."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Condition()
+        self.clients: set[KeptClaims] = set()
+        self._thread: threading.Thread | None = None
+        self._wakes_at = 0.0
+
+    def wake_by(self, due: float) -> None:
+        """See to it that the thread runs and wakes in time; the caller holds `lock`."""
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._run, name="pyregistry-keeper", daemon=True)
+            self._wakes_at = due
+            self._thread.start()
+        elif due < self._wakes_at:
+            # Most claims are due after those that are there: they need not wake anybody.
+            self._wakes_at = due
+            self.lock.notify()
+
+    def _run(self) -> None:
+        while True:
+            with self.lock:
+                at = now()
+                if self.clients:
+                    self._wakes_at = min(client.wakes_at(at) for client in self.clients)
+                    self.lock.wait(max(self._wakes_at - at, 0.0))
+                at = now()
+                idle = {client for client in self.clients if client.is_idle(at)}
+                self.clients -= idle
+                clients = list(self.clients)
+                if not clients:
+                    self._thread = None
+            for client in idle:
+                client.hang_up()
+            if not clients:
+                return
+            for client in clients:
+                client.see_to_them()
+
+
+_keeper = _Keeper()
+_everyone: weakref.WeakSet[KeptClaims] = weakref.WeakSet()
+
+
+def _forget_parent() -> None:
+    """In a forked child: its parent renews; the thread and whatever lock it held did not come along."""
+    global _keeper  # noqa: PLW0603 - one keeper per process is the point
+    _keeper = _Keeper()
+    for client in list(_everyone):
+        client.start_anew()
+
+
+os.register_at_fork(after_in_child=_forget_parent)
+
+
+def _was_refused(error: RegistryUnavailable) -> bool:
+    """Whether a connection was refused, as at the server's limit: not merely silent, and not opened in vain."""
+    silent = (redis_errors.TimeoutError, TimeoutError)
+    return not isinstance(error, NotNow) and not isinstance(error.__cause__, silent)
+
+
+class KeptClaims:
+    """The claims that one client keeps alive.
+
+    Attributes:
+        claims: what is kept, by token: a claim id may serve for several models.
+        ready: whether there is a connection that keeps them. It is made before the first claim is asked for: a server
+            that takes no more connections by then would let the lease end.
+        by_client: sends an operation by the client's own connections, and waits for the answer at most so many
+            seconds. It goes that way where a connection is refused.
+    """
+
+    by_client: Callable[[Op[Any], float], Any] | None = None
+
+    def __init__(self, source: ClientSource | UrlSource, ops: Ops) -> None:
+        self._source = source
+        self._ops = ops
+        self._checked = False
+        self.start_anew()
+        _everyone.add(self)
+
+    def start_anew(self) -> None:
+        """Keep nothing."""
+        self.claims: dict[int, Kept] = {}
+        self.ready = False
+        self._preparing = threading.Lock()  # held by the one thread that connects for all
+        self._refused_until = 0.0
+        self._idle_since: float | None = None
+        self._transport: Transport | None = None
+        self._before: Transport | None = None  # the one before, until the new one has answered
+        self._patience = _MOST_TIMEOUT
+        self._closed = False
+        self._why = ""  # why no claim is kept any more, once the client shuts down
+        self._owners = threading.Condition()
+        self._owned: set[Held] = set()  # under which a caller downloads; under `_owners`
+        self._wakes: set[Callable[[], object]] = set()  # of the callers that wait; under `_owners`
+
+    def has_claims(self) -> bool:
+        """Whether there is anything to renew."""
+        return bool(self.claims) and not self._closed
+
+    def wakes_at(self, at: float) -> float:
+        """When the first of the claims wants something, or, from now on, there was none for so long."""
+        if self.has_claims():
+            self._idle_since = None
+            return min(kept.wakes_at for kept in self.claims.values())
+        self._idle_since = at if self._idle_since is None else self._idle_since
+        return at if self._closed else self._idle_since + _LINGER
+
+    def is_idle(self, at: float) -> bool:
+        """Whether there was nothing to renew for some time."""
+        if self.has_claims():
+            return False
+        return self._closed or (self._idle_since is not None and at >= self._idle_since + _LINGER)
+
+    def abandon(self) -> None:
+        """Keep nothing from now on. For the garbage collector, in whatever thread: it takes no lock."""
+        self._closed = True
+
+    def check(self) -> None:
+        """Can this client's claims be kept alive?
+
+        Raises:
+            ConfigurationError: its settings can't be cloned.
+        """
+        if not self._checked:
+            self._source.hurried(_MOST_TIMEOUT)
+            self._checked = True
+
+    def prepare(self) -> None:
+        """Have a connection that keeps claims, if that is possible, before one is given. Blocks.
+
+        Raises:
+            ConfigurationError: the settings of the client can't be cloned.
+            RegistryClosed: the client shuts down.
+        """
+        self.check()
+        self.check_open()
+        with self._preparing:
+            if self.ready or self._closed or now() < self._refused_until:
+                return
+            with _keeper.lock:
+                transport = self._connection()
+                self._idle_since = None
+                _keeper.clients.add(self)
+                _keeper.wake_by(now() + _LINGER)
+            try:
+                transport.connect()
+            except RegistryError:
+                # What is wrong is told by the claim; where there is a connection for that one, it renews too.
+                self._refused_until = now() + _REFUSED_FOR
+                return
+            with _keeper.lock:
+                self.ready = self._transport is transport and not self._why
+
+    def check_open(self) -> None:
+        """May a claim be made that this client is to keep?
+
+        Raises:
+            RegistryClosed: the client shuts down.
+        """
+        if self._why:
+            raise RegistryClosed(f"no claim is made any more: {self._why}")
+
+    def keep(self, claim: Claim) -> None:
+        """Renew this claim until it is dropped."""
+        self.keep_on([Kept(claim)])
+
+    def hold(self, claim: Claim, since: float, *, bound: bool, stall: Stall | None) -> Held:
+        """Renew this claim until it is dropped, and tell its owner if it is lost.
+
+        Args:
+            claim: what was given.
+            since: when it was asked for.
+            bound: whether its owner stops when it can't prove its lease.
+            stall: when it is ended for want of progress.
+        """
+        held = Held(claim, since, bound=bound, stall=stall, changed=self._wake_for, prove=self._prove)
+        with self._owners:
+            self._owned.add(held)
+        with _keeper.lock:
+            if not self._why:  # else its caller gives it back
+                self.keep_on([held])
+        return held
+
+    def ended(self, held: Held) -> None:
+        """Renew this claim no more: its owner has ended, and left nothing behind."""
+        self.drop(held.claim)
+        with self._owners:
+            self._owned.discard(held)
+            self._owners.notify_all()
+
+    @contextmanager
+    def waiting(self, wake: Callable[[], object]) -> Iterator[None]:
+        """Call this, from whatever thread, when the client shuts down meanwhile."""
+        with self._owners:
+            self._wakes.add(wake)
+        try:
+            yield
+        finally:
+            with self._owners:
+                self._wakes.discard(wake)
+
+    def keep_on(self, dropped: list[Kept]) -> None:
+        """Renew these as if they had never been dropped."""
+        with _keeper.lock:
+            if self._why and dropped and not self._closed:
+                # Won while the client was told to shut down. The caller may be an event loop.
+                threading.Thread(target=self._release, args=(dropped,), name="pyregistry-release").start()
+            elif not self._closed:
+                for kept in dropped:
+                    self.claims[kept.claim.token] = kept
+                    _keeper.clients.add(self)
+                    _keeper.wake_by(kept.wakes_at)
+
+    def _wake_for(self, kept: Kept) -> None:
+        with _keeper.lock:
+            if self.claims.get(kept.claim.token) is kept and not self._closed:
+                _keeper.wake_by(kept.wakes_at)
+
+    def look_at(self, held: Held) -> None:
+        """Renew this claim now: something was heard that may have ended it."""
+        with _keeper.lock:
+            held.asked_at = now()
+            held.due = 0.0
+        self._wake_for(held)
+
+    def drop(self, claim: Claim) -> None:
+        """Renew this claim no more."""
+        with _keeper.lock:
+            self.claims.pop(claim.token, None)
+
+    def drop_models(self, targets: list[Target], token: int | None = None) -> list[Kept]:
+        """Renew no claim of these models, or only not the one with this token; returns what was kept."""
+        if not self.claims:  # nearly always
+            return []
+        refs = {target.ref for target in targets}
+        with _keeper.lock:
+            dropped = [
+                kept
+                for kept in self.claims.values()
+                if kept.claim.ref in refs and token in (None, kept.claim.token)
+            ]
+            for kept in dropped:
+                del self.claims[kept.claim.token]
+        return dropped
+
+    def close(self) -> None:
+        """Keep nothing, now and later. The claims end with their leases, unless the client shuts down."""
+        if self._why:
+            self._give_back(finished=True)
+        with _keeper.lock:
+            self._closed = True
+            kept = list(self.claims.values())
+            self.claims.clear()
+            _keeper.clients.discard(self)
+        self.hang_up()
+        for each in kept:
+            each.tell_lost("its client was closed")
+
+    def announce(self) -> None:
+        """The client is about to shut down: no more claims. Takes no lock, so that a signal handler may call it."""
+        self._why = "the client was shut down"
+        self.ready = False
+
+    def shut_down(self, timeout: float) -> None:
+        """Give back all claims, and refuse more; then wait for the owners and give back what is left. Blocks.
+
+        Args:
+            timeout: seconds to wait for the owners in other threads.
+        """
+        self.announce()
+        with self._owners:
+            wakes = list(self._wakes)
+        for wake in wakes:
+            wake()
+        self._give_back(finished=False)
+        here = threading.get_ident()
+        with self._owners:
+            self._owners.wait_for(lambda: all(held.thread == here for held in self._owned), timeout)
+        self._give_back(finished=True)
+
+    def _give_back(self, *, finished: bool) -> None:
+        """Tell the owners of all claims that are kept, and release these.
+
+        Args:
+            finished: whether those too whose download has ended well, and is being published.
+        """
+        with _keeper.lock:
+            if self._closed:
+                return
+            given = [
+                kept
+                for kept in self.claims.values()
+                if finished or not (isinstance(kept, Held) and kept.finished)
+            ]
+            for kept in given:
+                del self.claims[kept.claim.token]
+        for kept in given:
+            kept.tell_lost(self._why)
+        self._release(given)
+
+    def _release(self, given: Sequence[Kept]) -> None:
+        """Give these back, so that another owner can go on at once. Raises nothing."""
+        if not given:
+            return
+        with _keeper.lock:
+            # Out of the keeper's sight: its thread hangs up where no claims are left.
+            transport, self._transport = self._connection(), None
+        for some in chunks(given):
+            answers = transport.call_many([self._ops.release(kept.claim) for kept in some])
+            for kept, answer in zip(some, answers, strict=True):
+                ref, token = kept.claim.ref, kept.claim.token
+                if isinstance(answer, Exception):
+                    _log.warning("%s could not be given back, and ends with its lease: %s", ref, answer)
+                else:
+                    _log.info("gave back %s (token %d)%s", ref, token, answer and f": {answer}")
+        transport.close()
+
+    def hang_up(self) -> None:
+        """Close the connection; another is made when it is needed."""
+        with _keeper.lock:
+            transports = (self._transport, self._before)
+            self._transport = self._before = None
+            self.ready = False
+        for transport in transports:
+            if transport is not None:
+                transport.close()
+
+    def _connection(self) -> Transport:
+        """As patient as the shortest lease allows; the caller holds the lock."""
+        patience = _timeout(self.claims.values())
+        if self._transport is None or patience != self._patience:
+            if self._before is None:
+                self._before = self._transport
+            elif self._transport is not None:
+                self._transport.close()
+            self._transport = Transport(self._source.hurried(patience), self._ops, attempts=2, patience=0.0)
+            self._patience = patience
+        return self._transport
+
+    def _call(self, transport: Transport, op: Op[T]) -> T:
+        """The reply of one operation: by the connection of its own, or where that is refused by another there is."""
+        try:
+            reply = transport.call(op)
+        except RegistryUnavailable as error:
+            if not _was_refused(error):
+                raise
+            before, by_client = self._before, self.by_client
+            if before is not None:
+                with suppress(RegistryUnavailable):
+                    return before.call(op)
+            if by_client is None:
+                raise
+            reply = by_client(op, _MOST_TIMEOUT)
+        else:
+            if self._before is not None:
+                with _keeper.lock:
+                    before, self._before = self._before, None
+                if before is not None:
+                    before.close()  # once its calls have ended
+        return reply
+
+    def see_to_them(self) -> None:
+        """End what is stalled, renew what is due now or very soon, in batches.
+
+        Raises nothing: the thread has others to serve.
+        """
+        for held in self._stalled():
+            self._end_stalled(held)
+        due: list[Kept] = []
+        try:
+            with _keeper.lock:
+                at = now()
+                if self._closed or all(kept.due > at for kept in self.claims.values()):
+                    return
+                due = [kept for kept in self.claims.values() if kept.due <= at + kept.lease * _TOGETHER]
+                transport = self._connection()
+            for batch in chunks(due):
+                self._renew(transport, [kept for kept in batch if kept.claim.token in self.claims])
+        except Exception as error:
+            # The other batches too: a server that does not answer has cost enough time.
+            with _keeper.lock:
+                failed = [
+                    kept
+                    for kept in due
+                    if kept.due <= at + kept.lease * _TOGETHER and kept.claim.token in self.claims
+                ]
+                for kept in failed:
+                    kept.due = now() + kept.lease * _RETRY_AFTER
+            if self._closed or not failed:
+                return  # closed, or all dropped, under this call
+            _log.warning(
+                "%d claims could not be renewed, %d of them beyond their lease; trying on: %s",
+                len(failed),
+                sum(kept.holds_until <= now() for kept in failed),
+                error,
+                exc_info=not isinstance(error, RegistryError),
+            )
+
+    def _renew(self, transport: Transport, batch: list[Kept]) -> None:
+        if not batch:
+            return
+        said = [kept.take_said() for kept in batch]
+        sent_at = now()
+        op = self._ops.renew([kept.claim for kept in batch], lease=Default.ITS_OWN, said=said)
+        try:
+            results = self._call(transport, op)
+        except BaseException:
+            for kept, words in zip(batch, said, strict=True):
+                kept.put_back(words)
+            raise
+        for kept, result in zip(batch, results, strict=True):
+            self._renewed(kept, result, sent_at)
+
+    def _renewed(self, kept: Kept, result: Claim | Refusal | DamagedRecord, sent_at: float) -> bool:
+        if isinstance(result, Claim):
+            with _keeper.lock:
+                kept.claim = result
+                kept.proved(sent_at)
+            return True
+        with _keeper.lock:
+            known = self.claims.pop(kept.claim.token, None) is not None
+        why = result.why if isinstance(result, Refusal) else str(result)
+        if isinstance(result, Refusal) and not result.lost:
+            # One that is dropped, or about to be, was ended by its owner; that is no loss.
+            if known and not kept.over:
+                kept.tell_lost(why)
+            return False
+        if known:
+            _log.warning(
+                "the claim of %s (token %d) is kept no more: %s", kept.claim.ref, kept.claim.token, why
+            )
+        kept.tell_lost(why)
+        return False
+
+    def _prove(self, held: Held) -> bool:
+        if held.lost.is_set():
+            return False
+        said = held.take_said()
+        with _keeper.lock:
+            if self._closed:
+                return False
+            transport = self._connection()
+        sent_at = now()
+        try:
+            (result,) = self._call(
+                transport, self._ops.renew([held.claim], lease=Default.ITS_OWN, said=[said])
+            )
+        except BaseException:
+            held.put_back(said)
+            raise
+        return self._renewed(held, result, sent_at)
+
+    def _stalled(self) -> list[Held]:
+        with _keeper.lock:
+            at = now()
+            return [
+                kept
+                for kept in self.claims.values()
+                if isinstance(kept, Held) and kept.stalls_at <= at and not self._closed
+            ]
+
+    def _end_stalled(self, held: Held) -> None:
+        stall, held.stall = held.stall, None
+        if stall is None:
+            return  # its download has ended in this moment
+        why = f"no progress for {stall.timeout:g} s"
+        self.drop(held.claim)
+        # Told first: what it does from here on is for nothing.
+        held.lost.set(why)
+        try:
+            with _keeper.lock:
+                transport = self._connection()
+            why_not = self._call(transport, stall.end(held.claim, why))
+        except Exception as error:
+            why_not = str(error)
+        log = "the download of %s (token %d) was ended: %s%s"
+        _log.warning(log, held.claim.ref, held.claim.token, why, f"; {why_not}" if why_not else "")

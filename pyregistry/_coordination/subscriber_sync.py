@@ -1,0 +1,287 @@
+# Made from _coordination/subscriber_async.py by tools/unasync.py: change that one.
+"""Hears the events of a namespace: one subscription for all waiters and watchers of a client.
+
+It lives as long as somebody listens. It is made before the state is read, and made anew, with a back-off,
+after a break; then whatever was known is asked for again.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+import weakref
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
+
+from redis import exceptions as redis_errors
+
+from pyregistry._coordination.lease import now
+from pyregistry._coordination.waiters import Hub, Watcher
+from pyregistry._redis.protocol.outcomes import DENIED, NO_ANSWER, NOT_RUN, backoff, refusal
+from pyregistry._redis.transport.pooled_sync import Transport
+from pyregistry._runtime.threads import Beside, Poke, Turn, receive
+from pyregistry.errors import RegistryClosed, RegistryError, RegistryUnavailable
+from pyregistry.models import EventGap, ModelRef, RegistryEvent
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    from typing_extensions import Self
+
+_log = logging.getLogger("pyregistry.events")
+
+PING_EVERY = 10.0
+"""Seconds of silence after which the server is asked whether it is there; as long again, and it is not."""
+
+MOST = 10_000
+"""Events that a stream keeps for somebody who does not take them; then it has a gap."""
+
+_LONGEST = 4  # of the back-off: about a second
+
+
+class Listener:
+    """The subscription of one client.
+
+    Args:
+        transport: makes the connection.
+        channel: what to listen to.
+        patience: seconds without a subscription after which whoever waits is told.
+
+    Attributes:
+        hub: who is told what was heard.
+        trouble: why nothing can be heard, once that has lasted.
+    """
+
+    def __init__(self, transport: Transport, channel: str, patience: float) -> None:
+        self._transport = transport
+        self._channel = channel
+        self._patience = patience
+        self._closed = False
+        self.start_anew()
+        _everyone.add(self)
+
+    def start_anew(self) -> None:
+        """Nobody listens, and nothing is known."""
+        self.hub: Hub[Poke, Turn] = Hub(Turn)
+        self.trouble: RegistryError | None = None
+        self._up = False
+        self._users = 0
+        self._arrivals: set[Poke] = set()
+        self._beside: Beside | None = None
+        self._lock = threading.Lock()  # held for a few lines at a time, never while anybody waits
+
+    @property
+    def is_up(self) -> bool:
+        """Whether what happens is heard."""
+        return self._up
+
+    def come_home(self) -> None:
+        """A subscription belongs to one event loop: that of a loop that is no more is left behind."""
+
+    def begin(self) -> None:
+        """Listen from some moment on, until `leave`; whoever begins has come home, and does not wait."""
+        with self._lock:
+            self._users += 1
+            if self._beside is None and not self._closed:
+                self.trouble = None
+                self._beside = Beside(self._run, "listener")
+
+    def join(self) -> None:
+        """Listen from now on, until `leave`; whoever joins has come home.
+
+        Raises:
+            RegistryUnavailable: the subscription can't be made in time.
+            ServerRefused: the user may not.
+        """
+        arrival = Poke()
+        with self._lock:
+            self._arrivals.add(arrival)
+        self.begin()
+        try:
+            while not self._up:
+                if self.trouble is not None:
+                    raise self.trouble
+                arrival.wait()
+                arrival.clear()
+        except BaseException:
+            self.leave()
+            raise
+        finally:
+            with self._lock:
+                self._arrivals.discard(arrival)
+
+    def leave(self) -> None:
+        """Listen no more."""
+        with self._lock:
+            self._users -= 1
+            if self._users == 0:
+                self._stop()
+
+    def close(self) -> None:
+        """Listen no more, whoever wants to: they are told that the client is closed."""
+        with self._lock:
+            self._closed = True
+            self.trouble = RegistryClosed("the client is closed")
+            self._stop()
+            self._tell_arrivals()
+        self.hub.wake_all(ended=True)
+
+    def _stop(self) -> None:
+        self._up = False
+        beside, self._beside = self._beside, None
+        if beside is not None:
+            beside.stop()
+
+    def _tell_arrivals(self) -> None:
+        for arrival in self._arrivals:
+            arrival.set()
+
+    def _run(self, beside: Beside) -> None:
+        tries, down_since = 0, now()
+        while not beside.stopping.is_set():
+            error: Exception
+            try:
+                self._listen(beside)
+                return
+            except RegistryError as refused:
+                error = refused
+            except DENIED as refused:
+                error = refusal(refused)
+            except (*NO_ANSWER, *NOT_RUN) as gone:
+                error = gone
+            except redis_errors.RedisError as refused:
+                error = refusal(refused)
+            with self._lock:
+                if self._beside is not beside:
+                    return
+                if self._up:
+                    _log.info("the subscription to %s has ended: %s", self._channel, error)
+                    tries, down_since, self._up = 0, now(), False
+            tries += 1
+            if isinstance(error, RegistryError) and not isinstance(error, RegistryUnavailable):
+                self._tell(beside, error)
+            elif now() - down_since >= self._patience:
+                self._tell(beside, RegistryUnavailable(f"no subscription: {error}"))
+            beside.stopping.wait(backoff(min(tries, _LONGEST)) if tries > 1 else 0.0)
+
+    def _tell(self, beside: Beside, trouble: RegistryError) -> None:
+        with self._lock:
+            if self._beside is not beside or self.trouble is not None:
+                return
+            self.trouble = trouble
+            self._tell_arrivals()
+        self.hub.wake_all()
+
+    def _begin(self, beside: Beside) -> None:
+        with self._lock:
+            if self._beside is not beside:
+                return
+            self._up, self.trouble = True, None
+        # Before the arrivals are told: what they read then is not taken for older than the subscription.
+        self.hub.gap("the subscription is new")
+        with self._lock:
+            self._tell_arrivals()
+
+    def _listen(self, beside: Beside) -> None:
+        connection = beside.connection = self._transport.ear()
+        try:
+            connection.send_command("SSUBSCRIBE", self._channel)
+            asked = True
+            while not beside.stopping.is_set():
+                message = receive(connection, PING_EVERY)
+                if message is None:
+                    if asked:
+                        raise redis_errors.TimeoutError("the server is silent")
+                    asked = True
+                    connection.send_command("PING")
+                    continue
+                asked = False
+                if not isinstance(message, list):
+                    continue  # the answer to a PING
+                if message[0] == b"smessage":
+                    self._transport.doubt()
+                    self.hub.feed(message[2])
+                elif message[0] == b"ssubscribe":
+                    self._begin(beside)
+                elif message[0] == b"sunsubscribe":
+                    raise redis_errors.ConnectionError("the server has ended the subscription")
+        finally:
+            beside.connection = None
+            connection.disconnect(nowait=True)
+
+
+class EventStream:
+    """What happens to the models of a registry, as it happens: an iterator of events.
+
+    It listens from its first step on, or from when it is entered (``with``) until it is left; nothing in
+    between is missed without an `EventGap`. It ends when the client is closed.
+    """
+
+    def __init__(self, listener: Listener, wanted: Callable[[ModelRef], bool]) -> None:
+        self._listener = listener
+        self._watcher = Watcher(Poke(), wanted, MOST)
+        self._hub: Hub[Poke, Turn] | None = None
+
+    def __enter__(self) -> Self:
+        if self._hub is None:
+            self._listener.come_home()
+            # Before it listens: what is told in the same moment is not to be missed.
+            hub = self._listener.hub
+            hub.watch(self._watcher)
+            try:
+                self._listener.join()
+            except BaseException:
+                hub.unwatch(self._watcher)
+                raise
+            self._hub = hub
+            self._watcher.begun = True
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Listen no more."""
+        hub, self._hub = self._hub, None
+        self._watcher.ended = True
+        if hub is not None:
+            hub.unwatch(self._watcher)
+            self._listener.leave()
+
+    def __iter__(self) -> Iterator[RegistryEvent | EventGap]:
+        return self
+
+    def __next__(self) -> RegistryEvent | EventGap:
+        if not self._watcher.ended:
+            self.__enter__()
+        while True:
+            self._watcher.poke.clear()
+            event = self._watcher.take()
+            if event is not None:
+                return event
+            trouble = self._listener.trouble
+            if self._watcher.ended or isinstance(trouble, RegistryClosed):
+                self.close()
+                raise StopIteration
+            if trouble is not None:
+                self.close()
+                raise trouble
+            self._watcher.poke.wait()
+
+
+_everyone: weakref.WeakSet[Listener] = weakref.WeakSet()
+
+
+def _leave_parent() -> None:
+    """In a forked child: the parent's subscription, and whoever waits for it, stays with the parent."""
+    for listener in list(_everyone):
+        listener.start_anew()
+
+
+os.register_at_fork(after_in_child=_leave_parent)

@@ -1,0 +1,188 @@
+"""Arguments, checked before anything is sent. A failure is an `InvalidArgument` that names its argument."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import math
+import re
+import unicodedata
+from functools import lru_cache
+
+import msgspec
+
+from pyregistry._redis.protocol.keys import entry_of
+from pyregistry.errors import InvalidArgument, InvalidModelName
+from pyregistry.models import ModelProvider, ModelRef, Provider
+
+MAX_INT = 2**53 - 1
+"""The largest integer that Lua's doubles hold exactly."""
+
+NAME_BYTES = 1024
+QUALIFIER_BYTES = 255
+MESSAGE_BYTES = 4096
+WORD_BYTES = 64
+
+_PROVIDER = re.compile(r"[A-Za-z][A-Za-z0-9._-]{0,31}")
+_KNOWN = {provider.value: provider for provider in ModelProvider}
+_NAMESPACE = re.compile(r"[A-Za-z0-9._-]{1,64}")
+_MAX_SECONDS = 100 * 365 * 86400.0
+
+
+class Target(msgspec.Struct, frozen=True, gc=False):
+    """A model whose name has been checked, and its entry in the index."""
+
+    name: str
+    provider: ModelProvider | Provider
+    revision: str | None
+    subset: str | None
+    entry: str
+
+    @property
+    def ref(self) -> ModelRef:
+        """The model, as it is told."""
+        return ModelRef(self.name, self.provider, self.revision, self.subset)
+
+
+def _problem(value: object, most: int, least: int = 1) -> str | None:
+    """What is wrong with a name, or nothing."""
+    if not isinstance(value, str):
+        return f"must be a str, not {type(value).__name__}"
+    if value.isascii() and value.isprintable() and least <= len(value) <= most:
+        return None  # what follows takes long
+    try:
+        length = len(value.encode())
+    except UnicodeEncodeError:
+        return "must be valid UTF-8 (it holds a lone surrogate)"
+    if length < least:
+        return "must not be empty"
+    if length > most:
+        return f"must be at most {most} bytes of UTF-8, not {length}"
+    if any(unicodedata.category(character) == "Cc" for character in value):
+        return "must not hold control characters"
+    return None
+
+
+def text(argument: str, value: str | None, most: int = MESSAGE_BYTES) -> str:
+    """A message or the like: any valid text, ``None`` for none. Line breaks are welcome."""
+    if value is None:
+        return ""
+    if not isinstance(value, str):
+        raise InvalidArgument(argument, f"must be a str, not {type(value).__name__}")
+    try:
+        length = len(value.encode())
+    except UnicodeEncodeError:
+        raise InvalidArgument(argument, "must be valid UTF-8 (it holds a lone surrogate)") from None
+    if length > most:
+        raise InvalidArgument(argument, f"must be at most {most} bytes of UTF-8, not {length}")
+    return value
+
+
+def name_like(argument: str, value: str, most: int) -> str:
+    """A non-empty text without control characters."""
+    if problem := _problem(value, most):
+        raise InvalidArgument(argument, problem)
+    return str(value)
+
+
+def owner(value: str) -> str:
+    """Who owns, for people; cut at 64 bytes, never in the middle of a character."""
+    if problem := _problem(value, MESSAGE_BYTES):
+        raise InvalidArgument("owner", problem)
+    return value.encode()[:WORD_BYTES].decode(errors="ignore")
+
+
+def namespace(value: str) -> str:
+    """One registry's name."""
+    if not isinstance(value, str) or not _NAMESPACE.fullmatch(value):
+        raise InvalidArgument("namespace", f"must be 1 to 64 of A-Z a-z 0-9 . _ -, not {value!r}")
+    return value
+
+
+def provider(value: ModelProvider | str) -> ModelProvider | Provider:
+    """A provider's word."""
+    if isinstance(value, str) and (known := _KNOWN.get(value)) is not None:
+        return known
+    if not isinstance(value, str) or not _PROVIDER.fullmatch(value):
+        raise InvalidArgument(
+            "provider",
+            f"must be a word of A-Z a-z 0-9 . _ - that begins with a letter, not {value!r}",
+        )
+    return Provider(str(value))
+
+
+def model_name(name: str) -> str:
+    """A model's name, without the rest of what says which it is."""
+    if type(name) is str and name and len(name) <= NAME_BYTES and name.isascii() and name.isprintable():
+        return name  # nearly every one; the rest of this takes longer than all else that a claim needs
+    if problem := _problem(name, NAME_BYTES):
+        raise InvalidModelName("name", problem)
+    return name
+
+
+@lru_cache(maxsize=16384)
+def _target(name: str, of: str, revision: str | None, subset: str | None) -> Target:
+    model_name(name)
+    if revision is not None:
+        name_like("revision", revision, QUALIFIER_BYTES)
+    if subset is not None:
+        name_like("subset", subset, QUALIFIER_BYTES)
+    of = _KNOWN.get(of) or provider(of)
+    return Target(name, of, revision, subset, entry_of(name, str(of), revision, subset))
+
+
+def target(name: str, of: ModelProvider | str, revision: str | None, subset: str | None) -> Target:
+    """A model, checked."""
+    try:
+        return _target(name, of, revision, subset)
+    except TypeError:  # what can't be hashed is no text either, and is told so
+        for argument, value in (("provider", of), ("revision", revision), ("subset", subset)):
+            if not isinstance(value, (str, type(None))):
+                raise InvalidArgument(argument, f"must be a str, not {type(value).__name__}") from None
+        raise InvalidModelName("name", f"must be a str, not {type(name).__name__}") from None
+
+
+def whole(argument: str, value: int, least: int = 0, most: int = MAX_INT) -> int:
+    """A whole number in its range."""
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise InvalidArgument(argument, f"must be an int, not {type(value).__name__}")
+    if not least <= value <= most:
+        raise InvalidArgument(argument, f"must be {least} to {most}, not {value}")
+    return value
+
+
+def microseconds(argument: str, seconds: float, *, zero: bool = False) -> int:
+    """A length of time."""
+    if type(seconds) is float and 1e-6 <= seconds <= _MAX_SECONDS:
+        return round(seconds * 1_000_000)
+    if isinstance(seconds, bool) or not isinstance(seconds, (int, float)):
+        raise InvalidArgument(argument, f"must be a number of seconds, not {type(seconds).__name__}")
+    if not math.isfinite(seconds) or seconds > _MAX_SECONDS or seconds < 0:
+        raise InvalidArgument(argument, f"must be a number of seconds up to a hundred years, not {seconds}")
+    rounded = round(seconds * 1_000_000)
+    if rounded == 0 and not (zero and seconds == 0):
+        raise InvalidArgument(argument, f"must be at least a microsecond, not {seconds} seconds")
+    return rounded
+
+
+def function(argument: str, value: object, arguments: int) -> None:
+    """Something that can be called with so many arguments."""
+    if not callable(value):
+        raise InvalidArgument(argument, f"must be a function, not {type(value).__name__}")
+    try:
+        signature = inspect.signature(value)
+    except (TypeError, ValueError):
+        return  # some builtins do not tell
+    try:
+        signature.bind(*[None] * arguments)
+    except TypeError as error:
+        raise InvalidArgument(argument, f"must take {arguments} positional arguments: {error}") from None
+
+
+def is_async(function: object) -> bool:
+    """Whether a call of it is to be awaited."""
+    while isinstance(function, functools.partial):
+        function = function.func
+    return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(
+        getattr(function, "__call__", None)  # noqa: B004 - not whether it can be called: how
+    )

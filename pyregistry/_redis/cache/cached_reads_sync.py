@@ -1,0 +1,152 @@
+# Made from _redis/cache/cached_reads_async.py by tools/unasync.py: change that one.
+"""What callers are told of what a client remembers. The transports below say whether that may be told."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Hashable, Sequence
+from typing import Any, Final, TypeVar, cast
+
+from pyregistry._coordination.lease import now
+from pyregistry._core.validation import Target
+from pyregistry._redis.cache.client_cache import UNKNOWN, Near
+from pyregistry._redis.protocol.operations import preferred_record, read_record, read_stored
+from pyregistry._redis.protocol.records import Found, ReadReply
+from pyregistry._redis.protocol.request import Op
+from pyregistry._redis.transport.pooled_sync import Transport
+from pyregistry.errors import DamagedRecord, RegistryUnavailable
+from pyregistry.models import ModelRecord, ModelStatus
+
+T = TypeVar("T")
+
+_log = logging.getLogger("pyregistry.near")
+
+# Each begins the questions of a kind: no name that anybody gives can be equal to it.
+_STATUS: Final = object()
+_RECORD: Final = object()
+
+
+class Recalls(Transport):
+    """Answers from memory where that holds the answer, and asks the transport that comes after it where not.
+
+    Attributes:
+        near: what is remembered.
+    """
+
+    near: Near
+
+    def vouched(self) -> bool:
+        """Whether memory may answer. The news is let in now and then, however often this is asked."""
+        raise NotImplementedError
+
+    def call(self, op: Op[T], patience: float | None = None) -> T:
+        """The reply of one operation, from memory if that holds it; raises what `Transport.call` raises."""
+        if op.head.near and self.near.values(op.keys) is not None and self.vouched():
+            # Once more: the news may have come meanwhile.
+            values = self.near.values(op.keys)
+            if values is not None:
+                return op.decode(values)
+        return super().call(op, patience)
+
+    def _recall(self, question: Hashable) -> Any:
+        """The answer that was kept, if it may be given; else `UNKNOWN`."""
+        near = self.near
+        try:
+            # In this order: the answer is as new as what vouches for it.
+            if now() < near.turn.until or (question in near.answers and self.vouched()):
+                return near.answers.get(question, UNKNOWN)
+        except TypeError:
+            pass  # nobody can have asked that: what is wrong with it is told by whoever tries to find out
+        return UNKNOWN
+
+    def is_downloaded(self, question: Hashable, op: Op[ModelStatus | None]) -> bool:
+        """Whether a model is there, which is kept as the answer to this question."""
+        there = self._status(op) is ModelStatus.DOWNLOADED
+        self.near.answer(question, op.keys, lambda values: op.decode(values) is ModelStatus.DOWNLOADED)
+        return there
+
+    def status(self, *model: Any) -> ModelStatus | None:
+        """The status of a model (name, provider, revision, subset), which is kept as the answer."""
+        question = (_STATUS, *model)
+        known = self._recall(question)
+        if known is not UNKNOWN:
+            return cast("ModelStatus | None", known)
+        op = self._ops.get_status(*model)
+        status = self._status(op)
+        self.near.answer(question, op.keys, op.decode)
+        return status
+
+    def _status(self, op: Op[ModelStatus | None]) -> ModelStatus | None:
+        """The status of a model; where nobody answers, the last that was known, if that may be told."""
+        near = self.near
+        if not near.stale_for:
+            return self.call(op)
+        outage = near.outage
+        if outage.is_taken_for_granted() and (values := near.stale(op.keys)) is not None:
+            outage.answer()
+            return op.decode(values)
+        try:
+            status = self.call(op)
+        except RegistryUnavailable as error:
+            outage.begin()
+            values = near.stale(op.keys)
+            if values is None:
+                raise
+            if outage.answer():
+                _log.warning("statuses are told as they were, up to %g s ago: %s", near.stale_for, error)
+            return op.decode(values)
+        except BaseException:
+            outage.leave()
+            raise
+        outage.end()
+        return status
+
+    def record(self, *model: Any) -> ModelRecord | None:
+        """The record of a model (name, provider, revision, subset), which is kept as the answer."""
+        question = (_RECORD, *model)
+        known = self._recall(question)
+        if known is not UNKNOWN:
+            return cast("ModelRecord | None", known)
+        targets = self._ops.targets(*model)
+        stored = self._ops.stored(targets)
+        record = preferred_record(self._records(targets, stored))
+
+        def follow(_values: object) -> object:
+            found = self._known(targets, stored)
+            damaged = found is None or any(isinstance(each, DamagedRecord) for each in found)
+            return UNKNOWN if damaged else preferred_record(found or ())
+
+        self.near.answer(question, stored.keys, follow)
+        return record
+
+    def _known(
+        self, targets: Sequence[Target], stored: Op[Any]
+    ) -> list[ModelRecord | DamagedRecord | None] | None:
+        values, uses = self.near.values(stored.keys), self.near.last_uses(stored.keys)
+        if values is None or uses is None:
+            return None
+        return [
+            None if value is None else read_stored(target.ref, value, used)
+            for target, value, used in zip(targets, values, uses, strict=True)
+        ]
+
+    def _records(
+        self, targets: Sequence[Target], stored: Op[Any]
+    ) -> list[ModelRecord | DamagedRecord | None]:
+        """The records of a few models, from memory if that holds them and their last use."""
+        near = self.near
+        if near.last_uses(stored.keys) is not None and self.vouched():
+            known = self._known(targets, stored)
+            if known is not None:
+                return known
+        # In one write: what is remembered is told of when it changes; the last use, which changes often, is not.
+        both: list[Op[Any]] = [stored, self._ops.look_up(targets)]
+        answers = self.call_many(both)
+        for answer in answers:
+            if isinstance(answer, Exception):
+                raise answer
+        found = cast("list[ReadReply]", answers[1])
+        for key, each in zip(stored.keys, found, strict=True):
+            if isinstance(each, Found):
+                near.used(key, bytes(each.record), each.last_used)
+        return [read_record(target.ref, each) for target, each in zip(targets, found, strict=True)]

@@ -1,0 +1,108 @@
+"""The one connection of a client that remembers the records it has read, as long as the server vouches for them."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from pyregistry._coordination.lease import now
+from pyregistry._redis.cache.cached_reads_async import AsyncRecalls
+from pyregistry._redis.cache.client_cache import PING_EVERY, REMEMBER, TRACKING, Near
+from pyregistry._redis.protocol.operations import Ops
+from pyregistry._redis.protocol.outcomes import ATTEMPTS
+from pyregistry._redis.protocol.records import Opened
+from pyregistry._redis.transport.connection_async import Speaks
+from pyregistry._redis.transport.endpoint import UrlSource
+from pyregistry._redis.transport.multiplexed import Batch, MuxTransport
+from pyregistry._redis.transport.pipelined import Expected, Pipe, Reply
+from pyregistry._redis.transport.pooled_async import ask
+
+
+class RememberingTransport(AsyncRecalls, MuxTransport):
+    """A multiplexed connection with a near cache."""
+
+    _needs_resp3 = True
+
+    def __init__(
+        self, source: UrlSource, ops: Ops, attempts: int = ATTEMPTS, *, stale_for: float = 0.0
+    ) -> None:
+        self.near = Near(stale_for)
+        self._tracked: set[Batch] = set()  # of these the server will say when what they read has changed
+        super().__init__(source, ops, attempts)
+
+    # The callers' side
+
+    async def vouched(self) -> bool:
+        """Whether memory may answer. The news is let in now and then, however often this is asked."""
+        if now() < self.near.turn.until:
+            return True
+        # The loop looks for news in its next turn, after that of this task; then come those that it finds.
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        loop = asyncio.get_running_loop()
+        if loop is not self._loop:
+            self._come_home()  # nobody reads what is said on the connection of a loop that has ended
+        pipe = self._pipe
+        return pipe is not None and self.near.vouch(pipe.proved, loop.call_soon)
+
+    async def close(self) -> None:
+        """Forget, and close the connection."""
+        self._come_home()  # refused where another loop uses it
+        self.near.clear()
+        await super().close()
+
+    # The server's side
+
+    def _begin_anew(self) -> None:
+        super()._begin_anew()
+        self._tracked.clear()
+        self.near.begin_anew()
+
+    def _unplug(self) -> None:
+        pipe = self._pipe
+        super()._unplug()
+        if pipe is None:
+            self.near.clear()
+        else:
+            self.near.lose(pipe.proved)
+
+    async def _open(self, line: Speaks) -> Opened:
+        opened = await super()._open(line)
+        await ask(line, *TRACKING)
+        return opened
+
+    async def _open_pipe(self) -> Pipe:
+        pipe = await super()._open_pipe()
+        self.near.clear()
+        pipe.on_push[b"invalidate"] = self.near.invalidate
+        pipe.ping(PING_EVERY)
+        return pipe
+
+    def _prepare(self, batch: Batch, packed: list[bytes], expected: list[Expected]) -> None:
+        if batch.head.near:
+            packed.append(REMEMBER)
+            expected.append(Reply(lambda reply: self._tracks(batch, reply)))
+        elif batch.head.changes:
+            self.near.writes(batch.keys())
+
+    def _tracks(self, batch: Batch, reply: Any) -> None:
+        if reply == b"OK" and batch.pipe is self._pipe:
+            self._tracked.add(batch)
+
+    def answered(self, batch: Batch, reply: Any) -> None:
+        """The server has answered a batch: what is read is remembered, what is written is not."""
+        self._over(batch, reply)
+        super().answered(batch, reply)
+
+    def lost(self, batch: Batch, error: Exception) -> None:
+        """There will be no answer to a batch."""
+        self._over(batch, error)
+        super().lost(batch, error)
+
+    def _over(self, batch: Batch, reply: Any) -> None:
+        if batch.head.changes:
+            self.near.wrote(batch.keys())
+        elif batch in self._tracked:
+            self._tracked.remove(batch)
+            if batch.pipe is self._pipe and isinstance(reply, list):
+                self.near.learn(batch.keys(), reply)

@@ -1,0 +1,1 @@
+"""Keys, scripts, requests and replies. No I/O."""

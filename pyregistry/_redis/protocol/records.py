@@ -1,0 +1,364 @@
+"""What travels and what is stored, as typed Structs, and what they become in `pyregistry.models`.
+
+A layout is written once, here: `_redis.protocol.scripts` gives Lua the positions of `StoredRecord` by name, and msgspec
+reads the MessagePack arrays that the scripts answer. Times are integer microseconds of lease time; ``""``
+and ``0`` say that nothing is there.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta, timezone
+from functools import lru_cache
+from typing import Annotated
+
+import msgspec
+
+from pyregistry._redis.protocol.keys import parse_entry
+from pyregistry.models import (
+    EventKind,
+    ModelProvider,
+    ModelRecord,
+    ModelRef,
+    ModelStatus,
+    Provider,
+    RegistryEvent,
+)
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
+_PROVIDERS = {provider.value: provider for provider in ModelProvider}
+_STATUSES = {status.value: status for status in ModelStatus}
+# The messages of the seed contract: shown while nothing else was said, not stored.
+_BEGAN_MESSAGES = {1: "Starting download...", 2: "Retrying download..."}
+
+_OVER = (ModelStatus.DOWNLOADED, ModelStatus.ERROR)
+_ENDS = {EventKind.DOWNLOADED, EventKind.FAILED, EventKind.RELEASED}
+
+NEVER = -1
+"""A lease left of this says that the lease never ends."""
+
+HOW_RELEASED, HOW_CANCELLED = 3, 4
+"""`StoredRecord.ended_how` of a claim that was given back, or cancelled (1: DOWNLOADED, 2: ERROR)."""
+
+
+Whole = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
+"""What the scripts take for a number of a record; any other is damage."""
+
+
+class StoredRecord(msgspec.Struct, array_like=True, frozen=True):
+    """A record as Redis holds it. New elements come at the end, with a default.
+
+    Trailing elements that say nothing are not stored: what most records need comes first. The lease of a
+    DOWNLOADED record has ended when its files were there, that of an ERROR when it was told. ``max_attempts`` is of
+    an ERROR: once ``attempts`` reach it, ``retry_at`` ends the cool-down. ``renewal`` is the order of the progress
+    that was told last.
+    """
+
+    status: str = ""
+    created_at: Whole = 0
+    attempts: Whole = 0
+    owner: str = ""
+    claim_id: str = ""
+    lease_end: Whole = 0
+    began: Whole = 0
+    token: Whole = 0
+    ended_id: str = ""
+    ended_how: Whole = 0
+    size_bytes: Whole = 0
+    location: str = ""
+    message: str = ""
+    bytes_done: Whole = 0
+    bytes_total: Whole = 0
+    resolved_revision: str = ""
+    retry_at: Whole = 0
+    permanent: Whole = 0
+    previous_owner: str = ""
+    previous_bytes_done: Whole = 0
+    max_attempts: Whole = 0
+    renewal: Whole = 0
+
+
+class Damaged(msgspec.Struct, array_like=True, frozen=True, tag="damaged"):
+    """The stored value can't be read."""
+
+    why: str
+
+
+class _ClaimGranted(msgspec.Struct, array_like=True, frozen=True, gc=False):
+    token: int
+    lease_end: int
+    lease_left: int
+    attempts: int
+    previous_owner: str
+    previous_bytes_done: int
+
+
+class ClaimGiven(_ClaimGranted, frozen=True, tag="claimed"):
+    """A new claim."""
+
+
+class ClaimAgain(_ClaimGranted, frozen=True, tag="again"):
+    """The caller's own claim, met by a request that was sent again."""
+
+
+class Exists(msgspec.Struct, array_like=True, frozen=True, gc=False, tag="exists"):
+    """Not claimed."""
+
+    status: str
+    lease_end: int
+    lease_left: int
+
+
+class RetryRefused(msgspec.Struct, array_like=True, frozen=True, tag="refused"):
+    """Not retried, and why."""
+
+    status: str
+    attempts: int
+    permanent: int
+    retry_left: int
+
+
+class Renewed(msgspec.Struct, array_like=True, frozen=True, tag="renewed"):
+    """The lease goes on."""
+
+    lease_end: int
+    lease_left: int
+
+
+class Ended(msgspec.Struct, array_like=True, frozen=True, tag="ended"):
+    """The caller has ended this claim itself."""
+
+    how: int
+
+
+class Lost(msgspec.Struct, array_like=True, frozen=True, tag="lost"):
+    """The claim is somebody else's by now, or gone."""
+
+    status: str
+    message: str = ""
+
+
+class Done(msgspec.Struct, array_like=True, frozen=True, tag="done"):
+    """Carried out."""
+
+
+class Again(msgspec.Struct, array_like=True, frozen=True, tag="again"):
+    """It was carried out before."""
+
+
+class StatusSet(msgspec.Struct, array_like=True, frozen=True, tag="done"):
+    """Set; a live claim that this has ended is named."""
+
+    ended_owner: str
+    ended_claim_id: str
+    ended_token: int
+
+
+class SetRefused(msgspec.Struct, array_like=True, frozen=True, tag="refused"):
+    """Not set: an eviction is under way."""
+
+    status: str
+
+
+class Cancelled(msgspec.Struct, array_like=True, frozen=True, tag="done"):
+    """The download has ended: whose it was (``""``: it had no owner)."""
+
+    owner: str
+    token: int
+
+
+class Known(msgspec.Struct, array_like=True, frozen=True, tag="known"):
+    """There is such a record."""
+
+
+class Unknown(msgspec.Struct, array_like=True, frozen=True, tag="unknown"):
+    """There is no such record."""
+
+
+class Deleted(msgspec.Struct, array_like=True, frozen=True, tag="deleted"):
+    """Gone, by this call."""
+
+
+class Absent(msgspec.Struct, array_like=True, frozen=True, tag="absent"):
+    """There is no such record."""
+
+
+class OtherToken(msgspec.Struct, array_like=True, frozen=True, tag="other"):
+    """The record is not the one that was meant."""
+
+    token: int
+
+
+class Evicting(msgspec.Struct, array_like=True, frozen=True, tag="evicting"):
+    """Refused: an eviction is under way."""
+
+    lease_left: int
+
+
+class Held(msgspec.Struct, array_like=True, frozen=True, tag="held"):
+    """Refused: the files are in use."""
+
+    holders: int
+
+
+class Found(msgspec.Struct, array_like=True, frozen=True, tag="found"):
+    """A record and its last use."""
+
+    last_used: int
+    record: msgspec.Raw  # read one by one: a damaged one must not take the others with it
+
+
+class Counts(msgspec.Struct, array_like=True, frozen=True):
+    """Records, and the bytes that they stand for, by status in the order of `_redis.protocol.keys.STATUSES`."""
+
+    records: tuple[int, int, int, int]
+    bytes: tuple[int, int, int, int]
+
+
+class Now(msgspec.Struct, array_like=True, frozen=True):
+    """Lease time."""
+
+    time: int
+
+
+class Cache(msgspec.Struct, array_like=True, frozen=True):
+    """Which cache a namespace stands for; ``""``: nobody has said so yet."""
+
+    cache_id: str
+
+
+class Told(msgspec.Struct, array_like=True, frozen=True):
+    """What a hub said when it was asked: a commit, or a name."""
+
+    value: str
+    at: int
+
+
+class Branch(msgspec.Struct, array_like=True, frozen=True):
+    """What is known of a branch, and of a name."""
+
+    time: int
+    commit: Told | None
+    name: Told | None
+
+
+class BranchSet(msgspec.Struct, array_like=True, frozen=True):
+    """How many fields were written."""
+
+    written: int
+
+
+class Opened(msgspec.Struct, array_like=True, frozen=True):
+    """The server that a connection was opened to.
+
+    Attributes:
+        run_id: the server's.
+        version: product and version.
+        schema: that of the namespace.
+        due: 1: as far as reading goes; `open` is still to run.
+        lacking: the right that waiting needs and this user lacks; empty: none.
+    """
+
+    run_id: str
+    version: str
+    schema: int
+    due: int = 0
+    lacking: str = ""
+
+
+class StoredEvent(msgspec.Struct, array_like=True, frozen=True):
+    """One event of a message; ``used`` is the last use that the call gave the record (0: none)."""
+
+    kind: EventKind
+    entry: str
+    at: int
+    by: str
+    used: int
+    record: StoredRecord
+
+
+ClaimReply = ClaimGiven | ClaimAgain | Exists | Damaged
+RetryReply = ClaimGiven | ClaimAgain | RetryRefused | Damaged
+RenewReply = Renewed | Ended | Lost | Damaged
+EndReply = Done | Again | Lost | Damaged
+SetReply = StatusSet | SetRefused | Damaged
+CancelReply = Cancelled | Again | OtherToken | SetRefused | Damaged
+TouchReply = Known | Unknown | Damaged
+DeleteReply = Deleted | Absent | OtherToken | Evicting | Held | Damaged
+ReadReply = Found | Absent | Damaged
+
+decode_record = msgspec.msgpack.Decoder(StoredRecord).decode
+decode_events = msgspec.msgpack.Decoder(list[StoredEvent]).decode
+
+
+class _StatusOnly(msgspec.Struct, array_like=True, frozen=True):
+    status: ModelStatus
+
+
+decode_status = msgspec.msgpack.Decoder(_StatusOnly).decode
+
+
+@lru_cache(maxsize=256)  # the claims of a batch end at the same time
+def time_of(microseconds: int) -> datetime:
+    """A point in lease time."""
+    return _EPOCH + timedelta(0, 0, microseconds)
+
+
+def time_or_none(microseconds: int) -> datetime | None:
+    """A point in lease time, or nothing where 0 stands."""
+    return time_of(microseconds) if microseconds else None
+
+
+def provider_of(word: str) -> ModelProvider | Provider:
+    """The provider that a word names."""
+    return _PROVIDERS.get(word) or Provider(word)
+
+
+def record_of(ref: ModelRef, stored: StoredRecord, last_used: int) -> ModelRecord:
+    """The public form of a record. One that the index has lost shows when it was made as its last use.
+
+    Raises:
+        ValueError: its status is unknown.
+    """
+    status = _STATUSES.get(stored.status) or ModelStatus(stored.status)
+    over = status in _OVER
+    began = _BEGAN_MESSAGES.get(stored.began) if status is ModelStatus.DOWNLOADING else None
+    # By position: by so many names the call takes three times as long.
+    return ModelRecord(
+        ref.name,
+        ref.provider if type(ref.provider) is ModelProvider else provider_of(str(ref.provider)),
+        status,
+        time_of(stored.created_at),
+        time_of(last_used or stored.created_at),
+        stored.message or began,
+        ref.revision,
+        ref.subset,
+        stored.token,
+        stored.attempts,
+        stored.size_bytes or None,
+        stored.location or None,
+        stored.resolved_revision or None,
+        stored.owner or None,
+        None if over else time_or_none(stored.lease_end),
+        time_or_none(stored.lease_end) if over else None,
+        stored.bytes_done or None,
+        stored.bytes_total or None,
+        stored.previous_owner or None,
+        time_or_none(stored.retry_at),
+        bool(stored.permanent),
+        stored.max_attempts or None,
+        status is ModelStatus.DOWNLOADING and not stored.claim_id and stored.lease_end > 0,
+    )
+
+
+def event_of(stored: StoredEvent) -> RegistryEvent:
+    """The public form of an event."""
+    # A record that could not be read is told of as deleted without a status: it was in error.
+    record = stored.record if stored.record.status else StoredRecord(status="ERROR")
+    ended = stored.kind in _ENDS or (stored.kind is EventKind.CANCELLED and record.ended_how == HOW_CANCELLED)
+    return RegistryEvent(
+        kind=stored.kind,
+        record=record_of(parse_entry(stored.entry), record, stored.used or stored.at),
+        claim_id=(record.ended_id if ended else record.claim_id) or None,
+        by=stored.by or None,
+        at=time_of(stored.at),
+    )

@@ -1,0 +1,1 @@
+"""Connections to the server, and what is sent again over them."""

@@ -1,0 +1,468 @@
+"""Where the server is, and how connections to it are made. Nothing here shows a password."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, Protocol
+from urllib.parse import parse_qs, unquote, urlsplit
+
+import redis
+import redis.asyncio
+from redis.asyncio import sentinel as async_sentinel
+from redis.connection import parse_url
+from redis.maint_notifications import MaintNotificationsConfig
+from redis.sentinel import SentinelConnectionPool, SentinelManagedConnection, SentinelManagedSSLConnection
+
+from pyregistry._core import validation as checks
+from pyregistry._redis.transport.sentinel import AsyncSentinels, Sentinels
+from pyregistry.errors import ConfigurationError, InvalidArgument
+
+AsyncHook = Callable[[Any], Awaitable[None]]
+Hook = Callable[[Any], None]
+
+DEFAULT_TIMEOUT = 5.0
+"""Seconds that a connection attempt, a write or an answer may take."""
+
+# What this library decides itself, because its promises rest on it.
+_OURS = frozenset(
+    {"connection_class", "decode_responses", "encoding", "max_connections", "parser_class",
+     "redis_connect_func", "retry", "retry_on_error", "retry_on_timeout", "socket_connect_timeout",
+     "socket_timeout"}
+)  # fmt: skip
+
+CONNECTIONS = 32
+"""How many calls of one client may be under way; more wait for their turn."""
+
+# Redis Cloud's and Enterprise's maintenance messages: one more round trip for each connection.
+_NO_MAINTENANCE = MaintNotificationsConfig(enabled=False)
+
+# What makes a blocking connection of an asyncio client's settings.
+_CLONED = frozenset(
+    {"client_name", "credential_provider", "db", "driver_info", "host", "password", "path", "port",
+     "protocol", "socket_keepalive", "socket_keepalive_options", "username"}
+)  # fmt: skip
+_BLOCKING_CLASS: Mapping[type, type] = {
+    redis.asyncio.Connection: redis.Connection,
+    redis.asyncio.SSLConnection: redis.SSLConnection,
+    redis.asyncio.UnixDomainSocketConnection: redis.UnixDomainSocketConnection,
+    async_sentinel.SentinelManagedConnection: SentinelManagedConnection,
+    async_sentinel.SentinelManagedSSLConnection: SentinelManagedSSLConnection,
+}
+
+_SENTINEL_POOLS = (SentinelConnectionPool, async_sentinel.SentinelConnectionPool)
+_SENTINEL = ("redis+sentinel://", "rediss+sentinel://")
+_SENTINEL_PORT = 26379
+_CREDENTIALS = ("username", "password")
+_SAME = {
+    "valkey": "redis",
+    "valkeys": "rediss",
+    "valkey+sentinel": "redis+sentinel",
+    "valkeys+sentinel": "rediss+sentinel",
+}
+_OF_A_SERVER = ("redis", "rediss", "redis+sentinel", "rediss+sentinel")
+# In these an unescaped @ is no sign of a password that was torn apart.
+_MAY_HOLD_AT = frozenset({*_CREDENTIALS, *(f"sentinel_{word}" for word in _CREDENTIALS), "client_name"})
+_ESCAPE = "in a user's name or a password write %40 for @, %2F for /, %3F for ?, %23 for #"
+
+
+def _hosts(netloc: str) -> list[tuple[str, int | None]]:
+    """The hosts of a URL, of which sentinels may have several, with their ports."""
+    hosts = [urlsplit(f"//{each}") for each in netloc.rpartition("@")[2].split(",")]
+    return [(each.hostname or "", each.port) for each in hosts]
+
+
+def redacted(url: str) -> str:
+    """The URL without user, password and query."""
+    try:
+        parts = urlsplit(url)
+        hosts = [_shown_host(host, port) for host, port in _hosts(parts.netloc)]
+    except ValueError:
+        return f"{url.partition(':')[0]}://..."
+    if _is_torn(url) or ("@" in url and "@" not in parts.netloc):
+        # A slip, or an unescaped password: any part may hold a piece of it.
+        return f"{parts.scheme or '...'}://..."
+    secret = "***@" if parts.username or parts.password else ""
+    return f"{parts.scheme}://{secret}{','.join(hosts)}{parts.path}"
+
+
+def _shown_host(host: str, port: int | None) -> str:
+    host = f"[{host}]" if ":" in host else host
+    return host if port is None else f"{host}:{port}"
+
+
+def _is_torn(url: str) -> bool:
+    """Whether a URL of a server looks as if an unescaped password had torn it apart."""
+    scheme, _, rest = url.partition("://")
+    if _SAME.get(scheme, scheme) not in _OF_A_SERVER:
+        return False
+    try:
+        parts = urlsplit(f"//{rest}")
+    except ValueError:
+        return False  # no URL at all
+    words = [word.partition("=") for word in parts.query.split("&") if "@" in word]
+    return "@" in parts.path or "#" in rest or any(name not in _MAY_HOLD_AT for name, _, _ in words)
+
+
+def _redis_url(url: str) -> str:
+    """Return the URL in the form that redis-py reads.
+
+    Raises:
+        ConfigurationError: the database is no number, or a part of a password may stand where a host or a database
+            is expected. The error quotes nothing of the URL but its scheme.
+    """
+    scheme, separator, rest = url.partition("://")
+    if scheme in _SAME:
+        url = f"{_SAME[scheme]}{separator}{rest}"
+    if _is_torn(url):
+        raise ConfigurationError(f"not a URL of a Redis server: {scheme}://...; {_ESCAPE}")
+    if scheme in ("redis", "rediss", "valkey", "valkeys"):
+        try:
+            database = urlsplit(url).path.strip("/")
+        except ValueError:
+            return url  # redis-py's parser refuses it, with an error that quotes nothing
+        if database and not (database.isascii() and database.isdecimal()):
+            raise ConfigurationError(
+                f"not a URL of a Redis server: {scheme}://.../...: what stands behind the host is the number of a "
+                f"database (0 if left out). For a service under Sentinel write redis+sentinel://; {_ESCAPE}"
+            )
+    return url
+
+
+def source_of(url: str, timeout: float, options: Mapping[str, Any]) -> UrlSource:
+    """The server that a URL names.
+
+    Raises:
+        ConfigurationError: the URL or an option makes no sense.
+    """
+    sentinel = isinstance(url, str) and _SAME.get(scheme := url.partition("://")[0], scheme).endswith(
+        "+sentinel"
+    )
+    return (SentinelSource if sentinel else UrlSource)(url, timeout, options)
+
+
+def _brief(timeout: float) -> dict[str, Any]:
+    """What connections that we make have in common."""
+    return {
+        "maint_notifications_config": _NO_MAINTENANCE,
+        "socket_timeout": timeout,
+        "socket_connect_timeout": timeout,
+    }
+
+
+def _refuse_ours(options: Mapping[str, Any]) -> None:
+    if taken := _OURS & options.keys():
+        raise InvalidArgument(min(taken), "is decided by pyregistry itself")
+
+
+class UrlSource:
+    """A server that a URL names.
+
+    ``redis://`` or ``valkey://``, ``rediss://`` or ``valkeys://`` (TLS), ``unix://`` or ``embedded://``.
+    """
+
+    finds_primary = False
+
+    def __init__(self, url: str, timeout: float, options: Mapping[str, Any]) -> None:
+        if not isinstance(url, str):
+            raise InvalidArgument("url", f"must be a str, not {type(url).__name__}")
+        _refuse_ours(options)
+        checks.microseconds("timeout", timeout)
+        self.timeout = timeout
+        self._given, self._url = url, _redis_url(url)
+        self._options = {**_brief(timeout), **options}
+        self.patience = timeout
+        self.asks_for_credentials = options.get("credential_provider") is not None
+        self.shown = redacted(url)
+        self.embedded = url.startswith("embedded:")
+        if self.embedded:
+            self._embedded_folder()
+        else:
+            self._check()
+
+    def __repr__(self) -> str:
+        return self.shown
+
+    def _check(self) -> None:
+        # Made and thrown away, without I/O: a wrong option or URL is told now, not at the first call. Causes
+        # are not chained: they can quote the URL.
+        try:
+            pool = self.sync_pool(self._url, lambda _connection: None)
+            pool.connection_class(**pool.connection_kwargs)
+            # What can't be a host's name would else fail in the resolver, each time.
+            str(pool.connection_kwargs.get("host", "")).encode("idna")
+        except ValueError:
+            raise ConfigurationError(f"not a URL of a Redis server: {self.shown}") from None
+        except (TypeError, redis.RedisError) as error:
+            raise ConfigurationError(f"options of {self.shown}: {error}") from None
+        if "decode_responses" in pool.connection_kwargs:
+            raise ConfigurationError("decode_responses in the URL: pyregistry reads bytes")
+
+    def _embedded_folder(self) -> Any:
+        from pathlib import Path
+
+        parts = urlsplit(self._url)
+        if parts.netloc or parts.query or parts.fragment:
+            raise ConfigurationError("embedded:// takes nothing but an absolute path to a data folder")
+        return Path(parts.path) if parts.path else None
+
+    def resolve(self) -> str:
+        """The server's URL; starts the embedded server if that is meant and it does not run. Blocks.
+
+        Raises:
+            EmbeddedUnavailable: it is not installed, or does not start.
+        """
+        if not self.embedded:
+            return self._url
+        from pyregistry.embedded import shared_url
+
+        return shared_url(self._embedded_folder())
+
+    def speak_resp2(self) -> bool:
+        """Make connections without HELLO from now on; whether that can be: not where the URL wants RESP3."""
+        if "protocol" in parse_qs(urlsplit(self._url).query):
+            return False
+        self._options["protocol"] = 2
+        return True
+
+    def async_connection(self, url: str, hook: AsyncHook, *, resp3: bool) -> redis.asyncio.Connection:
+        """One asyncio connection, opened by ``hook``.
+
+        With ``resp3`` the server may speak on it of its own accord, whatever was asked for.
+        """
+        pool = self.async_pool(url, hook)
+        if resp3:
+            pool.connection_kwargs["protocol"] = 3
+        connection: redis.asyncio.Connection = pool.make_connection()  # type: ignore[no-untyped-call]  # redis-py
+        return connection
+
+    def async_pool(self, url: str, hook: AsyncHook) -> redis.asyncio.ConnectionPool:
+        """A pool of asyncio connections, each opened by ``hook``."""
+        return redis.asyncio.ConnectionPool.from_url(
+            url,
+            redis_connect_func=hook,
+            max_connections=CONNECTIONS,
+            **self._options,
+        )
+
+    def sync_pool(self, url: str, hook: Hook) -> redis.ConnectionPool:
+        """A pool of blocking connections, each opened by ``hook``."""
+        return redis.ConnectionPool.from_url(
+            url,
+            redis_connect_func=hook,
+            max_connections=CONNECTIONS,
+            **self._options,
+        )
+
+    def hurried(self, timeout: float) -> UrlSource:
+        """The same server for somebody who can't wait longer than ``timeout`` seconds."""
+        options = dict(self._options)
+        timeout = min(timeout, options.pop("socket_timeout"), options.pop("socket_connect_timeout"))
+        return type(self)(self._given, timeout, options)
+
+
+class SentinelSource(UrlSource):
+    """The primary of a service that sentinels watch: ``redis+sentinel://host1:26379,host2:26379/service/0``.
+
+    Each connection that is made asks them anew. User and password in the URL are the server's; the sentinels'
+    own are in the option ``sentinel_kwargs``, or in the query (``sentinel_username``, ``sentinel_password``).
+    What is said of TLS (``rediss+sentinel://``, ``ssl_...``) holds for them too, unless ``sentinel_kwargs`` differs.
+    """
+
+    finds_primary = True
+
+    def speak_resp2(self) -> bool:
+        """As `UrlSource.speak_resp2`; the sentinels speak RESP3 as before."""
+        spoken = super().speak_resp2()
+        if spoken:
+            self._settings["protocol"] = 2
+        return spoken
+
+    def _check(self) -> None:
+        try:
+            self._read()
+            self._sentinels.client(("", 0))
+        except InvalidArgument:
+            raise
+        except ValueError:
+            raise ConfigurationError(
+                f"not a URL of a service under Sentinel: {self.shown}; "
+                f"it looks like {_SENTINEL[0]}host:{_SENTINEL_PORT},host:{_SENTINEL_PORT}/service/0"
+            ) from None
+        except (TypeError, redis.RedisError) as error:
+            raise ConfigurationError(f"sentinel_kwargs of {self.shown}: {error}") from None
+        super()._check()
+
+    def _read(self) -> None:
+        parts = urlsplit(self._url)
+        name, _, db = parts.path.removeprefix("/").partition("/")
+        hosts = [(host, port or _SENTINEL_PORT) for host, port in _hosts(parts.netloc)]
+        if not name or not all(host for host, _ in hosts) or not (db.isdecimal() or not db) or parts.fragment:
+            raise ValueError
+        for host, _ in hosts:
+            host.encode("idna")
+        # The rest means what it means in the URL of a server.
+        user, at, _ = parts.netloc.rpartition("@")
+        said = parse_url(f"redis://{user}{at}/{db}?{parts.query}")  # type: ignore[no-untyped-call]  # redis-py
+        own = {word: said.pop(f"sentinel_{word}") for word in _CREDENTIALS if f"sentinel_{word}" in said}
+        self._service = unquote(name)
+        self._settings = {**self._options, **said, "ssl": parts.scheme == "rediss+sentinel"}
+        given = self._settings.pop("sentinel_kwargs", None) or {}
+        _refuse_ours(given)
+        tls = {word: value for word, value in self._settings.items() if word.startswith("ssl")}
+        settings = {**tls, **given, **own, **_brief(self.timeout)}
+        self._sentinels = Sentinels(hosts, settings)
+        self._async_sentinels = AsyncSentinels(hosts, settings)
+
+    def async_pool(self, url: str, hook: AsyncHook) -> redis.asyncio.ConnectionPool:
+        """A pool of asyncio connections to the primary, each opened by ``hook``."""
+        pool = async_sentinel.SentinelConnectionPool(
+            self._service,
+            self._async_sentinels,
+            redis_connect_func=hook,
+            max_connections=CONNECTIONS,
+            **self._settings,
+        )  # type: ignore[no-untyped-call]  # redis-py
+        # redis-py puts a weak one there; but a connection of its own outlives the pool that it is made by.
+        pool.connection_kwargs["connection_pool"] = pool
+        return pool
+
+    def sync_pool(self, url: str, hook: Hook) -> redis.ConnectionPool:
+        """A pool of blocking connections to the primary, each opened by ``hook``."""
+        return SentinelConnectionPool(
+            self._service,
+            self._sentinels,
+            redis_connect_func=hook,
+            max_connections=CONNECTIONS,
+            **self._settings,
+        )  # type: ignore[no-untyped-call]  # redis-py
+
+
+class ClientSource:
+    """A user's own redis-py client, whose pool is shared."""
+
+    embedded = False
+    patience = DEFAULT_TIMEOUT
+
+    def __init__(self, client: redis.Redis | redis.asyncio.Redis) -> None:
+        self.pool: Any = client.connection_pool
+        self._settings: dict[str, Any] = self.pool.connection_kwargs
+        if self._settings.get("decode_responses"):
+            raise InvalidArgument("client", "has decode_responses=True; pyregistry reads bytes")
+        self.asks_for_credentials = self._settings.get("credential_provider") is not None
+        self.finds_primary = isinstance(self.pool, _SENTINEL_POOLS)
+        if isinstance(self.pool, _SENTINEL_POOLS):
+            if not self.pool.is_master:
+                raise InvalidArgument("client", "leads to replicas; pyregistry writes: take master_for")
+            where = f"the service {self.pool.service_name}"
+        else:
+            where = self._settings.get("path") or _shown_host(
+                str(self._settings.get("host")), self._settings.get("port")
+            )
+        self.shown = f"redis-py client of {where}"
+
+    def __repr__(self) -> str:
+        return self.shown
+
+    def speak_resp2(self) -> bool:
+        """It is the user's to say."""
+        return False
+
+    def hurried(self, timeout: float) -> CloneSource:
+        """New blocking connections with the client's settings.
+
+        Raises:
+            ConfigurationError: the client's connections are of a class of its own.
+        """
+        kind = self.pool.connection_class
+        if issubclass(kind, redis.asyncio.connection.AbstractConnection):
+            kind = _BLOCKING_CLASS.get(kind)
+        elif kind not in _BLOCKING_CLASS.values():
+            kind = None
+        if kind is None:
+            raise ConfigurationError(
+                f"claims can't be kept alive on connections like those of the {self.shown}: give lease="
+            )
+        make: Callable[..., redis.ConnectionPool] = functools.partial(
+            redis.ConnectionPool, connection_class=kind
+        )
+        if isinstance(self.pool, _SENTINEL_POOLS):
+            sentinels = _cloned_sentinels(self.pool.sentinel_manager, timeout)
+            make = functools.partial(
+                SentinelConnectionPool, self.pool.service_name, sentinels, connection_class=kind
+            )
+        return CloneSource(
+            self.shown, make, _cloned(self._settings, timeout), finds_primary=self.finds_primary
+        )
+
+
+def _cloned(settings: Mapping[str, Any], timeout: float) -> dict[str, Any]:
+    """For blocking connections of ours, what a user's settings say."""
+    kept = {name: settings[name] for name in settings if name in _CLONED or name.startswith("ssl")}
+    return {**kept, **_brief(timeout)}
+
+
+def _cloned_sentinels(manager: Any, timeout: float) -> Sentinels:
+    where = [each.connection_pool.connection_kwargs for each in manager.sentinels]
+    return Sentinels(
+        [(each["host"], each["port"]) for each in where],
+        _cloned(manager.sentinel_kwargs, timeout),
+        manager.min_other_sentinels,
+        manager._force_master_ip,
+    )
+
+
+class CloneSource:
+    """The settings of a user's client, for blocking connections of our own."""
+
+    def __init__(
+        self,
+        shown: str,
+        make: Callable[..., redis.ConnectionPool],
+        settings: Mapping[str, Any],
+        *,
+        finds_primary: bool,
+    ) -> None:
+        self.shown = shown
+        self.patience: float = settings["socket_timeout"]
+        self.asks_for_credentials = settings.get("credential_provider") is not None
+        self.finds_primary = finds_primary
+        self._make = make
+        self._settings = settings
+
+    def speak_resp2(self) -> bool:
+        """It is the user's to say."""
+        return False
+
+    def resolve(self) -> str:
+        """Nothing to resolve: the settings say where."""
+        return self.shown
+
+    def sync_pool(self, _url: str, hook: Hook) -> redis.ConnectionPool:
+        """A pool of blocking connections, each opened by ``hook``."""
+        return self._make(redis_connect_func=hook, max_connections=CONNECTIONS, **self._settings)
+
+
+class OwnSource(Protocol):
+    """A server that connections of our own lead to.
+
+    Attributes:
+        shown: where it is, without secrets.
+        patience: seconds that an answer may take.
+        asks_for_credentials: whether each connection asks a provider for user and password.
+        finds_primary: whether each connection is made to what is the primary by then.
+    """
+
+    shown: str
+    patience: float
+    asks_for_credentials: bool
+    finds_primary: bool
+
+    def speak_resp2(self) -> bool:
+        """Make connections without HELLO from now on; whether that can be."""
+
+    def resolve(self) -> str:
+        """The server's URL. May block, and start the embedded server."""
+
+    def sync_pool(self, url: str, hook: Hook) -> redis.ConnectionPool:
+        """A pool of blocking connections to it, each opened by ``hook``."""

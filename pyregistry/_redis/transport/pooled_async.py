@@ -1,0 +1,507 @@
+"""Sends operations over redis-py's connections, and repeats what may be repeated.
+
+A connection is taken by hand, never `execute_command`, which re-sends on its own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ctypes
+import math
+import os
+import sys
+import weakref
+from collections.abc import Awaitable, Coroutine, Sequence
+from contextlib import suppress
+from typing import Any, TypeVar, cast
+
+from redis import exceptions as redis_errors
+
+from pyregistry._coordination.lease import now
+from pyregistry._redis.protocol.operations import OPEN, Claiming, ClaimResult, Ops
+from pyregistry._redis.protocol.outcomes import (
+    ATTEMPTS,
+    DENIED,
+    LOADS,
+    NOT_RUN,
+    PASSING,
+    PENDING,
+    READING_LOADS,
+    Asked,
+    RefusedCredentials,
+    RefusedNow,
+    lacks_resp3,
+    pause,
+    recognised,
+    said,
+    too_old,
+)
+from pyregistry._redis.protocol.records import Opened
+from pyregistry._redis.protocol.request import Op, pack
+from pyregistry._redis.transport.connection_async import Line, Lines, Speaks, line_of, lines_of
+from pyregistry._redis.transport.endpoint import ClientSource, UrlSource
+from pyregistry._runtime.aio import settle, unlogged
+from pyregistry.errors import NotNow, RegistryClosed, RegistryError, ServerTooOld
+
+T = TypeVar("T")
+
+
+_LOOK_AGAIN = 1.0
+"""Seconds for which a connection to a server that only reads is used: the next one may lead to one that writes."""
+
+
+# --- asyncio only: begin
+_LOSES_CANCELLATIONS: bool = sys.version_info < (3, 12)
+
+
+# --- asyncio only: end
+class AsyncTransport:
+    """The connections of one client.
+
+    A connection is opened before the first write on it. Where the server refuses that for now, the connection serves
+    for reading, and `open` is due: it runs before the first write.
+
+    Args:
+        source: where the server is.
+        ops: the operations of the client.
+        attempts: how often a call goes out.
+        patience: seconds for which a call goes out more often, as long as the server refuses it for now; ``None``: as
+            long as an answer may take.
+
+    Attributes:
+        server: what the last connection was opened to; ``None`` before the first.
+    """
+
+    _needs_resp3 = False  # RESP2 serves for calls, and for events on a connection of their own
+
+    def __init__(
+        self,
+        source: ClientSource | UrlSource,
+        ops: Ops,
+        attempts: int = ATTEMPTS,
+        patience: float | None = None,
+    ) -> None:
+        self._source = source
+        self._shared = isinstance(source, ClientSource)
+        self._ops = ops
+        self._attempts = attempts
+        self._patience: float = source.patience if patience is None else patience
+        self._begin_anew()
+        self._closed = False
+        self.server: Opened | None = None
+        # --- asyncio only: begin
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._parents = False
+        # --- asyncio only: end
+        _everyone.add(self)
+
+    def _begin_anew(self) -> None:
+        self._lines: Lines | None = None
+        self._lock = asyncio.Lock()
+        # Connections on which `open` is due, and until when they may serve for reading all the same. The connections of
+        # a user's client are opened out of sight: there it is due once for all.
+        self._unopened: weakref.WeakKeyDictionary[Any, float] = weakref.WeakKeyDictionary()
+        self._due = self._shared  # whether there is any such connection
+        self._refusal: Exception | None = None  # why `open` was refused last
+
+    @property
+    def refusal(self) -> str:
+        """Why `open` was refused last."""
+        return said(self._refusal)
+
+    # --- asyncio only: begin
+    @property
+    def home(self) -> asyncio.AbstractEventLoop | None:
+        """The event loop that the connections belong to, if there are any."""
+        return self._loop
+
+    # --- asyncio only: end
+    async def connect(self) -> Opened:
+        """Open a connection, whether one was open before or not. It is enough that reading is possible now.
+
+        Raises:
+            RegistryUnavailable: nobody answers.
+            ServerRefused: the server is too old, the namespace too new, or rights are missing.
+        """
+        try:
+            self.server = await self.call(self._ops.open())
+        except NotNow:
+            self.server = await self.call(self._ops.check())
+        else:
+            self._due = self._due and not self._shared
+        return self.server
+
+    async def close(self) -> None:
+        """Close what is ours; a user's own client stays open. Calls under way end; more are refused."""
+        # --- asyncio only: begin
+        if not self._shared:
+            self._come_home()  # refused where another loop uses it
+        # --- asyncio only: end
+        self._closed = True
+        lines, self._lines = self._lines, None
+        if lines is not None and not self._shared:
+            await lines.close()
+
+    async def call(self, op: Op[T], patience: float | None = None) -> T:
+        """The reply of one operation.
+
+        Args:
+            op: what is asked.
+            patience: seconds for which it goes out again as long as it is refused for now; ``None``: the transport's.
+
+        Raises:
+            RegistryUnavailable: nobody answered, and it was not carried out.
+            NotNow: it was refused for now, for as long as that was waited for.
+            OutcomeUnknown: nobody answered, and it may have been carried out.
+            ServerRefused: the server answered with an error.
+            RegistryClosed: this client is closed.
+        """
+        return await self._outcome(Asked(op), patience=patience)
+
+    async def claim(
+        self, claiming: Claiming, name: str, claim_id: str | None, expected_bytes: int | None
+    ) -> ClaimResult:
+        """The claim of a model; raises what `call` raises."""
+        return await self.call(claiming.claim(name, claim_id, expected_bytes))
+
+    # --- asyncio only: begin
+    def give_back(self, call: Awaitable[ClaimResult]) -> None:
+        """Give back what a cancelled caller of `claim` may have won. (Here that ends with its lease.)"""
+
+    # --- asyncio only: end
+    async def call_many(self, ops: Sequence[Op[T]]) -> list[T | Exception]:
+        """The replies of some operations, in order, or the errors that `call` would raise.
+
+        All are sent before the first reply is read: not too many at a time.
+        """
+        asked = [Asked(op) for op in ops]
+        await _in_a_task(self._carry_out(asked))
+        return [cast("T | Exception", each.outcome) for each in asked]
+
+    async def _outcome(self, asked: Asked[T], *, begun: int = 0, patience: float | None = None) -> T:
+        """What becomes of one operation, which has gone out so often; raises what `call` raises."""
+        if asked.outcome is PENDING:
+            await _in_a_task(self._carry_out([asked], begun, patience))
+        if isinstance(asked.outcome, Exception):
+            raise asked.outcome
+        return cast("T", asked.outcome)
+
+    async def _carry_out(
+        self, asked: list[Asked[Any]], tried: int = 0, patience: float | None = None
+    ) -> None:
+        """Send these, again and again if need be, until each has an outcome."""
+        shown, ends = self._source.shown, 0.0
+        try:
+            while True:
+                if tried:
+                    ends = ends or now() + (self._patience if patience is None else patience)
+                    for each in asked:
+                        if not each.goes_on(tried, self._attempts, ends):
+                            each.give_up(shown)
+                    asked = _unanswered(asked)
+                    if not asked:
+                        return
+                    await asyncio.sleep(pause(tried, ends - now()))
+                asked = await self._try(asked)
+                if not asked:
+                    return
+                tried += 1
+        except RegistryError as error:
+            for each in asked:
+                each.give_up(shown, error)
+
+    async def _try(self, asked: list[Asked[Any]]) -> list[Asked[Any]]:
+        """Send these once; returns those that are to be sent again."""
+        # --- asyncio only: begin
+        self._check_open()
+        self._come_home()
+        # --- asyncio only: end
+        lines = self._lines or await self._make_lines()
+        try:
+            line = await lines.take()
+        except (redis_errors.RedisError, OSError) as trouble:
+            error = self._judge(trouble)
+            for each in asked:
+                each.failed(error, self._source.shown, sent=False)
+                if self._shared and not isinstance(recognised(error), NOT_RUN):
+                    each.give_up(self._source.shown)  # it has tried as often as its user wants
+            return _unanswered(asked)
+        try:
+            if self._closed:
+                self._check_open()
+            await self._exchange(line, await self._open_first(line, asked) if self._due else asked)
+            return await self._to_repeat(line, asked)
+        finally:
+            await lines.give_back(line)
+            if self._closed and not self._shared:
+                await lines.close()
+
+    async def _to_repeat(self, line: Line, asked: list[Asked[Any]]) -> list[Asked[Any]]:
+        """Of what was sent, that which is to go out again; not what wanted nothing but its script."""
+        again = _unanswered(asked)
+        if again:
+            await self._reload(line, again)
+            again = _unanswered(again)
+            # After READONLY the next connection may lead to the new primary. Who refuses only now is the right one.
+            line.spoilt |= any(not isinstance(each.trouble, RefusedNow) for each in again)
+        return again
+
+    async def _open_first(self, line: Line, asked: list[Asked[Any]]) -> list[Asked[Any]]:
+        """Of these, what may go out: nothing that writes where `open` is due, and still refused."""
+        connection = line.connection
+        if not self._shared:
+            good_until = self._unopened.get(connection)
+            if good_until is None:
+                return asked
+            line.spoilt |= now() > good_until
+        if not any(each.op.head.writes for each in asked):
+            return asked
+        try:
+            opened = await self._open(line)
+        except (redis_errors.RedisError, OSError) as error:
+            for each in asked:
+                each.failed(error, self._source.shown, sent=False)
+            return []
+        return self._sendable(line, opened, asked)
+
+    def _sendable(self, line: Line, opened: Opened, asked: list[Asked[Any]]) -> list[Asked[Any]]:
+        """Of these, what may go out now: nothing that writes, if `open` was refused."""
+        self._opened(line.connection, opened)
+        if not opened.due or self._refusal is None:
+            return asked
+        for each in asked:
+            if each.op.head.writes:
+                each.failed(self._refusal, self._source.shown, sent=False)
+        return [each for each in asked if not each.op.head.writes]
+
+    def _opened(self, connection: Any, opened: Opened) -> None:
+        """`open` has run on this connection; or it was refused, and is due before the first write."""
+        if self._shared:
+            self._due = bool(opened.due)
+            return
+        if opened.due:
+            reads_only = isinstance(self._refusal, redis_errors.ReadOnlyError)
+            self._unopened[connection] = now() + _LOOK_AGAIN if reads_only else math.inf
+        else:
+            self._unopened.pop(connection, None)
+        self._due = bool(self._unopened)
+
+    def _judge(self, error: Exception) -> Exception:
+        """What became of connecting, as a refusal that passes where the next connection may fare better."""
+        if not self._needs_resp3 and lacks_resp3(error) and self._source.speak_resp2():
+            self._lines = None  # they speak RESP3
+            return RefusedNow(str(error)).with_traceback(error.__traceback__)
+        # A provider may have given some that are too old.
+        if self._source.asks_for_credentials and isinstance(error, redis_errors.AuthenticationError):
+            return RefusedCredentials(str(error)).with_traceback(error.__traceback__)
+        return error
+
+    async def ear(self) -> Any:
+        """What the listener hears events on: a connection beside the pool's, to be closed by its user.
+
+        Raises:
+            RegistryClosed: this client is closed; and all that redis-py raises.
+        """
+        self._check_open()
+        # --- asyncio only: begin
+        self._come_home()
+        # --- asyncio only: end
+        pool = (self._lines or await self._make_lines()).pool
+        connection = pool.connection_class(**pool.connection_kwargs)
+        try:
+            await connection.connect()
+        except redis_errors.RedisError as error:
+            raise self._judge(error) from error
+        unlogged(connection)
+        return connection
+
+    def doubt(self) -> None:
+        """Something was heard elsewhere, which may be newer than what this remembers."""
+
+    async def _make_lines(self) -> Lines:
+        async with self._lock:
+            self._check_open()
+            lines = self._lines
+            if lines is None:
+                if isinstance(self._source, ClientSource):
+                    pool = self._source.pool
+                else:
+                    url = await asyncio.to_thread(self._source.resolve)
+                    pool = self._source.async_pool(url, self._on_connect)
+                lines = self._lines = lines_of(pool, shared=self._shared)
+        return lines
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise RegistryClosed(f"the client of {self._source.shown} is closed")
+
+    def leave_parent(self) -> None:
+        """In a forked child: use nothing that is the parent's, and wait for no lock that it held."""
+        # --- asyncio only: begin
+        # To close the parent's connections, even at the end of the interpreter, would take them out of the
+        # selector that the two processes share: the parent would wait for answers that it never sees.
+        ctypes.pythonapi.Py_IncRef(ctypes.py_object((self._lines, self._loop)))
+        self._loop, self._parents = None, self._shared
+        # --- asyncio only: end
+        self._begin_anew()
+
+    # --- asyncio only: begin
+    def _come_home(self) -> None:
+        """Connections belong to one event loop: those of a loop that has ended are left behind."""
+        here, home = asyncio.get_running_loop(), self._loop
+        if here is home:
+            return
+        if self._parents or (home is not None and self._shared):
+            raise RegistryClosed(
+                f"the {self._source.shown} belongs to another process or event loop: make a new client here"
+            )
+        if home is not None and not home.is_closed():
+            raise RegistryClosed("this client is in use on another event loop: make a new client here")
+        self._loop = here
+        self._begin_anew()
+
+    # --- asyncio only: end
+    async def _on_connect(self, connection: Any) -> None:
+        try:
+            await connection.on_connect()
+            self.server = await self._open(line_of(connection))
+            self._opened(connection, self.server)
+            # Closed meanwhile? Then nobody else would close this connection.
+            self._check_open()
+        except BaseException:
+            # Else redis-py would find the socket open the next time, and never call this again.
+            await connection.disconnect(nowait=True)
+            raise
+
+    async def _exchange(self, line: Line, asked: Sequence[Asked[Any]]) -> None:
+        shown = self._source.shown
+        try:
+            await line.send([each.op.packed() for each in asked])
+            for each in asked:
+                each.answered(await line.reply(), shown)
+        except (redis_errors.RedisError, OSError) as error:
+            for each in asked[len(asked) - line.owed :]:
+                each.failed(error, shown)
+
+    async def _reload(self, line: Line, asked: Sequence[Asked[Any]]) -> None:
+        """Load the scripts, if that is what these want, and ask them once more."""
+        asked = [each for each in asked if isinstance(each.trouble, redis_errors.NoScriptError)]
+        if not asked or line.owed:
+            return
+        try:
+            opened = await self._load(line)
+        except (redis_errors.RedisError, OSError) as error:
+            for each in asked:
+                each.failed(error, self._source.shown, sent=False)
+        else:
+            await self._exchange(line, self._sendable(line, opened, asked))
+
+    async def _open(self, line: Speaks) -> Opened:
+        """Run `open`; where the server refuses that for now, see whether reading is possible."""
+        try:
+            return await self._run(line, self._ops.open())
+        except redis_errors.NoScriptError:
+            return await self._load(line)
+        except redis_errors.ResponseError as error:
+            return await self._check(line, error)
+
+    async def _load(self, line: Speaks) -> Opened:
+        """Load `open`, run it, load the others: NOSCRIPT always means that `open` is due."""
+        try:
+            await ask(line, "SCRIPT", "LOAD", OPEN.text)
+        except redis_errors.ResponseError as error:
+            version = None
+            if not isinstance(error, DENIED):
+                with suppress(redis_errors.ResponseError):
+                    version = too_old((await ask(line, "INFO", "server")).decode())
+            if version is None:
+                raise
+            raise ServerTooOld(version) from None
+        try:
+            opened = await self._run(line, self._ops.open())
+        except redis_errors.ResponseError as error:
+            return await self._check(line, error)
+        await _tell(line, LOADS)
+        return opened
+
+    async def _check(self, line: Speaks, refused: redis_errors.ResponseError) -> Opened:
+        """`open` was refused. If that passes, is the server fit for reading? No script that writes is loaded."""
+        error = recognised(refused)
+        # Sentinels will know better soon: what they lead to now is no primary any more.
+        moved = self._source.finds_primary and isinstance(error, redis_errors.ReadOnlyError)
+        if moved or not isinstance(error, PASSING):
+            raise refused
+        self._refusal = error
+        op = self._ops.check()
+        try:
+            return await self._run(line, op)
+        except redis_errors.NoScriptError:
+            await _tell(line, READING_LOADS)
+            return await self._run(line, op)
+
+    async def _run(self, line: Speaks, op: Op[T]) -> T:
+        return op.head.read(op, await _reply_to(line, op.packed()))
+
+
+# --- asyncio only: begin
+async def _in_a_task(call: Coroutine[Any, Any, None]) -> None:
+    """Await a call so that a cancellation of the caller is never lost: where it could be, in a task of its own.
+
+    redis-py sends under ``asyncio.wait_for``, which before Python 3.12 swallows one that comes when the sending is
+    just done.
+    """
+    if not _LOSES_CANCELLATIONS:
+        await call
+        return
+    task = asyncio.get_running_loop().create_task(call)
+    try:
+        await asyncio.wait({task})
+    except asyncio.CancelledError:
+        task.cancel()
+        await settle(task)
+        raise
+    task.result()
+
+
+# --- asyncio only: end
+def _unanswered(asked: list[Asked[Any]]) -> list[Asked[Any]]:
+    """Those that are to go out, maybe again."""
+    for each in asked:
+        if each.outcome is PENDING:
+            return [each for each in asked if each.outcome is PENDING]
+    return []  # nearly always
+
+
+async def ask(line: Speaks, *command: str | int) -> Any:
+    """The reply to one command."""
+    return await _reply_to(line, pack(command))
+
+
+async def _tell(line: Speaks, commands: Sequence[bytes]) -> None:
+    """Have the server do these, in one write."""
+    await line.send(commands)
+    for _ in commands:
+        await _answer(line)
+
+
+async def _reply_to(line: Speaks, packed: bytes) -> Any:
+    await line.send([packed])
+    return await _answer(line)
+
+
+async def _answer(line: Speaks) -> Any:
+    reply = await line.reply()
+    if isinstance(reply, Exception):
+        raise reply
+    return reply
+
+
+_everyone: weakref.WeakSet[AsyncTransport] = weakref.WeakSet()
+
+
+def _leave_parent() -> None:
+    for transport in list(_everyone):
+        transport.leave_parent()
+
+
+os.register_at_fork(after_in_child=_leave_parent)

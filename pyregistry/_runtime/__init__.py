@@ -1,0 +1,1 @@
+"""What differs between an event loop and threads, by the same names: `aio` and `threads`."""

@@ -1,0 +1,292 @@
+"""What waits, and what runs beside the caller, on an event loop. `_runtime.threads` is the same for threads.
+
+Together they are what `_coordination.subscriber_async` and `_coordination.ensure_async` need that is more than `await`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import contextvars
+import functools
+import inspect
+import sys
+import threading
+from collections.abc import Callable, Coroutine
+from contextlib import suppress
+from typing import Any, TypeVar
+
+from pyregistry._coordination.lease import Held, now
+from pyregistry._core import validation as checks
+from pyregistry.errors import RegistryUnavailable
+
+T = TypeVar("T")
+
+Turn = asyncio.Lock
+
+
+def call_from_thread(transport: Any, op: Any, seconds: float) -> Any:
+    """The reply of one operation, for a thread of the library; the loop of the transport has to answer in time.
+
+    Raises:
+        RegistryUnavailable: it does not, or there is none; and all that the call raises.
+    """
+    loop = None if transport is None else transport.home
+    if loop is None or not loop.is_running() or asyncio._get_running_loop() is loop:
+        raise RegistryUnavailable("the event loop of the client does not run")
+
+    async def call() -> Any:
+        return await transport.call(op, 0.0)
+
+    future = asyncio.run_coroutine_threadsafe(call(), loop)
+    try:
+        return future.result(seconds)
+    except concurrent.futures.TimeoutError:
+        future.cancel()
+        raise RegistryUnavailable(f"the event loop of the client has not answered in {seconds:g} s") from None
+
+
+class Poke:
+    """Wakes one waiter. Of the loop's own thread alone."""
+
+    def __init__(self) -> None:
+        self._is_set = False
+        self._waits: asyncio.Future[None] | None = None
+
+    def set(self) -> None:
+        """Wake it, now or as soon as it waits."""
+        self._is_set = True
+        self._wake()
+
+    def clear(self) -> None:
+        """What was told is known."""
+        self._is_set = False
+
+    def is_set(self) -> bool:
+        """Whether there is something to look at."""
+        return self._is_set
+
+    def _wake(self) -> None:
+        if self._waits is not None and not self._waits.done():
+            self._waits.set_result(None)
+
+    async def wait(self, seconds: float | None = None) -> bool:
+        """Wait until it is set, or so long; whether it is."""
+        if not self._is_set:
+            loop = asyncio.get_running_loop()
+            self._waits = loop.create_future()
+            timer = None if seconds is None else loop.call_later(max(seconds, 0.0), self._wake)
+            try:
+                await self._waits
+            finally:
+                self._waits = None
+                if timer is not None:
+                    timer.cancel()
+        return self._is_set
+
+
+class Beside:
+    """Something that runs beside the callers until it is stopped.
+
+    Attributes:
+        stopping: is set when it is to end.
+        connection: what it reads from.
+    """
+
+    def __init__(self, run: Callable[[Beside], Coroutine[Any, Any, None]], name: str) -> None:
+        self.stopping = Poke()
+        self.connection: Any = None
+        self._task = asyncio.get_running_loop().create_task(run(self), name=f"pyregistry-{name}")
+
+    def stop(self) -> None:
+        """End it."""
+        self.stopping.set()
+        self._task.cancel()
+
+    async def ended(self) -> None:
+        """Wait until it has ended."""
+        await settle(self._task)
+
+    def is_here(self) -> bool:
+        """Whether it runs where the caller does."""
+        return self._task.get_loop() is asyncio.get_running_loop()
+
+
+async def receive(connection: Any, seconds: float) -> Any:
+    """The next message or reply; ``None`` if nothing comes in that time."""
+    return await connection.read_response(
+        disable_decoding=True, timeout=seconds, push_request=True, disconnect_on_error=False
+    )
+
+
+async def _as_it_is(message: Any) -> Any:
+    return message
+
+
+def unlogged(connection: Any) -> None:
+    """Keep redis-py from logging each message: an event holds a claim id, and that is a secret."""
+    connection._parser.set_pubsub_push_handler(_as_it_is)
+
+
+def _tell(loop: asyncio.AbstractEventLoop, function: Callable[..., object], *args: Any) -> None:
+    """Have the loop call it, from whatever thread."""
+    with suppress(RuntimeError):  # it is closed: nobody is left to be told
+        loop.call_soon_threadsafe(function, *args)
+
+
+def waker(poke: Poke) -> Callable[[], object]:
+    """Sets it from whatever thread."""
+    return functools.partial(_tell, asyncio.get_running_loop(), poke.set)
+
+
+def _in_thread(function: Callable[..., T], *args: Any) -> asyncio.Future[T]:
+    """Run it in a thread of its own: it may take hours, and a pool has only so many."""
+    loop = asyncio.get_running_loop()
+    future: asyncio.Future[T] = loop.create_future()
+    call = functools.partial(contextvars.copy_context().run, function, *args)
+
+    def tell(result: Any, error: BaseException | None) -> None:
+        if future.done():
+            return  # given up
+        if error is None:
+            future.set_result(result)
+        else:
+            future.set_exception(error)
+
+    def run() -> None:
+        try:
+            outcome: tuple[Any, BaseException | None] = (call(), None)
+        except StopIteration as error:
+            # A future can't hold one.
+            outcome = (None, RuntimeError(f"the function raised {error!r}"))
+        except BaseException as error:
+            outcome = (None, error)
+        _tell(loop, tell, *outcome)
+
+    threading.Thread(
+        target=run, name=f"pyregistry-{getattr(function, '__name__', 'call')}", daemon=True
+    ).start()
+    return future
+
+
+def check_function(argument: str, function: object, arguments: int) -> None:
+    """A function of the user's: plain or async.
+
+    Raises:
+        InvalidArgument: it can't be called with so many arguments.
+    """
+    checks.function(argument, function, arguments)
+
+
+async def ask(function: Callable[..., Any], *args: Any) -> Any:
+    """Call a function of the user's, plain (in a thread) or async."""
+    if checks.is_async(function):
+        return await function(*args)
+    result = await _in_thread(function, *args)
+    return await result if inspect.isawaitable(result) else result
+
+
+async def work(held: Held, download: Callable[..., Any], *args: Any) -> None:
+    """Run a download under its claim; it is cancelled when the claim is lost, or the caller is.
+
+    An async one has always ended when this returns, however often the caller is cancelled while it cleans up. One
+    that runs in a thread can't be cancelled: it is told (`Lost`), and left behind if it does not listen.
+
+    Raises:
+        ClaimLost: the claim was lost.
+        BaseException: what the download raised; ``CancelledError``: the caller was cancelled.
+    """
+    loop = asyncio.get_running_loop()
+    alarm = Poke()
+
+    held.lost.call(functools.partial(_tell, loop, alarm.set))
+    task = loop.create_task(ask(download, *args))
+    task.add_done_callback(lambda _: alarm.set())
+    try:
+        while not task.done() and not held.lost.is_set():
+            alarm.clear()
+            await alarm.wait(None if not held.bound else held.holds_until - now())
+    except BaseException:
+        held.lost.set("its owner was cancelled")
+        task.cancel()
+        await _outlast(task)
+        raise
+    if held.lost.is_set():
+        task.cancel()
+        cancelled = await _outlast(task)
+        raise cancelled or held.loss()
+    task.result()
+
+
+async def settle(task: asyncio.Future[Any]) -> None:
+    """Wait for the end of something, whatever it is: it is not what the caller is told."""
+    await asyncio.wait({task})
+    _look_at(task)
+
+
+def _look_at(task: asyncio.Future[Any]) -> None:
+    """Else asyncio would complain that nobody has asked how it ended."""
+    if not task.cancelled():
+        task.exception()
+
+
+async def _outlast(task: asyncio.Future[Any]) -> asyncio.CancelledError | None:
+    """Wait for the end of something, even if the caller is cancelled meanwhile; returns the last cancellation."""
+    cancelled: asyncio.CancelledError | None = None
+    while not task.done():
+        try:
+            await asyncio.wait({task})
+        except asyncio.CancelledError as error:
+            cancelled = error
+    _look_at(task)
+    return cancelled
+
+
+async def see_through(call: Callable[..., Coroutine[Any, Any, T]], *args: Any) -> T:
+    """Carry something out, even if the caller is cancelled meanwhile; only then the cancellation goes on."""
+    task = asyncio.get_running_loop().create_task(call(*args))
+    cancelled = await _outlast(task)
+    if cancelled is not None:
+        raise cancelled
+    return task.result()
+
+
+class Guard:
+    """Cancels the task that is in a block under a claim, when the claim is lost."""
+
+    def __init__(self, held: Held) -> None:
+        self._held = held
+        self._loop = asyncio.get_running_loop()
+        self._task = asyncio.current_task()
+        self._timer: asyncio.TimerHandle | None = None
+        self._fired = self._over = False
+        held.lost.call(functools.partial(_tell, self._loop, self._look))
+        self._look()
+
+    def _look(self) -> None:
+        if self._over or self._fired:
+            return
+        if self._held.lost.is_set():
+            self._fired = True
+            if self._task is not None:
+                self._task.cancel()
+        elif self._held.bound:
+            if self._timer is not None:
+                self._timer.cancel()
+            self._timer = self._loop.call_later(max(self._held.holds_until - now(), 0.0), self._look)
+
+    async def end(self, error: BaseException | None) -> bool:
+        """The block is over; whether what ended it was this guard."""
+        self._over = True
+        if self._timer is not None:
+            self._timer.cancel()
+        if not self._fired:
+            return False
+        if error is None:
+            try:
+                await asyncio.sleep(0)  # the cancellation that the block has not met
+            except asyncio.CancelledError as met:
+                error = met
+        if sys.version_info >= (3, 11) and self._task is not None and self._task.uncancel() > 0:
+            return False  # somebody else has cancelled it too
+        return error is None or isinstance(error, asyncio.CancelledError)

@@ -1,0 +1,346 @@
+"""What a command answers, in its three forms: JSON, a terminal's, and a pipe's."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Protocol
+
+import msgspec
+from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
+from rich.table import Table
+from rich.text import Text
+
+from pyregistry._core.failure_text import count_of, next_try_of
+from pyregistry.cli.exit_codes import Exit
+from pyregistry.cli.formatting import (
+    details_of,
+    lease_of,
+    name_of,
+    now_utc,
+    printable,
+    progress_of,
+    ref_of,
+    size_of,
+    waits_of,
+)
+from pyregistry.cli.listeners import listening_words
+from pyregistry.cli.rows import below
+from pyregistry.cli.units import ago, size
+from pyregistry.doctor import Finding, Level
+from pyregistry.models import ModelRecord, ModelStatus, StatusCounts
+
+__all__ = [
+    "STYLES",
+    "Answer",
+    "Counts",
+    "Findings",
+    "OneRecord",
+    "Records",
+    "Said",
+    "View",
+    "aligned",
+    "tabbed",
+    "to_json",
+]
+
+STYLES = {
+    ModelStatus.DOWNLOADING: "cyan",
+    ModelStatus.DOWNLOADED: "green",
+    ModelStatus.ERROR: "red",
+    ModelStatus.EVICTING: "yellow",
+}
+_GAP = 2  # between two columns
+_WIDE_NAME = 60
+_DETAILS = 30  # the least room for details beside the rest
+_DETAIL_LINES = 3  # into how many lines they go below it
+_LEVEL_STYLES = {Level.OK: "green", Level.INFO: "cyan", Level.WARNING: "yellow", Level.ERROR: "bold red"}
+
+
+class View(Protocol):
+    """One answer, in three forms."""
+
+    def json(self) -> Iterable[bytes]:
+        """The pieces of one JSON document."""
+
+    def lines(self) -> Iterable[str]:
+        """For a pipe: lines of columns that tabs separate, nothing cut off or rounded."""
+
+    def screen(self) -> RenderableType | None:
+        """For a terminal; ``None``: the same as for a pipe."""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """How a command ends.
+
+    Attributes:
+        view: for standard output.
+        note: for people, on standard error; not with ``--json``. A function is asked when the view is written.
+        code: the exit code.
+    """
+
+    view: View
+    note: str | Callable[[], str] = ""
+    code: Exit = Exit.DONE
+
+
+def to_json(value: object) -> bytes:
+    """One JSON document; times by RFC 3339."""
+    return msgspec.json.encode(value)
+
+
+def _field(value: object) -> str:
+    """A value for a pipe."""
+    if value is None:
+        return ""
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, datetime):
+        return str(msgspec.to_builtins(value))
+    return printable(str(value))
+
+
+def tabbed(values: Iterable[object]) -> str:
+    """A line for a pipe."""
+    return "\t".join(map(_field, values))
+
+
+def _grid(columns: Mapping[str, int | None], *, head: bool = True) -> Table:
+    """A table without lines. The first column folds, the others are cut off, if they have a width."""
+    table = Table(box=None, pad_edge=False, padding=(0, _GAP, 0, 0), header_style="bold", show_header=head)
+    for name, width in columns.items():
+        first = not table.columns
+        table.add_column(name, width=width, no_wrap=not first, overflow="fold" if first else "ellipsis")
+    return table
+
+
+def aligned(names: Sequence[str], rows: Iterable[Sequence[str]]) -> Table:
+    """A table without lines, whose last column is of numbers."""
+    table = _grid(dict.fromkeys(names))
+    table.columns[-1].justify = "right"
+    for row in rows:
+        table.add_row(*(Text(printable(value)) for value in row))
+    return table
+
+
+def _pairs() -> Table:
+    """Two columns: labels, and values that fold."""
+    table = Table.grid(padding=(0, _GAP, 0, 0))
+    table.add_column(no_wrap=True)
+    table.add_column(overflow="fold")
+    return table
+
+
+@dataclass(frozen=True)
+class Said:
+    """A few words, or nothing."""
+
+    document: object
+    words: str = ""
+
+    def json(self) -> Iterable[bytes]:
+        yield to_json(self.document)
+
+    def lines(self) -> Iterable[str]:
+        return [self.words] if self.words else []
+
+    def screen(self) -> None:
+        return None
+
+
+_COLUMNS = (
+    "status", "provider", "model_name", "revision", "subset", "size_bytes", "bytes_done", "bytes_total",
+    "last_used_at", "owner", "lease_expires_at", "message",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Records:
+    """A list of records, which may be read while it is written."""
+
+    records: Iterable[ModelRecord]
+
+    def json(self) -> Iterable[bytes]:
+        before = b"["
+        for record in self.records:
+            yield before + to_json(record)
+            before = b",\n"
+        yield b"]" if before != b"[" else b"[]"
+
+    def lines(self) -> Iterator[str]:
+        yield tabbed(column.upper() for column in _COLUMNS)
+        for record in self.records:
+            yield tabbed(getattr(record, column) for column in _COLUMNS)
+
+    def screen(self) -> RenderableType:
+        records = list(self.records)
+        return _Listing(records) if records else Text("no models", style="dim")
+
+
+@dataclass(frozen=True)
+class _Listing:
+    """A table of records. No model's name is cut off; details go below it where beside it is no room."""
+
+    records: Sequence[ModelRecord]
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        now = now_utc()
+        models = [Text(name_of(ref_of(record))) for record in self.records]
+        details = [Text(details_of(record, now), style="dim") for record in self.records]
+        middle = {
+            "PROVIDER": [Text(str(record.provider)) for record in self.records],
+            "STATUS": [Text(record.status, style=STYLES[record.status]) for record in self.records],
+            "SIZE": [Text(size_of(record)) for record in self.records],
+            "LAST USED": [Text(ago(record.last_used_at, now)) for record in self.records],
+        }
+        widths = [_width([Text(head), *cells]) for head, cells in middle.items()]
+        # Older versions of rich have a gap behind the last column too.
+        room = options.max_width - sum(widths) - _GAP * (len(widths) + 1)
+        name = max(_width(models), len("MODEL"))
+        if min(name, _WIDE_NAME) + _GAP + _DETAILS <= room:
+            name = min(name, room - _GAP - _DETAILS)
+            table = _grid(
+                {"MODEL": name, **dict(zip(middle, widths, strict=True)), "DETAILS": room - name - _GAP}
+            )
+            for row in zip(models, *middle.values(), details, strict=True):
+                table.add_row(*row)
+            yield table
+            return
+        columns = {"MODEL": min(name, max(room, len("MODEL"))), **dict(zip(middle, widths, strict=True))}
+        yield _grid(columns)
+        for detail, *cells in zip(details, models, *middle.values(), strict=True):
+            table = _grid(columns, head=False)
+            table.add_row(*cells)
+            yield table
+            if detail:
+                yield from below(console, detail, options.max_width, _DETAIL_LINES)
+
+
+def _width(texts: Iterable[Text]) -> int:
+    return max(text.cell_len for text in texts)
+
+
+@dataclass(frozen=True)
+class OneRecord:
+    """All that is known of a model.
+
+    Attributes:
+        record: the model's.
+        listeners: how many clients listen to the events of its namespace; ``None``: not known.
+    """
+
+    record: ModelRecord
+    listeners: int | None = None
+
+    def json(self) -> Iterable[bytes]:
+        yield to_json({**msgspec.structs.asdict(self.record), "listeners": self.listeners})
+
+    def lines(self) -> Iterator[str]:
+        for name in ModelRecord.__struct_fields__:
+            yield tabbed((name, getattr(self.record, name)))
+        yield tabbed(("listeners", self.listeners))
+
+    def screen(self) -> RenderableType:
+        record = self.record
+        now = now_utc()
+        grid = _pairs()
+
+        def add(label: str, value: object, style: str = "") -> None:
+            if value is not None and value != "":
+                grid.add_row(Text(label, style="dim"), Text(str(value), style=style))
+
+        add("model", printable(record.model_name), "bold")
+        add("provider", record.provider)
+        add("revision", record.revision and printable(record.revision))
+        add("subset", record.subset and printable(record.subset))
+        add("status", record.status, STYLES[record.status])
+        add("message", "\n".join(map(printable, (record.message or "").splitlines())))
+        add("size", _exact(record.size_bytes))
+        add("size expected", _exact(record.bytes_total))
+        add("progress", progress_of(record))
+        add("location", record.location and printable(record.location))
+        add("resolved revision", record.resolved_revision and printable(record.resolved_revision))
+        add("owner", record.owner and printable(record.owner))
+        if record.status in (ModelStatus.DOWNLOADING, ModelStatus.EVICTING):
+            end = record.lease_expires_at
+            waits = waits_of(record, now)
+            add("lease", waits or f"{lease_of(record, now)}{f' ({_clock(end)})' if end else ''}")
+        if self.listeners is not None and record.status is not ModelStatus.DOWNLOADED:
+            add("listeners", f"{listening_words(self.listeners)} to this namespace, for any model")
+        add("token", record.token or None)
+        if record.status is ModelStatus.ERROR and record.finished_at is not None:
+            add("failed", f"{ago(record.finished_at, now)} ({_clock(record.finished_at)})")
+        add("attempts", count_of(record))
+        add("taken over from", record.previous_owner and printable(record.previous_owner))
+        if record.status is ModelStatus.ERROR:
+            add("retry", f"{next_try_of(record)}; `pyregistry rm` clears it")
+        add("created", f"{ago(record.created_at, now)} ({_clock(record.created_at)})")
+        add("last used", f"{ago(record.last_used_at, now)} ({_clock(record.last_used_at)})")
+        return grid
+
+
+def _clock(time: datetime) -> str:
+    """A point in time to the second, in UTC."""
+    return time.strftime("%Y-%m-%d %H:%M:%SZ")
+
+
+def _exact(count: int | None) -> str | None:
+    if count is None:
+        return None
+    return size(count) if count < 1024 else f"{size(count)} ({count:,} bytes)"
+
+
+@dataclass(frozen=True)
+class Counts:
+    """How many models there are by status."""
+
+    counts: StatusCounts
+
+    def json(self) -> Iterable[bytes]:
+        yield to_json(self.counts._asdict())
+
+    def lines(self) -> Iterator[str]:
+        for name, count in self.counts._asdict().items():
+            yield tabbed((name.upper(), count))
+
+    def screen(self) -> RenderableType:
+        grid = _pairs()
+        grid.columns[1].justify = "right"
+        for name, count in self.counts._asdict().items():
+            status = ModelStatus(name.upper())
+            grid.add_row(Text(status, style=STYLES[status]), Text(f"{count:,}"))
+        return grid
+
+
+@dataclass(frozen=True)
+class Findings:
+    """What `doctor` has found."""
+
+    findings: list[Finding] = field(default_factory=list)
+
+    def json(self) -> Iterable[bytes]:
+        findings = [
+            {**msgspec.structs.asdict(finding), "models": [ref._asdict() for ref in finding.models]}
+            for finding in self.findings
+        ]
+        yield to_json({"wrong": any(finding.is_wrong for finding in self.findings), "findings": findings})
+
+    def lines(self) -> Iterator[str]:
+        yield tabbed(("LEVEL", "CHECK", "MESSAGE", "ADVICE", "MODELS"))
+        for finding in self.findings:
+            models = ", ".join(f"{ref.provider}:{name_of(ref)}" for ref in finding.models)
+            yield tabbed((finding.level, finding.check, finding.message, finding.advice, models))
+
+    def screen(self) -> RenderableType:
+        grid = _pairs()
+        grid.add_column(overflow="fold")
+        for finding in self.findings:
+            words = Text(printable(finding.message))
+            for ref in finding.models:
+                words.append(f"\n  {ref.provider}:{name_of(ref)}", style="bold")
+            if finding.advice:
+                words.append(f"\n-> {printable(finding.advice)}", style="dim")
+            grid.add_row(Text(finding.level, style=_LEVEL_STYLES[finding.level]), Text(finding.check), words)
+        return grid

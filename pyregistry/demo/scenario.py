@@ -1,0 +1,423 @@
+"""The play: replicas that want the same models, a file server, a killed owner; and what is seen of it."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import itertools
+import logging
+import os
+import queue
+import random
+import signal
+import tempfile
+import threading
+import time
+from collections import Counter
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+import redis
+
+from pyregistry._redis.protocol.keys import Keyspace
+from pyregistry._redis.transport.endpoint import DEFAULT_TIMEOUT, source_of
+from pyregistry.demo.checks import Evidence, Killed, judge
+from pyregistry.demo.cluster import Fleet, Gone
+from pyregistry.demo.file_server import FileServer, real_contents
+from pyregistry.demo.ipc import (
+    Complete,
+    File,
+    Job,
+    Model,
+    Order,
+    Published,
+    Ready,
+    Touched,
+    Verified,
+    Won,
+)
+from pyregistry.demo.render import Show
+from pyregistry.embedded import EmbeddedServer
+from pyregistry.errors import ConfigurationError, RegistryError
+from pyregistry.registry import Registry
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+    from contextlib import ExitStack
+
+KEPT, BROKEN, STOPPED = 0, 1, 128
+"""Exit codes; the number of the signal is added to the last."""
+
+_FILE_SIZE = 2_000_000
+_STALLING = 0  # the model whose first owner is killed: the one that all replicas want first
+_REFRESH_SECONDS = 0.1
+_STAGING = ".pyregistry/staging"
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+_log = logging.getLogger("pyregistry.demo")
+
+Inbox = queue.SimpleQueue[tuple[int, Any]]
+"""What replicas report, with their numbers; and what else happens, with number 0."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How the demo is to run; `pyregistry.demo.run` says what is what."""
+
+    processes: int
+    models: int
+    url: str | None
+    namespace: str | None
+    seconds: float
+    lease: float
+    timeout: float
+    faulty: bool
+
+
+@dataclass(frozen=True)
+class _HalfWay:
+    """A download has come to where its owner is to be killed."""
+
+
+@dataclass(frozen=True)
+class _Stop:
+    """A signal has come."""
+
+    signal: signal.Signals
+
+
+class _Failed(Exception):
+    """The play can't go on; with the exit code."""
+
+    def __init__(self, why: str, code: int = BROKEN) -> None:
+        super().__init__(why)
+        self.code = code
+
+
+def known_models() -> list[Model]:
+    """The models of the data file."""
+    return msgspec.json.decode(Path(__file__).with_name("models.json").read_bytes(), type=list[Model])
+
+
+def play(settings: Settings) -> int:
+    """Run the demo, show it, and judge it; returns the exit code."""
+    deadline = time.monotonic() + settings.timeout
+    models = known_models()[: settings.models]
+    show = Show(models)
+    try:
+        with contextlib.ExitStack() as stack:
+            seen = _prepare(settings, models, show, deadline, stack).run()
+    except _Failed as failed:
+        show.failure(str(failed))
+        return failed.code
+    promises = judge(seen)
+    show.results(seen, promises)
+    return BROKEN if any(promise.broken for promise in promises) else KEPT
+
+
+def _prepare(settings: Settings, models: list[Model], show: Show, deadline: float, stack: ExitStack) -> _Play:
+    """Start everything but the replicas; the stack ends it, in the opposite order."""
+    inbox: Inbox = queue.SimpleQueue()
+    stack.enter_context(_signals_to(inbox))
+    folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="pyregistry-demo-")))
+    if settings.url is None:
+        url = stack.enter_context(EmbeddedServer()).url
+    else:
+        url = source_of(settings.url, DEFAULT_TIMEOUT, {}).resolve()
+    namespace = settings.namespace or f"demo-{os.urandom(6).hex()}"
+    registry = stack.enter_context(Registry.from_url(url, namespace, owner="demo"))
+    if registry.get_models_by_last_used(1):
+        raise ConfigurationError(f"the namespace {namespace} has models in it: the demo needs one of its own")
+    if registry._transport.call(registry._ops.cache()) is not None:
+        raise ConfigurationError(
+            f"the namespace {namespace} stands for a cache: the demo needs one of its own"
+        )
+    stack.callback(_clean, registry, models, url, whole=settings.namespace is None)
+    contents = real_contents(len(models), _FILE_SIZE)
+    server = FileServer(
+        {model.key: content for model, content in zip(models, contents, strict=True)},
+        rate=_FILE_SIZE / settings.seconds,
+        stalls=models[_STALLING].key,
+        on_stall=lambda replica: inbox.put((replica, _HalfWay())),
+    )
+    stack.enter_context(server)
+    fleet = stack.enter_context(Fleet(inbox, folder))
+    stack.enter_context(show)
+    jobs = [
+        Job(
+            number=number,
+            url=url,
+            namespace=namespace,
+            files_url=server.url,
+            cache=str(folder / "cache"),
+            models=models,
+            lease=settings.lease,
+            ignores_claims=settings.faulty and number > settings.processes - 2,  # one may be killed
+        )
+        for number in range(1, settings.processes + 1)
+    ]
+    return _Play(jobs, registry, server, fleet, show, inbox, deadline)
+
+
+class _Play:
+    """One run: what the replicas report, and what is seen of them."""
+
+    def __init__(
+        self,
+        jobs: list[Job],
+        registry: Registry,
+        server: FileServer,
+        fleet: Fleet,
+        show: Show,
+        inbox: Inbox,
+        deadline: float,
+    ) -> None:
+        self._jobs = jobs
+        self._models = jobs[0].models
+        self._cache = Path(jobs[0].cache)
+        self._registry = registry
+        self._server = server
+        self._fleet = fleet
+        self._show = show
+        self._inbox = inbox
+        self._deadline = deadline
+        self._refreshed = 0.0
+
+        self._ready = set[int]()
+        self._complete = set[int]()
+        self._ending = False
+        self._killed: Killed | None = None
+        self._claims: list[tuple[int, Won]] = []
+        self._verified: list[tuple[int, Verified]] = []
+        self._touched: list[int] = []
+        self._early = set[str]()
+        self._half_way: int | None = None  # the replica that is to be killed
+        self._abandoned: list[str] = []
+        self._published: dict[int, tuple[int, float]] = {}  # by whom, and when its download had ended
+        self._exit_codes: dict[int, int] = {}
+
+    def run(self) -> Evidence:
+        """Play it, to the end of all replicas."""
+        self._cache.mkdir()
+        namespace = self._registry.namespace
+        self._show.say(f"{len(self._jobs)} processes are being started; the namespace is {namespace}")
+        for job in self._jobs:
+            self._fleet.start(job)
+        self._until(lambda: len(self._ready) == len(self._jobs), "all processes were connected")
+        self._show.say(f"{len(self._jobs)} processes want the same {len(self._models)} models, now")
+        for job in self._jobs:
+            self._fleet.order(job.number, Order("go"))
+        self._until(lambda: self._complete == self._alive(), "every process had every model")
+        self._show.say("every process has every model, and has verified it")
+        self._say_woken()
+        self._touch_all()
+        records = self._registry.get_models_by_last_used()
+        counts = self._registry.get_status_counts()
+        self._ending = True
+        for number in self._alive():
+            self._fleet.order(number, Order("end"))
+        self._until(lambda: len(self._exit_codes) == len(self._jobs), "all processes had ended")
+        self._refresh()
+        return Evidence(
+            models=self._models,
+            files=[self._server.manifest[model.key] for model in self._models],
+            lease=self._jobs[0].lease,
+            killed=self._killed,
+            claims=self._claims,
+            verified=self._verified,
+            started=self._by_number(self._server.started),
+            completed=self._by_number(self._server.completed),
+            early=sorted(self._early),
+            published={path: _file_at(self._cache / path) for path in self._published_paths()},
+            abandoned=self._abandoned,
+            staged=self._paths(_STAGING),
+            touched=self._touched,
+            records=records,
+            counts=counts,
+            exit_codes=self._exit_codes,
+        )
+
+    def _touch_all(self) -> None:
+        """Touch every model once more, one after the other, each by another replica."""
+        order = random.sample(range(len(self._models)), len(self._models))
+        replicas = itertools.cycle(sorted(self._alive()))
+        for place, number in enumerate(order, 1):
+            self._fleet.order(next(replicas), Order("touch", number))
+            self._until(partial(self._has_touched, place), "all models were touched")
+        self._show.say("one process after the other has touched a model once more, in a random order")
+
+    def _has_touched(self, times: int) -> bool:
+        return len(self._touched) == times
+
+    def _until(self, done: Callable[[], bool], what: str) -> None:
+        """Take what comes in until that is true."""
+        while not done():
+            left = self._deadline - time.monotonic()
+            if left <= 0:
+                raise _Failed(f"The time was up before {what}.")
+            with contextlib.suppress(queue.Empty):  # then there is nothing new but the time
+                self._take(*self._inbox.get(timeout=min(left, _REFRESH_SECONDS)))
+            if time.monotonic() - self._refreshed > _REFRESH_SECONDS:
+                self._refresh()
+                self._kill_if_half_way()
+
+    def _take(self, replica: int, message: object) -> None:
+        match message:
+            case Ready():
+                self._ready.add(replica)
+                self._show.say(f"{self._name(replica)} is connected", in_table=True)
+            case Won():
+                self._claims.append((replica, message))
+                self._say_won(replica, message)
+            case _HalfWay():
+                self._half_way = replica
+            case Published():
+                self._published[message.model] = replica, message.downloaded
+                name = self._models[message.model].name
+                self._show.say(f"{self._name(replica)} has published {name}", in_table=True)
+            case Verified():
+                self._verified.append((replica, message))
+            case Complete():
+                self._complete.add(replica)
+            case Touched():
+                self._touched.append(message.model)
+            case Gone():
+                self._exit_codes[replica] = message.exit_code
+                if not self._ending and (self._killed is None or replica != self._killed.replica):
+                    words = self._fleet.last_words(replica)
+                    raise _Failed(f"{self._name(replica)} ended by itself ({message.exit_code}).\n{words}")
+            case _Stop():
+                raise _Failed(f"Stopped by {message.signal.name}.", STOPPED + message.signal)
+            case _:
+                raise AssertionError(f"nobody says {message!r}")
+
+    def _say_won(self, replica: int, won: Won) -> None:
+        name = self._models[won.model].name
+        if won.taken_over:
+            total = self._server.manifest[self._models[won.model].key].size
+            self._show.say(
+                f"{self._name(replica)} took over {name}: token {won.token}, attempt {won.attempts}; "
+                f"{won.previous_owner} had got to {_percent(won.previous_bytes_done, total)}",
+                style="bold cyan",
+            )
+        else:
+            self._show.say(f"{self._name(replica)} has the claim of {name}: token {won.token}", in_table=True)
+
+    def _kill_if_half_way(self) -> None:
+        """Kill an owner in the middle of its download, once the registry knows how far it is."""
+        replica, model = self._half_way, self._models[_STALLING]
+        record = self._registry.get_model_record(model.name, model.provider) if replica else None
+        if replica is None or record is None or record.bytes_done is None:
+            return
+        self._half_way = None
+        name = self._name(replica)
+        self._fleet.kill(replica)
+        record = self._registry.get_model_record(model.name, model.provider)
+        assert record is not None, "its owner has claimed it"
+        self._killed = Killed(replica, _STALLING, record)
+        self._abandoned = [path for path in self._paths(_STAGING) if str(record.token) in path.split("/")]
+        done = _percent(record.bytes_done, record.bytes_total or 1)
+        self._show.say(
+            f"{name} was killed at {done} of {model.name}; "
+            f"nobody renews its lease of {self._jobs[0].lease:g} s any more",
+            style="bold red",
+        )
+        self._server.resume()
+
+    def _say_woken(self) -> None:
+        """How long it took until those knew it who waited for the end of the takeover."""
+        if _STALLING not in self._published:
+            return
+        owner, ended = self._published[_STALLING]
+        waits = [
+            each.had - ended
+            for replica, each in self._verified
+            if each.model == _STALLING and each.began < ended and replica != owner
+        ]
+        if waits:
+            self._show.say(
+                f"{len(waits)} that waited for {self._models[_STALLING].name} were woken by a message; "
+                f"the last one had it {max(waits) * 1000:.0f} ms after its download had ended",
+                style="bold green",
+            )
+
+    def _refresh(self) -> None:
+        """Look at the registry and at the published files."""
+        self._refreshed = time.monotonic()
+        self._show.update(
+            self._registry.get_model_records((model.name, model.provider) for model in self._models),
+            self._killed.record.owner if self._killed is not None else None,
+        )
+        for path in self._published_paths():
+            whole = self._server.manifest[path.split("/")[-1]].size
+            if (self._cache / path).stat().st_size != whole:
+                self._early.add(path)
+
+    def _alive(self) -> set[int]:
+        return {
+            job.number for job in self._jobs if self._killed is None or job.number != self._killed.replica
+        }
+
+    def _name(self, replica: int) -> str:
+        return f"replica {replica} (pid {self._fleet.pid(replica)})"
+
+    def _paths(self, folder: str) -> list[str]:
+        """The files in a folder of the cache, relative to the cache."""
+        files = (path for path in (self._cache / folder).rglob("*") if path.is_file())
+        return sorted(str(path.relative_to(self._cache)) for path in files)
+
+    def _published_paths(self) -> list[str]:
+        """The files outside the folder of the store's own."""
+        return [path for path in self._paths(".") if not path.startswith(".pyregistry/")]
+
+    def _by_number(self, counts: Mapping[str, int]) -> Counter[int]:
+        return Counter({number: counts.get(model.key, 0) for number, model in enumerate(self._models)})
+
+
+def _percent(done: int | None, total: int) -> str:
+    return f"{100 * (done or 0) // total} %"
+
+
+def _file_at(path: Path) -> File:
+    content = path.read_bytes()
+    return File(len(content), hashlib.sha256(content).hexdigest())
+
+
+def _clean(registry: Registry, models: list[Model], url: str, *, whole: bool) -> None:
+    """Delete the models, and which cache they were in; and, with ``whole``, what else there is of the namespace."""
+    meta = Keyspace(registry.namespace).meta
+    try:
+        for model in models:
+            registry.delete_model(model.name, model.provider)
+        pool = source_of(url, DEFAULT_TIMEOUT, {}).sync_pool(url, redis.Connection.on_connect)
+        with redis.Redis.from_pool(pool) as client:
+            if whole:
+                client.delete(meta)
+            else:
+                client.hdel(meta, "cache_id")
+    except (RegistryError, redis.RedisError) as error:
+        _log.warning("the namespace %s could not be cleaned: %s", registry.namespace, error)
+
+
+@contextlib.contextmanager
+def _signals_to(inbox: Inbox) -> Iterator[None]:
+    """Signals that end a program go to the inbox: so nothing is ever interrupted half-way.
+
+    Only the main thread can have it so; in another one, signals do what they did.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def stop(number: int, _frame: object) -> None:
+        inbox.put((0, _Stop(signal.Signals(number))))  # it may be called from a signal handler
+
+    before = {number: signal.signal(number, stop) for number in _SIGNALS}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

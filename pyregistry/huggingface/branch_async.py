@@ -1,0 +1,236 @@
+"""Which commit a wanted snapshot is: as the hub says, and while the hub is away as the fleet had it last."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from contextlib import suppress
+from typing import TYPE_CHECKING, TypeVar
+
+from pyregistry._core import validation as checks
+from pyregistry._redis.protocol import records as wire
+from pyregistry._redis.protocol.request import Op
+from pyregistry._runtime.aio import ask
+from pyregistry.errors import InvalidArgument, OutcomeUnknown, RegistryError, RegistryUnavailable
+from pyregistry.huggingface.errors import SnapshotFailed, SnapshotRefused
+from pyregistry.huggingface.specification import Resolved, Snapshot, is_offline
+from pyregistry.models import ModelProvider, ModelRecord, ModelStatus
+from pyregistry.retry import RetryPolicy
+
+if TYPE_CHECKING:
+    from pyregistry.aio import AsyncRegistry
+
+__all__ = ["AsyncResolver"]
+
+T = TypeVar("T")
+
+_log = logging.getLogger("pyregistry.huggingface")
+
+_AGAIN = 60.0  # seconds after which the registry is told once more what it knows already
+
+
+class AsyncResolver:
+    """Finds the commit of a snapshot, and remembers it.
+
+    Args:
+        client: the registry.
+        wanted: what is wanted.
+        retry: how often the hub is asked.
+        max_age: seconds since the hub was asked last, beyond which the registry's commit is not taken.
+        needs_registry: a registry that is away is an error.
+    """
+
+    def __init__(
+        self,
+        client: AsyncRegistry,
+        wanted: Snapshot,
+        retry: RetryPolicy | None,
+        max_age: float | None,
+        *,
+        needs_registry: bool,
+    ) -> None:
+        if max_age is not None:
+            checks.microseconds("max_branch_age", max_age, zero=True)
+        self._client = client
+        self._wanted = wanted
+        self._retry = retry
+        self._max_age = max_age
+        self._needs_registry = needs_registry
+
+    async def resolve(self) -> Resolved:
+        """The commit.
+
+        Raises:
+            SnapshotRefused: the hub does not know the revision, or does not give it out.
+            SnapshotFailed: the hub is away, and what the fleet had last is not there, or too old.
+            LocalFault: the hub can't be asked from here.
+            RegistryError: the registry could not be asked.
+        """
+        wanted, attempt = self._wanted, 0
+        while True:
+            attempt += 1
+            known = await self._known()
+            found = await self._by_commit(known)
+            if found is not None:
+                return found
+            try:
+                answer = await ask(wanted.resolve)
+                return Resolved(answer.name, answer.commit, known)
+            except SnapshotFailed as error:
+                failure = error
+            if failure.hub_away:
+                taken = await self._while_away(known, failure)
+                if isinstance(taken, Resolved):
+                    return taken
+                failure = SnapshotFailed(f"{failure}; {taken}")
+                failure.hub_away = True
+            await asyncio.sleep(self._pause(attempt, failure))
+
+    def _pause(self, attempt: int, error: SnapshotFailed) -> float:
+        """Seconds until the hub is asked again; raises where it is not to be."""
+        retry = self._retry
+        if retry is None or attempt >= retry.attempts or isinstance(error, SnapshotRefused) or is_offline():
+            raise error
+        return retry.delay(attempt)
+
+    async def remember(self, found: Resolved) -> None:
+        """The snapshot is there: note which commit the branch was, where that was the hub's answer."""
+        if found.known is not None and self._is_news(found, found.known):
+            # Under the name that was asked for, and under the hub's: they may be two, as after a renaming.
+            for spelling in dict.fromkeys((self._wanted.repo_id, found.name)):
+                await self._tell(spelling, found, found.known.time)
+        if self._wanted.store is None and self._wanted.branch is not None:
+            try:
+                await ask(self._write_ref, found)
+            except OSError as error:
+                _log.warning("%s can't be found by its branch offline: %s", self._wanted, error)
+
+    def _is_news(self, found: Resolved, known: wire.Branch) -> bool:
+        if known.name is None or known.name.value != found.name:
+            return True
+        if self._wanted.branch is None:
+            return False
+        commit = known.commit
+        return commit is None or commit.value != found.commit or _seconds(known, commit) > _AGAIN
+
+    async def _tell(self, spelling: str, found: Resolved, asked: int) -> None:
+        op = self._client._ops.set_branch(self._target(spelling), found.commit, found.name, asked)
+        try:
+            await self._call(op)
+        except RegistryError as error:
+            _log.warning("that %s is commit %s can't be remembered: %s", self._wanted, found.commit, error)
+
+    def _write_ref(self, found: Resolved) -> None:
+        self._wanted.write_ref(found.name, found.commit, replace=not found.why_not)
+
+    def _target(self, spelling: str) -> checks.Target:
+        """A name of the repository, with the branch. Hubs do not tell names apart by their case."""
+        wanted = self._wanted
+        return checks.target(spelling.lower(), ModelProvider.HUGGING_FACE, wanted.branch, wanted.subset)
+
+    async def _known(self) -> wire.Branch | None:
+        """What the registry knows; ``None``: it is away."""
+        try:
+            return await self._call(self._client._ops.branch(self._target(self._wanted.repo_id)))
+        except (RegistryUnavailable, OutcomeUnknown):
+            if self._needs_registry:
+                raise
+            return None
+
+    async def _by_commit(self, known: wire.Branch | None) -> Resolved | None:
+        """Where a commit is wanted: the snapshot that is there, or under way. The hub need not be asked."""
+        commit = self._wanted.commit
+        if commit is None or known is None:
+            return None
+        for name in self._names(known):
+            record = await self._record(name, commit)
+            if record is None:
+                continue
+            if record.status is ModelStatus.DOWNLOADING or await self._is_there(record):
+                return Resolved(name, commit, None, self._offline())
+        return None
+
+    def _names(self, known: wire.Branch | None) -> list[str]:
+        """How the repository may be called: as the hub said, and as it is spelled."""
+        said = known.name.value if known is not None and known.name is not None else self._wanted.repo_id
+        return list(dict.fromkeys((said, self._wanted.repo_id)))
+
+    def _offline(self) -> str:
+        return f"{self._wanted!r} can't be downloaded: HF_HUB_OFFLINE is set" if is_offline() else ""
+
+    async def _while_away(self, known: wire.Branch | None, failure: SnapshotFailed) -> Resolved | str:
+        """What is there without the hub, or why nothing is."""
+        wanted = self._wanted
+        if wanted.commit is not None:
+            if known is None:  # nobody can be asked: what is on disk may count
+                return Resolved(wanted.repo_id, wanted.commit, None, str(failure))
+            return f"and the registry knows of no download of {wanted!r} whose files are here"
+        why = f"and the fleet has downloaded nothing for {wanted.branch!r} that is remembered"
+        if known is None:
+            why = f"and the registry is away, which may know what {wanted.branch!r} was"
+        for name, commit, age in await self._candidates(known):
+            if self._max_age is not None and age > self._max_age:
+                why = f"and {commit}, which {wanted.branch!r} was {_ago(age)}, is older than max_branch_age"
+                continue
+            if known is None:
+                there = wanted.store is None and await ask(wanted.is_cached, name, commit)
+            else:
+                record = await self._record(name, commit)
+                there = record is not None and await self._is_there(record)
+            if not there:
+                why = f"and {commit}, which {wanted.branch!r} was {_ago(age)}, is not downloaded here"
+                continue
+            _log.warning(
+                "%s: the hub is away, taken is commit %s, which it was %s: %s",
+                wanted, commit, _ago(age), failure,
+            )  # fmt: skip
+            return Resolved(name, commit, None, f"{failure}; and {commit}, which was taken, is gone")
+        return why
+
+    async def _candidates(self, known: wire.Branch | None) -> list[tuple[str, str, float]]:
+        """The commits that the branch may be, the best first: name, commit, age in seconds.
+
+        What a cache says of a branch counts only where the registry says nothing of it: it may be older than it looks.
+        """
+        names = self._names(known)
+        if known is not None and known.commit is not None:
+            return [(name, known.commit.value, _seconds(known, known.commit)) for name in names]
+        found: list[tuple[str, str, float]] = []
+        for name in names if self._wanted.store is None else ():
+            ref = await ask(self._wanted.read_ref, name)
+            if ref is not None:
+                found.append((name, ref.commit, max(time.time() - ref.written, 0.0)))
+        return found
+
+    async def _record(self, name: str, commit: str) -> ModelRecord | None:
+        target = checks.target(name, ModelProvider.HUGGING_FACE, commit, self._wanted.subset)
+        (record,) = await self._call(self._client._ops.read([target]))
+        return record if isinstance(record, ModelRecord) else None
+
+    async def _is_there(self, record: ModelRecord) -> bool:
+        """Whether it is DOWNLOADED, and its files are here."""
+        wanted, store = self._wanted, self._wanted.store
+        if record.status is not ModelStatus.DOWNLOADED:
+            return False
+        if store is None:
+            return bool(await ask(wanted.is_cached, record.model_name, str(record.revision)))
+        with suppress(InvalidArgument):  # it has no location that this store knows
+            return await ask(store.contains, record) or bool(await ask(store.look_again, record))
+        return False
+
+    async def _call(self, op: Op[T]) -> T:
+        return await self._client._transport.call(op)
+
+
+def _seconds(known: wire.Branch, told: wire.Told) -> float:
+    """How old an answer of the hub is."""
+    return max(known.time - told.at, 0) / 1_000_000
+
+
+def _ago(seconds: float) -> str:
+    """An age, for people."""
+    for unit, length in (("days", 86400), ("h", 3600), ("min", 60)):
+        if seconds >= 2 * length:
+            return f"{seconds / length:.0f} {unit} ago"
+    return f"{seconds:.0f} s ago"
