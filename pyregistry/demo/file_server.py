@@ -133,8 +133,9 @@ class FileServer:
                 self._resumed.wait(_STALL_SECONDS)
             chunk = content[start : start + _CHUNK]
             request.wfile.write(chunk)
-            due = began + (start + len(chunk)) / self._rate
-            if self._closing.wait(max(0.0, due - time.monotonic())):
+            sent = start + len(chunk)
+            due = began + sent / self._rate
+            if self._closing.wait(max(0.0, due - time.monotonic())) and sent < len(content):
                 return
         with self._lock:
             self.completed[path] += 1
