@@ -23,8 +23,10 @@ from typing import Any
 import redis
 
 from pyregistry import Claim, Claimed, Registry
-from pyregistry._redis.protocol.keys import Keyspace, entry_of
-from pyregistry._redis.protocol.operations import FINISH, RENEW, chunks
+from pyregistry._core.model_key import entry_of
+from pyregistry._core.values import chunks
+from pyregistry._redis.protocol.keys import Keyspace
+from pyregistry._redis.protocol.operations import FINISH, RENEW
 from pyregistry._redis.protocol.scripts import Script
 from pyregistry.embedded import EmbeddedServer
 

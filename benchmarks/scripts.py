@@ -13,7 +13,8 @@ from benchmarks.bare import BareSocket, packed
 from benchmarks.measure import Absent, Figure, Job, progress
 from benchmarks.options import Options
 from benchmarks.servers import Server
-from pyregistry._redis.protocol.operations import SCRIPTS, Ops, chunks
+from pyregistry._core.values import chunks
+from pyregistry._redis.protocol.operations import SCRIPTS, Ops
 from pyregistry._redis.protocol.scripts import BATCH
 
 TABLE = "Server time per item, by script"

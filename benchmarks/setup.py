@@ -8,7 +8,8 @@ from typing import Any, Final, TypeAlias
 import redis
 
 from pyregistry import Claim, Claimed, ModelStatus, Registry
-from pyregistry._redis.protocol.operations import FINISH, Ops, chunks
+from pyregistry._core.values import chunks
+from pyregistry._redis.protocol.operations import FINISH, Ops
 from pyregistry._redis.protocol.request import Op
 
 NAMESPACE = "bench"

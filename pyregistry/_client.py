@@ -13,9 +13,10 @@ from pyregistry._coordination.lease import Kept
 from pyregistry._coordination.local_faults import LocalBackoff
 from pyregistry._coordination.options import Wish
 from pyregistry._core import validation as checks
-from pyregistry._core.validation import Target
+from pyregistry._core.model_key import ModelKey
+from pyregistry._core.values import KEPT, ClaimResult, Lease, Rejection
 from pyregistry._redis.protocol import records as wire
-from pyregistry._redis.protocol.operations import KEPT, ClaimResult, Lease, Ops, Refusal
+from pyregistry._redis.protocol.operations import Ops
 from pyregistry._redis.transport.endpoint import ClientSource, UrlSource
 from pyregistry._runtime.greenlets import check_runtime
 from pyregistry.errors import DamagedRecord, InvalidArgument
@@ -66,7 +67,7 @@ class Core:
             f"a {type(self).__name__} does not pickle: make one from its URL in the other process"
         )
 
-    def _wish(self, targets: Sequence[Target], **wishes: Any) -> Wish:
+    def _wish(self, targets: Sequence[ModelKey], **wishes: Any) -> Wish:
         if len(targets) != 1:
             raise InvalidArgument("provider", "must be named: a download comes from one place")
         if wishes["owner"] is not None:
@@ -106,21 +107,21 @@ class Core:
         elif _log.isEnabledFor(level):
             _log.log(level, "%s %s (token %d, attempt %d)", how, claim.ref, claim.token, claim.attempts)
 
-    def _told_retry(self, ref: ModelRef, result: Claim | Refusal, lease: Lease) -> Claim | None:
-        if isinstance(result, Refusal):
+    def _told_retry(self, ref: ModelRef, result: Claim | Rejection, lease: Lease) -> Claim | None:
+        if isinstance(result, Rejection):
             _log.debug("%s is not retried: %s", ref, result.why)
             return None
         self._told_won(result, lease, "retries", logging.INFO)
         return result
 
     def _told_renewal(
-        self, claim: Claim, result: Claim | Refusal | DamagedRecord
+        self, claim: Claim, result: Claim | Rejection | DamagedRecord
     ) -> Claim | DamagedRecord | None:
         if isinstance(result, Claim):
             _log.debug("renewed %s (token %d)", claim.ref, claim.token)
             return result
         self._kept.drop(claim)
-        if isinstance(result, Refusal):
+        if isinstance(result, Rejection):
             level = logging.WARNING if result.lost else logging.DEBUG
             _log.log(level, "the claim of %s (token %d): %s", claim.ref, claim.token, result.why)
             return None
@@ -135,7 +136,7 @@ class Core:
         return True
 
     def _told_status(
-        self, target: Target, status: ModelStatus, reply: wire.StatusSet, dropped: Iterable[Kept]
+        self, target: ModelKey, status: ModelStatus, reply: wire.StatusSet, dropped: Iterable[Kept]
     ) -> None:
         ended = reply.ended_claim_id
         if ended and not (self._ops.ids.made(ended) or any(kept.claim.claim_id == ended for kept in dropped)):
@@ -146,7 +147,7 @@ class Core:
         elif _log.isEnabledFor(logging.DEBUG):
             _log.debug("set %s to %s", target.ref, status)
 
-    def _told_cancel(self, target: Target, cancelled: wire.Cancelled | None) -> bool:
+    def _told_cancel(self, target: ModelKey, cancelled: wire.Cancelled | None) -> bool:
         if cancelled is None:
             _log.debug("%s is not being downloaded: nothing to cancel", target.ref)
             return False

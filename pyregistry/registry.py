@@ -11,24 +11,24 @@ import redis
 
 from pyregistry._client import Core
 from pyregistry._coordination.ensure_sync import Download, Flight
-from pyregistry._coordination.lease import now
 from pyregistry._coordination.options import SHUTDOWN_TIMEOUT, VISIBILITY_TIMEOUT, OnUnavailable, OnUnproven
 from pyregistry._coordination.subscriber_sync import EventStream, Listener
 from pyregistry._coordination.touch_buffer_sync import Toucher
 from pyregistry._core import validation as checks
-from pyregistry._redis.cache.tracking_sync import RememberingTransport
-from pyregistry._redis.protocol.operations import (
+from pyregistry._core.clock import now
+from pyregistry._core.values import (
     KEPT,
     KEPT_LEASE,
     Default,
-    Refusal,
-    Said,
+    ProgressUpdate,
+    Rejection,
     chunks,
+    first_error,
     known_of,
     preferred_record,
-    settled,
     status_of,
 )
+from pyregistry._redis.cache.tracking_sync import RememberingTransport
 from pyregistry._redis.transport.endpoint import DEFAULT_TIMEOUT, ClientSource, UrlSource, source_of
 from pyregistry._redis.transport.fast_path_sync import LoneTransport
 from pyregistry._redis.transport.pooled_sync import Transport
@@ -54,7 +54,8 @@ if TYPE_CHECKING:
     from typing_extensions import Self, Unpack
 
     from pyregistry._coordination.options import DownloadFunction, ModelOptions, StagedDownloadFunction
-    from pyregistry._redis.protocol.operations import ClaimResult, Lease, Model, Ops
+    from pyregistry._core.values import ClaimResult, Lease, Model
+    from pyregistry._redis.protocol.operations import Ops
     from pyregistry._redis.protocol.request import Op
 
 __all__ = ["Registry", "create_registry_backend"]
@@ -318,7 +319,7 @@ class Registry(Core):
                 if isinstance(result, Claimed):
                     self._kept.drop(result.claim)
             raise
-        return settled(results)
+        return first_error(results)
 
     def _call_many(
         self,
@@ -365,9 +366,9 @@ class Registry(Core):
         Returns:
             The claim as it is now; ``None`` if it is lost, or was ended by this owner.
         """
-        op = self._ops.renew([claim], lease=lease, said=[Said(message, bytes_done, bytes_total)])
+        op = self._ops.renew([claim], lease=lease, said=[ProgressUpdate(message, bytes_done, bytes_total)])
         (result,) = self._transport.call(op)
-        return settled([self._told_renewal(claim, result)])[0]
+        return first_error([self._told_renewal(claim, result)])[0]
 
     def refresh_many(self, claims: Iterable[Claim], *, lease: Lease = Default.ITS_OWN) -> list[Claim | None]:
         """Renew many claims at once, in batches.
@@ -384,10 +385,10 @@ class Registry(Core):
         """
         asked = list(claims)
         renewed = self._call_many([self._ops.renew(chunk, lease=lease) for chunk in chunks(asked)])
-        return settled(
+        return first_error(
             [
                 self._told_renewal(claim, result)
-                if isinstance(result, (Claim, Refusal, DamagedRecord))
+                if isinstance(result, (Claim, Rejection, DamagedRecord))
                 else result
                 for claim, result in zip(asked, renewed, strict=True)
             ]
@@ -815,7 +816,7 @@ class Registry(Core):
         for group in groups:
             of_group, known = known[: len(group)], known[len(group) :]
             answers.append(known_of(of_group))
-        return settled(answers)
+        return first_error(answers)
 
     def delete_model(
         self,
@@ -960,7 +961,7 @@ class Registry(Core):
                 answers.append(preferred_record(of_group))
             except Exception as error:
                 answers.append(error)
-        return settled(answers)
+        return first_error(answers)
 
     def get_models_by_last_used(
         self, limit: int | None = None, status: ModelStatus | str | None = None

@@ -28,7 +28,8 @@ import pytest
 import redis
 
 from pyregistry import Claimed, ModelRecord, ModelRef, ModelStatus, Provider, Registry, errors
-from pyregistry._redis.protocol.keys import Keyspace, entry_of
+from pyregistry._core.model_key import entry_of
+from pyregistry._redis.protocol.keys import Keyspace
 from pyregistry.cli import main
 from pyregistry.cli.claim_token import Ticket, shell_failure
 from pyregistry.cli.context import NAMED_BY

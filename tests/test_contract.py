@@ -37,7 +37,8 @@ from pyregistry import (
     create_async_registry_backend,
     create_registry_backend,
 )
-from pyregistry._redis.protocol.keys import Keyspace, entry_of
+from pyregistry._core.model_key import entry_of
+from pyregistry._redis.protocol.keys import Keyspace
 from tests.clients import Connect
 from tests.conftest import MakeServer
 

@@ -13,7 +13,8 @@ import pytest
 import redis
 
 from pyregistry import Claimed, ModelRef, Registry, RegistryUnavailable, doctor
-from pyregistry._redis.protocol.keys import Keyspace, entry_of
+from pyregistry._core.model_key import entry_of
+from pyregistry._redis.protocol.keys import Keyspace
 from pyregistry._redis.protocol.records import StoredRecord
 from pyregistry.doctor import EXAMPLES, Facts, Finding, Level, examine, judge
 

@@ -37,8 +37,8 @@ from pyregistry import (
     WaitTimedOut,
 )
 from pyregistry._coordination import ensure_async, ensure_sync
-from pyregistry._coordination.lease import now
 from pyregistry._coordination.options import VISIBILITY_TIMEOUT
+from pyregistry._core.clock import now
 from pyregistry._redis.protocol.outcomes import ATTEMPTS
 from pyregistry._redis.protocol.request import Head, PlainOp
 from pyregistry.store import CacheMark

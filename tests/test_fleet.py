@@ -27,7 +27,7 @@ from pyregistry import (
     RegistryUnavailable,
 )
 from pyregistry._coordination import waiters
-from pyregistry._coordination.lease import now
+from pyregistry._core.clock import now
 from pyregistry._redis.protocol.keys import Keyspace
 from tests.cutter import Cutter
 from tests.proxy import SECONDS, Proxy, until

@@ -32,7 +32,7 @@ from pyregistry import (
     RegistryEvent,
 )
 from pyregistry._coordination import keepalive
-from pyregistry._redis.protocol import operations
+from pyregistry._core import values
 from pyregistry._redis.transport.endpoint import UrlSource
 from tests.proxy import SECONDS, Proxy, until
 
@@ -286,8 +286,7 @@ def test_a_lock_that_the_parent_held_does_not_stop_the_child(
 def short_lease(monkeypatch: pytest.MonkeyPatch) -> float:
     lease = 0.6
     monkeypatch.setattr(keepalive, "_LINGER", keepalive._LINGER * lease / 30.0)
-    for module in (keepalive, operations):
-        monkeypatch.setattr(module, "KEPT_LEASE", lease)
+    monkeypatch.setattr(values, "KEPT_LEASE", lease)
     return lease
 
 

@@ -12,9 +12,11 @@ from typing import Any, get_args
 
 import pytest
 
-from pyregistry._core.validation import Target, target
+from pyregistry._core.model_key import ModelKey
+from pyregistry._core.validation import target
+from pyregistry._core.values import Default, ProgressUpdate
 from pyregistry._redis.protocol import records as wire
-from pyregistry._redis.protocol.operations import OPEN, SCRIPTS, Default, Ops, Said
+from pyregistry._redis.protocol.operations import OPEN, SCRIPTS, Ops
 from pyregistry._redis.protocol.request import Op, pack
 from pyregistry._redis.protocol.scripts import Arg, Row, Script, compose, load, lock_lines, lua_folder
 from pyregistry.models import Claim, EventKind, ModelStatus
@@ -506,7 +508,7 @@ KEYS = {
 ENTRIES = ("HuggingFace:m", "S3@r#s:n")
 
 
-def targets() -> list[Target]:
+def targets() -> list[ModelKey]:
     return [target("m", "HuggingFace", None, None), target("n", "S3", "r", "s")]
 
 
@@ -533,7 +535,11 @@ SENT: dict[str, tuple[Op[Any], dict[str, Any], list[dict[str, Any]]]] = {
         [{"claim_id": "the id"}],
     ),
     "renew": (
-        OPS.renew([CLAIM, SECOND_CLAIM], lease=Default.ITS_OWN, said=[Said("x", 1, 2, 5), Said("y", 3, 4, 6)]),
+        OPS.renew(
+            [CLAIM, SECOND_CLAIM],
+            lease=Default.ITS_OWN,
+            said=[ProgressUpdate("x", 1, 2, 5), ProgressUpdate("y", 3, 4, 6)],
+        ),
         {},
         by_item(
             claim_id=("the id", "another id"),
@@ -649,7 +655,7 @@ LEAST: list[Op[Any]] = [
     OPS.claims(targets(), lease=Default.KEPT, owner=None, max_attempts=None),
     OPS.retry(targets()[0], lease=Default.KEPT, claim_id=None, owner=None, max_attempts=None),
     OPS.renew([CLAIM, SECOND_CLAIM], lease=None),
-    OPS.renew([CLAIM], lease=1, said=[Said(None)]),
+    OPS.renew([CLAIM], lease=1, said=[ProgressUpdate(None)]),
     OPS.finish(
         CLAIM, "ERROR", None, size_bytes=None, location=None, resolved_revision=None, retry_in=0.5,
         permanent=True,

@@ -23,7 +23,7 @@ from pyregistry import (
     Registry,
 )
 from pyregistry._coordination import keepalive
-from pyregistry._redis.protocol import operations
+from pyregistry._core import values
 from tests.proxy import Proxy, until
 
 if TYPE_CHECKING:
@@ -49,9 +49,8 @@ def lease(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> It
     """How long a kept claim holds."""
     until(lambda: not threads(), "the keeper of the test before ends")
     lease: float = getattr(request, "param", LEASE)
-    monkeypatch.setattr(keepalive, "_LINGER", keepalive._LINGER * lease / operations.KEPT_LEASE)
-    for module in (keepalive, operations):
-        monkeypatch.setattr(module, "KEPT_LEASE", lease)
+    monkeypatch.setattr(keepalive, "_LINGER", keepalive._LINGER * lease / values.KEPT_LEASE)
+    monkeypatch.setattr(values, "KEPT_LEASE", lease)
     yield lease
     until(lambda: not threads(), "the keeper ends")
 
@@ -59,7 +58,7 @@ def lease(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> It
 def kept(registry: Registry, name: str = "model", **options: Any) -> Claim:
     result = registry.try_claim_for_download(name, "S3", **options)
     assert isinstance(result, Claimed)
-    assert result.claim.lease == operations.KEPT_LEASE
+    assert result.claim.lease == values.KEPT_LEASE
     return result.claim
 
 

@@ -14,7 +14,7 @@ import redis.asyncio
 
 from pyregistry import AsyncRegistry, Claimed, ModelStatus, Registry
 from pyregistry._coordination import keepalive
-from pyregistry._redis.protocol import operations
+from pyregistry._core import values
 from tests.clients import AsyncFacade, loop_in_thread
 from tests.proxy import until
 
@@ -30,8 +30,7 @@ LEASE = 2.0  # seconds, instead of 30: that a machine which is busy for a moment
 
 @pytest.fixture(autouse=True)
 def lease(monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in (keepalive, operations):
-        monkeypatch.setattr(module, "KEPT_LEASE", LEASE)
+    monkeypatch.setattr(values, "KEPT_LEASE", LEASE)
 
 
 @pytest.fixture
@@ -146,8 +145,7 @@ def test_a_shorter_lease_at_the_limit(
     held = claim(registry)
     fill(raw, server.url)
     kept_by(registry).by_client = None
-    for module in (keepalive, operations):
-        monkeypatch.setattr(module, "KEPT_LEASE", LEASE * 0.8)
+    monkeypatch.setattr(values, "KEPT_LEASE", LEASE * 0.8)
     second = registry.try_claim_for_download("another", "S3")
     assert isinstance(second, Claimed)
     outlives_its_lease(raw, registry, held)

@@ -29,7 +29,7 @@ from pyregistry import (
     RegistryClosed,
     RegistryUnavailable,
 )
-from pyregistry._coordination.lease import now
+from pyregistry._core.clock import now
 from pyregistry._redis.cache import client_cache, tracking_async, tracking_sync
 from pyregistry._redis.cache.client_cache import Near, SharedNear
 from pyregistry._redis.cache.tracking_sync import RememberingTransport

@@ -30,7 +30,7 @@ from pyregistry import (
     ServerRefused,
 )
 from pyregistry._coordination import keepalive
-from pyregistry._coordination.lease import now
+from pyregistry._core.clock import now
 from pyregistry._redis.protocol.keys import Keyspace
 from tests import servers
 from tests.clients import AsyncFacade, loop_in_thread

@@ -20,7 +20,7 @@ from pyregistry import (
     RegistryUnavailable,
     create_registry_backend,
 )
-from pyregistry._coordination.lease import now
+from pyregistry._core.clock import now
 from pyregistry._redis.cache.client_cache import Near, SharedNear
 from tests.proxy import until
 

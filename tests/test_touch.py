@@ -14,7 +14,7 @@ import redis
 
 from pyregistry import AsyncRegistry, InvalidArgument, InvalidModelName, ModelStatus, Registry, RegistryClosed
 from pyregistry._coordination import touch_buffer_async, touch_buffer_sync
-from pyregistry._coordination.lease import now
+from pyregistry._core.clock import now
 from tests.proxy import Proxy, until
 from tests.test_fork import left_open
 

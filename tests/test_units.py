@@ -30,7 +30,8 @@ from pyregistry import (
 )
 from pyregistry._core import validation as checks
 from pyregistry._core.claim_ids import ClaimIds
-from pyregistry._redis.protocol.keys import Keyspace, entry_of, parse_entry
+from pyregistry._core.model_key import entry_of, parse_entry
+from pyregistry._redis.protocol.keys import Keyspace
 from pyregistry._redis.protocol.records import StoredRecord, decode_record, record_of
 from pyregistry._redis.transport.endpoint import redacted
 

@@ -24,7 +24,8 @@ from pyregistry import (
     RetryPolicy,
 )
 from pyregistry._coordination import subscriber_async, subscriber_sync
-from pyregistry._coordination.lease import Lost, now
+from pyregistry._coordination.lease import Lost
+from pyregistry._core.clock import now
 from tests.cutter import Cutter
 from tests.interrupt import Interrupted, interrupt_from_elsewhere, interruptible
 from tests.proxy import SECONDS, until

@@ -16,13 +16,13 @@ from datetime import datetime, timezone
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from pyregistry._coordination.lease import Held, OwnedClaim, Stall, now
+from pyregistry._coordination.lease import Held, OwnedClaim, Stall
 from pyregistry._coordination.local_faults import MOST_FAULTS, check_descriptors, fault_of, is_callers
 from pyregistry._coordination.options import Wish
 from pyregistry._coordination.waiters import RECHECK, OwnersEar, Seat, View
+from pyregistry._core.clock import now, time_of
 from pyregistry._core.failure_text import told
-from pyregistry._redis.protocol.operations import Refusal
-from pyregistry._redis.protocol.records import time_of
+from pyregistry._core.values import Rejection
 from pyregistry._redis.protocol.request import Op
 from pyregistry._runtime.aio import Guard, Poke, Turn, ask, check_function, see_through, waker, work
 from pyregistry.errors import (
@@ -272,7 +272,7 @@ class AsyncFlight:
             answer = await self._won(op)
             claim = client._told_retry(wish.target.ref, answer, wish.lease)
             if claim is None:
-                assert isinstance(answer, Refusal), "it was not won"
+                assert isinstance(answer, Rejection), "it was not won"
                 return view._replace(until=now() + answer.retry_left) if answer.retry_left else None
         else:
             of = wish.target

@@ -15,9 +15,12 @@ from typing import Any, TypeVar
 
 from redis import exceptions as redis_errors
 
-from pyregistry._coordination.lease import Held, Kept, Stall, now
-from pyregistry._core.validation import Target
-from pyregistry._redis.protocol.operations import KEPT_LEASE, Default, Ops, Refusal, chunks
+from pyregistry._coordination.lease import Held, Kept, Stall
+from pyregistry._core import values
+from pyregistry._core.clock import now
+from pyregistry._core.model_key import ModelKey
+from pyregistry._core.values import Default, Rejection, chunks
+from pyregistry._redis.protocol.operations import Ops
 from pyregistry._redis.protocol.request import Op
 from pyregistry._redis.transport.endpoint import ClientSource, UrlSource
 from pyregistry._redis.transport.pooled_sync import Transport
@@ -41,7 +44,7 @@ _LEAST_TIMEOUT, _MOST_TIMEOUT = 0.5, 3.0
 
 
 def _timeout(kept: Iterable[Kept]) -> float:
-    shortest = min((each.lease for each in kept), default=KEPT_LEASE)
+    shortest = min((each.lease for each in kept), default=values.KEPT_LEASE)
     return min(max(shortest / 10, _LEAST_TIMEOUT), _MOST_TIMEOUT)
 
 
@@ -278,7 +281,7 @@ class KeptClaims:
         with _keeper.lock:
             self.claims.pop(claim.token, None)
 
-    def drop_models(self, targets: list[Target], token: int | None = None) -> list[Kept]:
+    def drop_models(self, targets: list[ModelKey], token: int | None = None) -> list[Kept]:
         """Renew no claim of these models, or only not the one with this token; returns what was kept."""
         if not self.claims:  # nearly always
             return []
@@ -461,7 +464,7 @@ class KeptClaims:
         for kept, result in zip(batch, results, strict=True):
             self._renewed(kept, result, sent_at)
 
-    def _renewed(self, kept: Kept, result: Claim | Refusal | DamagedRecord, sent_at: float) -> bool:
+    def _renewed(self, kept: Kept, result: Claim | Rejection | DamagedRecord, sent_at: float) -> bool:
         if isinstance(result, Claim):
             with _keeper.lock:
                 kept.claim = result
@@ -469,8 +472,8 @@ class KeptClaims:
             return True
         with _keeper.lock:
             known = self.claims.pop(kept.claim.token, None) is not None
-        why = result.why if isinstance(result, Refusal) else str(result)
-        if isinstance(result, Refusal) and not result.lost:
+        why = result.why if isinstance(result, Rejection) else str(result)
+        if isinstance(result, Rejection) and not result.lost:
             # One that is dropped, or about to be, was ended by its owner; that is no loss.
             if known and not kept.over:
                 kept.tell_lost(why)

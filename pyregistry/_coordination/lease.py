@@ -7,27 +7,20 @@ from __future__ import annotations
 
 import math
 import threading
-import time
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 from pyregistry._core import validation as checks
-from pyregistry._redis.protocol.operations import Default, Said, next_order
+from pyregistry._core.clock import LOOK_FOR_SIGNALS, now
+from pyregistry._core.values import Default, ProgressUpdate, next_order
 from pyregistry._redis.protocol.request import Op
 from pyregistry.errors import ClaimLost
 from pyregistry.models import Claim
 
-__all__ = ["Held", "Kept", "Lost", "OwnedClaim", "Stall", "now"]
+__all__ = ["Held", "Kept", "Lost", "OwnedClaim", "Stall"]
 
 REPORT_EVERY = 1.0
 """Seconds between two renewals that only tell how far a download is."""
-
-
-now: Callable[[], float] = (
-    partial(time.clock_gettime, time.CLOCK_BOOTTIME) if hasattr(time, "CLOCK_BOOTTIME") else time.monotonic
-)
-"""Seconds on a clock that also runs while the machine sleeps, where there is one."""
 
 
 class Kept:
@@ -61,20 +54,15 @@ class Kept:
         """When its keeper has something to do for it."""
         return self.due
 
-    def take_said(self) -> Said:
+    def take_said(self) -> ProgressUpdate:
         """What the owner has said since the last renewal."""
-        return Said()
+        return ProgressUpdate()
 
-    def put_back(self, said: Said) -> None:
+    def put_back(self, said: ProgressUpdate) -> None:
         """It could not be told."""
 
     def tell_lost(self, why: str) -> None:
         """It is somebody else's."""
-
-
-LOOK_FOR_SIGNALS = 1.0
-"""Seconds after which a wait without an end looks up: a signal that comes between Python's last look for one and the
-system call does not end that call."""
 
 
 class Lost:
@@ -184,8 +172,8 @@ class Held(Kept):
         self.finished = False
         self.thread = threading.get_ident()
         self.artifact: dict[str, Any] = {}
-        self.progress = Said()
-        self._said = Said()
+        self.progress = ProgressUpdate()
+        self._said = ProgressUpdate()
         self._told_at = since
         self._advanced_at = math.inf
         self._changed = changed
@@ -210,7 +198,7 @@ class Held(Kept):
         if self.asked_at >= since:
             self.due = since  # what was heard meanwhile may be newer than the answer
 
-    def report(self, said: Said) -> None:
+    def report(self, said: ProgressUpdate) -> None:
         """How far the owner is."""
         with self._lock:
             before, self.progress = self.progress, self.progress.then(said)
@@ -220,14 +208,14 @@ class Held(Kept):
                 self.due = min(self.due, self._told_at + REPORT_EVERY)
         self._changed(self)
 
-    def take_said(self) -> Said:
+    def take_said(self) -> ProgressUpdate:
         """What the owner has said since the last renewal."""
         with self._lock:
-            said, self._said = self._said, Said()
+            said, self._said = self._said, ProgressUpdate()
             # In the order in which things were said, whoever sends them first.
             return said._replace(order=next_order())
 
-    def put_back(self, said: Said) -> None:
+    def put_back(self, said: ProgressUpdate) -> None:
         """It could not be told."""
         with self._lock:
             self._said = said.then(self._said)
@@ -297,7 +285,7 @@ class OwnedClaim(Claim, frozen=True, kw_only=True, gc=True):
             checks.whole("bytes_total", bytes_total)
         if not isinstance(message, Default):
             checks.text("message", message)
-        self.held.report(Said(message, bytes_done, bytes_total))
+        self.held.report(ProgressUpdate(message, bytes_done, bytes_total))
 
     def describe(
         self,

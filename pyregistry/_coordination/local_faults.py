@@ -6,7 +6,7 @@ import errno
 import os
 import random
 
-from pyregistry._coordination.lease import now
+from pyregistry._core.clock import now
 from pyregistry.errors import ConfigurationError, InvalidArgument, LocalFault
 from pyregistry.retry import RetryPolicy, message_of
 

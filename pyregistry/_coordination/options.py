@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias, TypedDict, get_args
 
 from pyregistry._core import validation as checks
+from pyregistry._core.model_key import ModelKey
 from pyregistry.errors import InvalidArgument
 from pyregistry.retry import RetryPolicy
 
@@ -64,7 +65,7 @@ class Wish:
     download.
     """
 
-    target: checks.Target
+    target: ModelKey
     lease: float
     owner: str | None
     expected_bytes: int | None

@@ -15,9 +15,10 @@ from typing import TYPE_CHECKING
 
 from redis import exceptions as redis_errors
 
-from pyregistry._coordination.lease import now
 from pyregistry._coordination.waiters import Hub, Watcher
-from pyregistry._redis.protocol.outcomes import DENIED, NO_ANSWER, NOT_RUN, backoff, refusal
+from pyregistry._core.backoff import backoff
+from pyregistry._core.clock import now
+from pyregistry._redis.protocol.outcomes import DENIED, NO_ANSWER, NOT_RUN, refusal
 from pyregistry._redis.transport.pooled_async import AsyncTransport
 from pyregistry._runtime.aio import Beside, Poke, Turn, receive
 from pyregistry.errors import RegistryClosed, RegistryError, RegistryUnavailable

@@ -14,10 +14,11 @@ import threading
 import weakref
 from collections.abc import Hashable, Iterable, Sequence
 
-from pyregistry._coordination.lease import now
 from pyregistry._core import validation as checks
-from pyregistry._core.validation import Target
-from pyregistry._redis.protocol.operations import Ops, chunks
+from pyregistry._core.clock import now
+from pyregistry._core.model_key import ModelKey
+from pyregistry._core.values import chunks
+from pyregistry._redis.protocol.operations import Ops
 from pyregistry._redis.transport.pooled_sync import Transport
 from pyregistry._runtime.threads import Beside, Poke
 from pyregistry.errors import DamagedRecord, RegistryClosed, RegistryError
@@ -52,8 +53,8 @@ class Toucher:
     def start_anew(self) -> None:
         """Nothing waits, and nothing runs."""
         self.noted: set[Hashable] = set()
-        self._due: dict[str, Target] = {}  # by entry: to be told of at once
-        self._waiting: dict[str, Target] = {}  # to be told of when an interval begins
+        self._due: dict[str, ModelKey] = {}  # by entry: to be told of at once
+        self._waiting: dict[str, ModelKey] = {}  # to be told of when an interval begins
         self._allowed: dict[str, int] = {}  # from which interval on each may be told of again
         self._lost = 0  # as many have not been told of, and will not be
         self._away = False
@@ -61,7 +62,7 @@ class Toucher:
         self._news = Poke()
         self._lock = threading.Lock()  # held for a few lines at a time, never while anybody waits
 
-    def touch(self, question: Hashable, targets: Iterable[Target]) -> None:
+    def touch(self, question: Hashable, targets: Iterable[ModelKey]) -> None:
         """These are in use; that is what was asked.
 
         Raises:
@@ -103,7 +104,7 @@ class Toucher:
     def _interval_now(self) -> int:
         return int(now() / self._interval)
 
-    def _wait(self, target: Target) -> None:
+    def _wait(self, target: ModelKey) -> None:
         self._waiting[target.entry] = target
         self._bound()
 
@@ -129,7 +130,7 @@ class Toucher:
             if not targets:
                 self._news.wait((self._interval_now() + 1) * self._interval - now())
 
-    def _take(self) -> Sequence[Target]:
+    def _take(self) -> Sequence[ModelKey]:
         """What is to be told of now; when the client closes, everything."""
         interval = self._interval_now()
         begins = [entry for entry in self._waiting if self._closed or self._allowed.get(entry, 0) <= interval]
@@ -144,7 +145,7 @@ class Toucher:
                 del self._allowed[entry]
         return targets
 
-    def _tell(self, targets: Sequence[Target]) -> None:
+    def _tell(self, targets: Sequence[ModelKey]) -> None:
         try:
             answers = self._transport.call(self._ops.touch(targets))
         except RegistryError as error:
@@ -174,7 +175,7 @@ class Toucher:
                 lost, self._lost = self._lost, 0
             _log.warning("%d touches are lost: more than %d models waited to be told of", lost, MOST)
 
-    def _keep(self, targets: Iterable[Target]) -> None:
+    def _keep(self, targets: Iterable[ModelKey]) -> None:
         interval = self._interval_now()
         for target in targets:
             if target.entry not in self._due:

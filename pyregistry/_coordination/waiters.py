@@ -16,8 +16,8 @@ from typing import Generic, NamedTuple, Protocol, TypeVar
 
 import msgspec
 
-from pyregistry._coordination.lease import now
-from pyregistry._redis.protocol.keys import parse_entry
+from pyregistry._core.clock import now
+from pyregistry._core.model_key import parse_entry
 from pyregistry._redis.protocol.records import StoredEvent, decode_events, event_of, record_of
 from pyregistry.errors import RegistryError
 from pyregistry.models import EventGap, EventKind, ModelRecord, ModelRef, ModelStatus, RegistryEvent

@@ -5,7 +5,11 @@ from __future__ import annotations
 import base64
 import itertools
 import os
+import socket
 import weakref
+from functools import cache
+
+from pyregistry._core import validation as checks
 
 
 class ClaimIds:
@@ -40,3 +44,13 @@ def _leave_parent() -> None:
 
 
 os.register_at_fork(after_in_child=_leave_parent)
+
+
+@cache
+def default_owner() -> str:
+    """Host and process, for people."""
+    return checks.owner(f"{socket.gethostname()}:{os.getpid()}")
+
+
+# A process that forks is another owner.
+os.register_at_fork(after_in_child=default_owner.cache_clear)

@@ -9,11 +9,9 @@ import re
 import unicodedata
 from functools import lru_cache
 
-import msgspec
-
-from pyregistry._redis.protocol.keys import entry_of
+from pyregistry._core.model_key import ModelKey, entry_of
 from pyregistry.errors import InvalidArgument, InvalidModelName
-from pyregistry.models import ModelProvider, ModelRef, Provider
+from pyregistry.models import ModelProvider, Provider
 
 MAX_INT = 2**53 - 1
 """The largest integer that Lua's doubles hold exactly."""
@@ -27,21 +25,6 @@ _PROVIDER = re.compile(r"[A-Za-z][A-Za-z0-9._-]{0,31}")
 _KNOWN = {provider.value: provider for provider in ModelProvider}
 _NAMESPACE = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _MAX_SECONDS = 100 * 365 * 86400.0
-
-
-class Target(msgspec.Struct, frozen=True, gc=False):
-    """A model whose name has been checked, and its entry in the index."""
-
-    name: str
-    provider: ModelProvider | Provider
-    revision: str | None
-    subset: str | None
-    entry: str
-
-    @property
-    def ref(self) -> ModelRef:
-        """The model, as it is told."""
-        return ModelRef(self.name, self.provider, self.revision, self.subset)
 
 
 def _problem(value: object, most: int, least: int = 1) -> str | None:
@@ -121,17 +104,17 @@ def model_name(name: str) -> str:
 
 
 @lru_cache(maxsize=16384)
-def _target(name: str, of: str, revision: str | None, subset: str | None) -> Target:
+def _target(name: str, of: str, revision: str | None, subset: str | None) -> ModelKey:
     model_name(name)
     if revision is not None:
         name_like("revision", revision, QUALIFIER_BYTES)
     if subset is not None:
         name_like("subset", subset, QUALIFIER_BYTES)
     of = _KNOWN.get(of) or provider(of)
-    return Target(name, of, revision, subset, entry_of(name, str(of), revision, subset))
+    return ModelKey(name, of, revision, subset, entry_of(name, str(of), revision, subset))
 
 
-def target(name: str, of: ModelProvider | str, revision: str | None, subset: str | None) -> Target:
+def target(name: str, of: ModelProvider | str, revision: str | None, subset: str | None) -> ModelKey:
     """A model, checked."""
     try:
         return _target(name, of, revision, subset)

@@ -16,8 +16,9 @@ from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from typing import Any, TypeVar
 
-from pyregistry._coordination.lease import Held, now
+from pyregistry._coordination.lease import Held
 from pyregistry._core import validation as checks
+from pyregistry._core.clock import now
 from pyregistry.errors import RegistryUnavailable
 
 T = TypeVar("T")

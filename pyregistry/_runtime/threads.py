@@ -11,8 +11,9 @@ from typing import Any, TypeVar
 
 from redis import exceptions as redis_errors
 
-from pyregistry._coordination.lease import LOOK_FOR_SIGNALS, Held
+from pyregistry._coordination.lease import Held
 from pyregistry._core import validation as checks
+from pyregistry._core.clock import LOOK_FOR_SIGNALS
 from pyregistry._runtime.greenlets import EVENTLET
 from pyregistry.errors import InvalidArgument, RegistryUnavailable
 

@@ -10,7 +10,7 @@ import base64
 
 import msgspec
 
-from pyregistry._redis.protocol.records import provider_of
+from pyregistry._core.model_key import provider_of
 from pyregistry.errors import InvalidArgument
 from pyregistry.models import Claim
 

@@ -9,8 +9,7 @@ from typing import TypeVar
 
 import msgspec
 
-from pyregistry._core.validation import Target
-from pyregistry._redis.protocol.keys import entry_of
+from pyregistry._core.model_key import ModelKey, entry_of
 from pyregistry._redis.protocol.operations import Ops
 from pyregistry._redis.transport.endpoint import DEFAULT_TIMEOUT, redacted, source_of
 from pyregistry._redis.transport.pooled_sync import Transport
@@ -74,7 +73,7 @@ def _read(config: BackendConfig) -> bool:
 
 def _write(config: BackendConfig) -> bool:
     ops = Ops(config.namespace, None, ())
-    nobody = Target(_NOBODY, _PROVIDER, None, None, entry_of(_NOBODY, _PROVIDER, None, None))
+    nobody = ModelKey(_NOBODY, _PROVIDER, None, None, entry_of(_NOBODY, _PROVIDER, None, None))
     transport = Transport(source_of(config.url, config.options.get("timeout", DEFAULT_TIMEOUT), {}), ops)
     try:
         transport.call(ops.retry(nobody, lease=1.0, claim_id=None, owner=None, max_attempts=None))

@@ -11,7 +11,7 @@ import msgspec
 from rich.console import RenderableType
 from rich.text import Text
 
-from pyregistry._redis.protocol.keys import STATUSES
+from pyregistry._core.values import STATUSES
 from pyregistry.cli.output import aligned, tabbed, to_json
 from pyregistry.cli.plain import PlainServer, plain_server
 from pyregistry.config import BackendConfig

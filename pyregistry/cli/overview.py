@@ -10,8 +10,8 @@ from datetime import datetime
 from rich.console import Console
 from rich.live import Live
 
-from pyregistry._redis.protocol import records as wire
-from pyregistry._redis.protocol.keys import STATUSES
+from pyregistry._core.clock import time_of
+from pyregistry._core.values import STATUSES
 from pyregistry.cli.context import Cli
 from pyregistry.cli.formatting import ref_of
 from pyregistry.cli.frame import Download, Frame, FrameView, Stock
@@ -67,7 +67,7 @@ class _Overview:
         return Download(
             record=record,
             # The token is the time of its claim; after a failover it may be ahead.
-            since=min(wire.time_of(record.token), at),
+            since=min(time_of(record.token), at),
             bytes_per_second=None if speed is None else round(speed),
             seconds_left=None if left is None else round(left, 1),
             stuck=_stuck(record, at, pace.silence(now)),

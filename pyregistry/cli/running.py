@@ -12,7 +12,7 @@ from pathlib import Path
 from pyregistry._coordination.lease import OwnedClaim
 from pyregistry._coordination.local_faults import NO_DESCRIPTORS
 from pyregistry._coordination.options import OnUnavailable, OnUnproven
-from pyregistry._redis.protocol.operations import default_owner
+from pyregistry._core.claim_ids import default_owner
 from pyregistry.cli.advice import Told
 from pyregistry.cli.context import Cli, complain
 from pyregistry.cli.exit_codes import Exit, exit_of

@@ -15,8 +15,10 @@ from typing import Any, NamedTuple
 
 import msgspec
 
+from pyregistry._core.model_key import parse_entry
+from pyregistry._core.values import STATUSES
 from pyregistry._redis.protocol import records as wire
-from pyregistry._redis.protocol.keys import STATUSES, Keyspace, parse_entry
+from pyregistry._redis.protocol.keys import Keyspace
 from pyregistry._redis.protocol.operations import Ops
 from pyregistry._redis.protocol.request import Head, PlainOp
 from pyregistry._redis.transport.endpoint import DEFAULT_TIMEOUT, source_of

@@ -19,7 +19,7 @@ import msgspec
 from pyregistry._coordination.ensure_async import AsyncFlight
 from pyregistry._coordination.ensure_sync import Flight
 from pyregistry._coordination.options import VISIBILITY_TIMEOUT, EnsureOptions, Wish
-from pyregistry._redis.protocol.operations import KEPT_LEASE
+from pyregistry._core.values import KEPT_LEASE
 from pyregistry._runtime.aio import ask, see_through, settle
 from pyregistry.huggingface.branch_async import AsyncResolver
 from pyregistry.huggingface.branch_sync import Resolver

@@ -9,6 +9,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, TypeVar
 
 from pyregistry._core import validation as checks
+from pyregistry._core.model_key import ModelKey
 from pyregistry._redis.protocol import records as wire
 from pyregistry._redis.protocol.request import Op
 from pyregistry._runtime.aio import ask
@@ -124,7 +125,7 @@ class AsyncResolver:
     def _write_ref(self, found: Resolved) -> None:
         self._wanted.write_ref(found.name, found.commit, replace=not found.why_not)
 
-    def _target(self, spelling: str) -> checks.Target:
+    def _target(self, spelling: str) -> ModelKey:
         """A name of the repository, with the branch. Hubs do not tell names apart by their case."""
         wanted = self._wanted
         return checks.target(spelling.lower(), ModelProvider.HUGGING_FACE, wanted.branch, wanted.subset)

@@ -14,7 +14,7 @@ from multiprocessing import spawn
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pyregistry._coordination.lease import now
+from pyregistry._core.clock import now
 from pyregistry.errors import LocalFault
 from pyregistry.huggingface.errors import SnapshotFailed, SnapshotRefused, without_secrets
 from pyregistry.retry import message_of

@@ -24,8 +24,9 @@ from typing import Any
 import msgspec
 import redis
 
+from pyregistry._core.values import STATUSES
 from pyregistry._redis.protocol import records as wire
-from pyregistry._redis.protocol.keys import STATUSES, Keyspace
+from pyregistry._redis.protocol.keys import Keyspace
 from pyregistry._redis.protocol.records import StoredRecord
 from pyregistry._redis.protocol.scripts import Script, load
 from pyregistry.models import EventKind

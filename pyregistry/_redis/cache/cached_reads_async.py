@@ -6,10 +6,11 @@ import logging
 from collections.abc import Hashable, Sequence
 from typing import Any, Final, TypeVar, cast
 
-from pyregistry._coordination.lease import now
-from pyregistry._core.validation import Target
+from pyregistry._core.clock import now
+from pyregistry._core.model_key import ModelKey
+from pyregistry._core.values import preferred_record
 from pyregistry._redis.cache.client_cache import UNKNOWN, Near
-from pyregistry._redis.protocol.operations import preferred_record, read_record, read_stored
+from pyregistry._redis.protocol.operations import read_record, read_stored
 from pyregistry._redis.protocol.records import Found, ReadReply
 from pyregistry._redis.protocol.request import Op
 from pyregistry._redis.transport.pooled_async import AsyncTransport
@@ -119,7 +120,7 @@ class AsyncRecalls(AsyncTransport):
         return record
 
     def _known(
-        self, targets: Sequence[Target], stored: Op[Any]
+        self, targets: Sequence[ModelKey], stored: Op[Any]
     ) -> list[ModelRecord | DamagedRecord | None] | None:
         values, uses = self.near.values(stored.keys), self.near.last_uses(stored.keys)
         if values is None or uses is None:
@@ -130,7 +131,7 @@ class AsyncRecalls(AsyncTransport):
         ]
 
     async def _records(
-        self, targets: Sequence[Target], stored: Op[Any]
+        self, targets: Sequence[ModelKey], stored: Op[Any]
     ) -> list[ModelRecord | DamagedRecord | None]:
         """The records of a few models, from memory if that holds them and their last use."""
         near = self.near

@@ -13,7 +13,7 @@ import threading
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from typing import Any, Final
 
-from pyregistry._coordination.lease import now
+from pyregistry._core.clock import now
 from pyregistry._redis.protocol.request import pack
 
 TRACKING = ("CLIENT", "TRACKING", "ON", "OPTIN")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
-from pyregistry._coordination.lease import now
+from pyregistry._core.clock import now
 from pyregistry._redis.cache.cached_reads_async import AsyncRecalls
 from pyregistry._redis.cache.client_cache import PING_EVERY, REMEMBER, TRACKING, Near
 from pyregistry._redis.protocol.operations import Ops

@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 
 from redis import exceptions as redis_errors
 
-from pyregistry._coordination.lease import now
+from pyregistry._core.clock import now
 from pyregistry._redis.cache.cached_reads_sync import Recalls
 from pyregistry._redis.cache.client_cache import PING_EVERY, REMEMBER, TRACKING, TURN, Near, SharedNear, Turn
 from pyregistry._redis.protocol.operations import Ops

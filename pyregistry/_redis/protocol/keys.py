@@ -2,44 +2,7 @@
 
 from __future__ import annotations
 
-from urllib.parse import quote, unquote
-
-from pyregistry.models import ModelRef, ModelStatus, Provider
-
-#: The order in which scripts take the sorted sets.
-STATUSES = (
-    ModelStatus.DOWNLOADING,
-    ModelStatus.DOWNLOADED,
-    ModelStatus.ERROR,
-    ModelStatus.EVICTING,
-)
-
-# Everything but `:`, `@`, `#` and `%` may stand as it is; non-ASCII text is always encoded by `quote`,
-# which costs a few bytes and harms nobody.
-_PLAIN = "!\"$&'()*+,/;<=>?[\\]^`{|} -._~"
-
-
-def entry_of(name: str, provider: str, revision: str | None, subset: str | None) -> str:
-    """``<provider>[@<revision>][#<subset>]:<model name>``: the name alone may hold any character."""
-    entry = provider
-    if revision is not None:
-        entry += "@" + quote(revision, safe=_PLAIN)
-    if subset is not None:
-        entry += "#" + quote(subset, safe=_PLAIN)
-    return f"{entry}:{name}"
-
-
-def parse_entry(entry: str) -> ModelRef:
-    """The model that an entry names."""
-    head, _, name = entry.partition(":")
-    head, hash_mark, subset = head.partition("#")
-    provider, at_mark, revision = head.partition("@")
-    return ModelRef(
-        name,
-        Provider(provider),
-        unquote(revision) if at_mark else None,
-        unquote(subset) if hash_mark else None,
-    )
+from pyregistry._core.values import STATUSES
 
 
 class Keyspace:

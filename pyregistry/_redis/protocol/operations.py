@@ -5,24 +5,34 @@ A client that calls for many models gets as many operations as the batch size as
 
 from __future__ import annotations
 
-import os
-import socket
-import threading
-import time
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from datetime import datetime
-from enum import Enum
-from functools import cache, lru_cache, partial
-from operator import attrgetter
-from typing import Any, ClassVar, Final, NamedTuple, TypeAlias, TypeVar, cast
+from functools import lru_cache, partial
+from typing import Any, ClassVar, Final, TypeAlias, TypeVar
 
 import msgspec
 
 from pyregistry._core import validation as checks
-from pyregistry._core.claim_ids import ClaimIds
-from pyregistry._core.validation import Target
+from pyregistry._core import values
+from pyregistry._core.claim_ids import ClaimIds, default_owner
+from pyregistry._core.clock import time_of, time_or_none
+from pyregistry._core.model_key import ModelKey, entry_of, parse_entry
+from pyregistry._core.values import (
+    KEPT,
+    ClaimResult,
+    Default,
+    Lease,
+    Model,
+    ProgressUpdate,
+    Rejection,
+    _preferred,
+    first_error,
+    next_order,
+    preferred_record,
+    status_of,
+)
 from pyregistry._redis.protocol import records as wire
-from pyregistry._redis.protocol.keys import Keyspace, entry_of, parse_entry
+from pyregistry._redis.protocol.keys import Keyspace
 from pyregistry._redis.protocol.request import Head, Op, PlainOp
 from pyregistry._redis.protocol.scripts import BATCH, Script, load
 from pyregistry.errors import (
@@ -30,7 +40,6 @@ from pyregistry.errors import (
     EvictionInProgress,
     InvalidArgument,
     ModelHeld,
-    RegistryError,
 )
 from pyregistry.models import (
     AlreadyExists,
@@ -89,95 +98,12 @@ SCRIPTS: Final = (
     SET_BRANCH,
 )
 
-KEPT_LEASE: Final = 30.0
-"""The lease, in seconds, of a claim that its client keeps alive."""
-
-
 MOST_HEADS: Final = 64
 """Of so many owners, leases and the like the heads are kept."""
 
 
 MOST_OPS: Final = 4096
 """Of so many models, or kinds of models, the commonest operations are kept."""
-
-
-class Default(Enum):
-    """Stands for an argument that was left out, where ``None`` means something else."""
-
-    KEPT = f"{KEPT_LEASE:g} s, kept alive"
-    UNCHANGED = "unchanged"
-    ITS_OWN = "its own"
-
-    __hash__ = object.__hash__  # Enum's own is written in Python, and every claim hashes its lease
-
-    def __repr__(self) -> str:
-        return f"<{self.value}>"
-
-
-KEPT: Final = Default.KEPT
-"""What every claim looks at: on its enum, Python looks for it much longer (up to 3.11)."""
-
-Lease: TypeAlias = "float | Default | None"
-Model: TypeAlias = "ModelRef | tuple[str, ModelProvider | str] | str"
-
-ClaimResult: TypeAlias = Claimed | AlreadyExists
-
-
-class Refusal(msgspec.Struct, frozen=True):
-    """A retry or a renewal that was not granted, and why (for the log; callers get None).
-
-    Attributes:
-        why: for people.
-        lost: the claim is somebody else's by now, or gone.
-        retry_left: seconds of back-off (of a retry).
-    """
-
-    why: str
-    lost: bool = False
-    retry_left: float = 0.0
-
-
-class Said(NamedTuple):
-    """What an owner says with a renewal; what is left out stays as it was.
-
-    ``order`` grows with what is said: a copy of a renewal that comes late is told by it. 0: it is given when the
-    renewal is made.
-    """
-
-    message: str | Default | None = Default.UNCHANGED
-    bytes_done: int | None = None
-    bytes_total: int | None = None
-    order: int = 0
-
-    def then(self, later: Said) -> Said:
-        """Both, the later one last."""
-        return Said(
-            self.message if later.message is Default.UNCHANGED else later.message,
-            self.bytes_done if later.bytes_done is None else later.bytes_done,
-            self.bytes_total if later.bytes_total is None else later.bytes_total,
-        )
-
-
-_order_lock = threading.Lock()
-_last_order = 0
-
-
-def next_order() -> int:
-    """A number that grows with every call of this process; across processes it is the clock's order (microseconds)."""
-    global _last_order  # noqa: PLW0603 - one sequence for all clients of the process
-    with _order_lock:
-        _last_order = max(_last_order + 1, time.time_ns() // 1000)
-        return _last_order
-
-
-@cache
-def default_owner() -> str:
-    """Host and process, for people."""
-    return checks.owner(f"{socket.gethostname()}:{os.getpid()}")
-
-
-# A process that forks is another owner.
-os.register_at_fork(after_in_child=default_owner.cache_clear)
 
 
 @lru_cache(maxsize=64)
@@ -193,21 +119,6 @@ def damaged(ref: ModelRef, why: str) -> DamagedRecord:
         model_name=ref.name,
         provider=str(ref.provider),
     )
-
-
-def settled(results: Sequence[T | Exception]) -> list[T]:
-    """The results of a call for one or many.
-
-    Raises:
-        Exception: the first error that there is, before damaged records; its ``results`` are those of the others.
-    """
-    errors = [result for result in results if isinstance(result, Exception)]
-    if not errors:
-        return cast("list[T]", results)
-    error = next((each for each in errors if not isinstance(each, DamagedRecord)), errors[0])
-    if isinstance(error, RegistryError) and len(results) > 1:
-        error.results = [None if isinstance(result, Exception) else result for result in results]
-    raise error
 
 
 _raws = msgspec.msgpack.Decoder(list[msgspec.Raw]).decode
@@ -283,12 +194,6 @@ def read_stored(ref: ModelRef, raw: bytes | msgspec.Raw, last_used: int) -> Mode
         return wire.record_of(ref, wire.decode_record(raw), last_used)
     except (msgspec.DecodeError, ValueError, OverflowError) as error:
         return damaged(ref, str(error))
-
-
-def chunks(items: Sequence[T], size: int = BATCH) -> Iterator[Sequence[T]]:
-    """The items, as many at a time as one script call takes."""
-    for start in range(0, len(items), size):
-        yield items[start : start + size]
 
 
 def _kept(make: Callable[..., Op[T]]) -> Callable[..., Op[T]]:
@@ -408,7 +313,7 @@ class Ops:
         provider: ModelProvider | str | None,
         revision: str | None,
         subset: str | None,
-    ) -> list[Target]:
+    ) -> list[ModelKey]:
         """The one model, or the same name under every known provider."""
         providers = self.providers if provider is None else (provider,)
         return [checks.target(name, each, revision, subset) for each in providers]
@@ -421,7 +326,7 @@ class Ops:
             raise InvalidArgument("models", f"must hold names, (name, provider) or ModelRef, not {model!r}")
         return ModelRef(*model)
 
-    def claimable(self, models: Iterable[Model]) -> list[Target]:
+    def claimable(self, models: Iterable[Model]) -> list[ModelKey]:
         """Models that can be claimed: each with its provider."""
         found = []
         for model in models:
@@ -431,7 +336,7 @@ class Ops:
             found.append(checks.target(ref.name, ref.provider, ref.revision, ref.subset))
         return found
 
-    def _records(self, targets: Sequence[Target]) -> tuple[str, ...]:
+    def _records(self, targets: Sequence[ModelKey]) -> tuple[str, ...]:
         if len(targets) == 1:  # the commonest call by far
             return (self.keys.record(targets[0].entry),)
         return tuple([self.keys.record(target.entry) for target in targets])
@@ -457,7 +362,7 @@ class Ops:
         """A lease in microseconds (0: for ever) and in seconds."""
         if lease is None:
             return 0, None
-        seconds = KEPT_LEASE if lease is KEPT else lease
+        seconds = values.KEPT_LEASE if lease is KEPT else lease
         if isinstance(seconds, Default):
             raise InvalidArgument("lease", f"{seconds!r} is not for this call")
         if type(seconds) is float:
@@ -506,7 +411,7 @@ class Ops:
         return known
 
     def claims(
-        self, targets: Sequence[Target], *, lease: Lease, owner: str | None, max_attempts: int | None
+        self, targets: Sequence[ModelKey], *, lease: Lease, owner: str | None, max_attempts: int | None
     ) -> Op[list[ClaimResult | DamagedRecord]]:
         """The right to download, for each of the models."""
         head, who, seconds = self.head_of_claims(CLAIM, owner, lease, max_attempts)
@@ -535,28 +440,28 @@ class Ops:
 
     def retry(
         self,
-        target: Target,
+        target: ModelKey,
         *,
         lease: Lease,
         claim_id: str | None,
         owner: str | None,
         max_attempts: int | None,
-    ) -> Op[Claim | Refusal]:
+    ) -> Op[Claim | Rejection]:
         """The right to download again what ended in an error."""
         head, who, seconds = self.head_of_claims(RETRY, owner, lease, max_attempts)
         each = self.ids.new() if claim_id is None else self.named(claim_id)
 
-        def decode(answers: Answers) -> Claim | Refusal:
+        def decode(answers: Answers) -> Claim | Rejection:
             answer = answers[0]
             if isinstance(answer, wire.Damaged):
                 raise damaged(target.ref, answer.why)
             if isinstance(answer, wire.RetryRefused):
-                return Refusal(
+                return Rejection(
                     _why_not_retried(answer, max_attempts or 0), retry_left=answer.retry_left / 1_000_000
                 )
             return _claim_of(target.name, target, answer, each, who, seconds)
 
-        def undo(result: Claim | Refusal) -> list[Op[str]]:
+        def undo(result: Claim | Rejection) -> list[Op[str]]:
             return [self.release(result)] if isinstance(result, Claim) else []
 
         return PlainOp(
@@ -568,7 +473,7 @@ class Ops:
             undo=undo if claim_id is None else None,
         )
 
-    def _claimed_target(self, claim: Claim) -> Target:
+    def _claimed_target(self, claim: Claim) -> ModelKey:
         if not isinstance(claim, Claim):
             raise InvalidArgument("claim", f"must be a Claim, not {type(claim).__name__}")
         checks.name_like("claim_id", claim.claim_id, checks.WORD_BYTES)
@@ -580,13 +485,13 @@ class Ops:
         claims: Sequence[Claim],
         *,
         lease: Lease,
-        said: Sequence[Said] | None = None,
-    ) -> Op[list[Claim | Refusal | DamagedRecord]]:
+        said: Sequence[ProgressUpdate] | None = None,
+    ) -> Op[list[Claim | Rejection | DamagedRecord]]:
         """The owners of these claims live, and have said this; ``lease`` may be `Default.ITS_OWN`."""
         targets = [self._claimed_target(claim) for claim in claims]
         lengths = [self.lease_of(claim.lease if lease is Default.ITS_OWN else lease) for claim in claims]
         argv: list[str | int] = []
-        words = said or [Said()] * len(claims)
+        words = said or [ProgressUpdate()] * len(claims)
         for claim, (length, _), (message, done, total, order) in zip(claims, lengths, words, strict=True):
             argv += (
                 claim.claim_id,
@@ -599,7 +504,7 @@ class Ops:
                 order or next_order(),
             )
 
-        def decode(answers: Answers) -> list[Claim | Refusal | DamagedRecord]:
+        def decode(answers: Answers) -> list[Claim | Rejection | DamagedRecord]:
             return [
                 _renewal_result(claim, target, seconds, answer)
                 for claim, target, (_, seconds), answer in zip(claims, targets, lengths, answers, strict=True)
@@ -658,7 +563,7 @@ class Ops:
         target = self._claimed_target(claim)
         return self._end("release", RELEASE, target, (claim.claim_id, claim.token))
 
-    def _end(self, name: str, script: Script, target: Target, argv: Sequence[str | int]) -> Op[str]:
+    def _end(self, name: str, script: Script, target: ModelKey, argv: Sequence[str | int]) -> Op[str]:
         def decode(answers: Answers) -> str:
             answer = answers[0]
             if isinstance(answer, wire.Damaged):
@@ -671,7 +576,7 @@ class Ops:
 
     def set_status(
         self,
-        target: Target,
+        target: ModelKey,
         status: ModelStatus,
         message: str | None,
         *,
@@ -703,7 +608,7 @@ class Ops:
 
     def _setting(
         self,
-        target: Target,
+        target: ModelKey,
         status: str,
         owner: str,
         message: str = "",
@@ -726,7 +631,7 @@ class Ops:
 
     def cancel(
         self,
-        target: Target,
+        target: ModelKey,
         message: str | None,
         *,
         expected_token: int | None,
@@ -753,12 +658,12 @@ class Ops:
         """A model is in use, whoever provides it; the reply says whether it is known."""
         return self._question(self._touch_head, _is_known, self.targets(*model), shared=True)
 
-    def touch(self, targets: Sequence[Target]) -> Op[list[bool | DamagedRecord]]:
+    def touch(self, targets: Sequence[ModelKey]) -> Op[list[bool | DamagedRecord]]:
         """These are in use; the reply says which are known."""
         decode = partial(_are_known, [target.ref for target in targets])
         return PlainOp(self._touch_head, decode, self._records(targets), (), len(targets))
 
-    def delete(self, targets: Sequence[Target], *, expected_token: int | None, force: bool) -> Op[int]:
+    def delete(self, targets: Sequence[ModelKey], *, expected_token: int | None, force: bool) -> Op[int]:
         """The registry forgets these; the reply counts what is gone."""
         token = "" if expected_token is None else checks.whole("expected_token", expected_token)
         keys: list[str] = []
@@ -792,7 +697,7 @@ class Ops:
         self,
         head: Head,
         decode: Callable[[Sequence[ModelRef], Answers], T],
-        targets: Sequence[Target],
+        targets: Sequence[ModelKey],
         *,
         shared: bool = False,
     ) -> Op[T]:
@@ -813,15 +718,15 @@ class Ops:
         """The record of a model; where any provider will do, one that is DOWNLOADED, else the first there is."""
         return self._question(self._read_head, _read_preferred, self.targets(*model), shared=True)
 
-    def read(self, targets: Sequence[Target]) -> Op[list[ModelRecord | DamagedRecord | None]]:
+    def read(self, targets: Sequence[ModelKey]) -> Op[list[ModelRecord | DamagedRecord | None]]:
         """The records of these models."""
         return self._question(self._read_head, _read_records, targets)
 
-    def look_up(self, targets: Sequence[Target]) -> Op[list[wire.ReadReply]]:
+    def look_up(self, targets: Sequence[ModelKey]) -> Op[list[wire.ReadReply]]:
         """The records of these models as they are stored, each with its last use."""
         return self._question(self._read_head, _as_answered, targets)
 
-    def stored(self, targets: Sequence[Target]) -> Op[list[Any]]:
+    def stored(self, targets: Sequence[ModelKey]) -> Op[list[Any]]:
         """What the keys of these models hold; it may be kept."""
         return self._question(self._stored_head, _as_answered, targets)
 
@@ -870,7 +775,7 @@ class Ops:
         """What lease time it is."""
 
         def decode(answers: Answers) -> datetime:
-            return wire.time_of(_decode_now(answers[0]).time)
+            return time_of(_decode_now(answers[0]).time)
 
         return PlainOp(self._head("now", NOW, (self.keys.meta,)), decode)
 
@@ -884,7 +789,7 @@ class Ops:
 
     # What hubs said
 
-    def branch(self, target: Target) -> Op[wire.Branch]:
+    def branch(self, target: ModelKey) -> Op[wire.Branch]:
         """What is known of a repository and one of its branches.
 
         Args:
@@ -894,7 +799,7 @@ class Ops:
         head = self._head("branch", BRANCH, (self.keys.meta, self.keys.branches))
         return PlainOp(head, lambda answers: read_branch(answers[0]), (), argv)
 
-    def set_branch(self, target: Target, commit: str, name: str, asked: int) -> Op[None]:
+    def set_branch(self, target: ModelKey, commit: str, name: str, asked: int) -> Op[None]:
         """Remember what a hub said of a branch.
 
         Args:
@@ -907,7 +812,7 @@ class Ops:
         head = self._head("set_branch", SET_BRANCH, (self.keys.meta, self.keys.branches))
         return PlainOp(head, lambda _answers: None, (), (branch, commit, spelling, name, asked))
 
-    def _branch_fields(self, target: Target) -> tuple[str, str]:
+    def _branch_fields(self, target: ModelKey) -> tuple[str, str]:
         name, provider, revision, subset = target.ref
         branch = "" if revision is None else entry_of(name, str(provider), revision, subset)
         return branch, entry_of(name, str(provider), None, None)
@@ -930,7 +835,7 @@ class Claiming:
 
     __slots__ = ("_new_id", "begins", "give_back", "head", "lease", "like", "owner")
 
-    def __init__(self, ops: Ops, like: Target, head: Head, owner: str, lease: float | None) -> None:
+    def __init__(self, ops: Ops, like: ModelKey, head: Head, owner: str, lease: float | None) -> None:
         self._new_id = ops.ids.new
         self.give_back = ops.give_back
         self.like = like
@@ -1018,7 +923,7 @@ class _ClaimOp(msgspec.Struct, frozen=True, eq=False, gc=False):
 
 def _claim_result(
     name: str,
-    like: Target,
+    like: ModelKey,
     answer: wire.ClaimReply,
     claim_id: str,
     owner: str,
@@ -1030,13 +935,13 @@ def _claim_result(
         raise damaged(like.ref._replace(name=name), answer.why)
     status = ModelStatus(answer.status)
     if status is ModelStatus.DOWNLOADING or status is ModelStatus.EVICTING:
-        return AlreadyExists(status, wire.time_or_none(answer.lease_end), _left(answer.lease_left))
+        return AlreadyExists(status, time_or_none(answer.lease_end), _left(answer.lease_left))
     return AlreadyExists(status)
 
 
 def _claim_of(
     name: str,
-    like: Target,
+    like: ModelKey,
     answer: wire.ClaimGiven | wire.ClaimAgain,
     claim_id: str,
     owner: str,
@@ -1052,7 +957,7 @@ def _claim_of(
         owner,
         answer.token,
         lease,
-        wire.time_of(answer.lease_end) if answer.lease_end else None,
+        time_of(answer.lease_end) if answer.lease_end else None,
         answer.attempts,
     )
     if not answer.previous_owner:
@@ -1074,57 +979,13 @@ def _back_off(retry_in: float | None, permanent: bool) -> tuple[int, int]:
     )
 
 
-def status_of(status: ModelStatus | str) -> ModelStatus:
-    """A status, also by its word."""
-    if type(status) is ModelStatus:
-        return status
-    try:
-        return ModelStatus(status)
-    except ValueError:
-        words = ", ".join(ModelStatus)
-        raise InvalidArgument("status", f"must be one of {words}, not {status!r}") from None
-
-
-def known_of(found: Sequence[bool | Exception]) -> bool | Exception:
-    """Whether any of the records of one name is there; an error, if there was one."""
-    return next((each for each in found if isinstance(each, Exception)), any(found))
-
-
-def preferred_record(found: Iterable[ModelRecord | Exception | None]) -> ModelRecord | None:
-    """Of the records of one name: one that is DOWNLOADED, else the first there is.
-
-    Raises:
-        Exception: one is not known, and may be the one that is DOWNLOADED; or all that there are are damaged.
-    """
-    return _preferred(found, attrgetter("status"))
-
-
-def _preferred(found: Iterable[T | Exception | None], status: Callable[[T], ModelStatus]) -> T | None:
-    first: T | None = None
-    error: DamagedRecord | None = None
-    for each in found:
-        if each is None:
-            continue
-        if isinstance(each, DamagedRecord):
-            error = error or each
-        elif isinstance(each, Exception):
-            raise each
-        elif status(each) is ModelStatus.DOWNLOADED:
-            return each
-        elif first is None:
-            first = each
-    if first is None and error is not None:
-        raise error
-    return first
-
-
 def _is_known(refs: Sequence[ModelRef], answers: Answers) -> bool:
     known = False
     for answer in answers:
         if isinstance(answer, wire.Known):
             known = True
         elif isinstance(answer, wire.Damaged):
-            return any(settled(_are_known(refs, answers)))
+            return any(first_error(_are_known(refs, answers)))
     return known
 
 
@@ -1189,17 +1050,15 @@ def _why_not_retried(answer: wire.RetryRefused, max_attempts: int) -> str:
 
 
 def _renewal_result(
-    claim: Claim, target: Target, lease: float | None, answer: wire.RenewReply
-) -> Claim | Refusal | DamagedRecord:
+    claim: Claim, target: ModelKey, lease: float | None, answer: wire.RenewReply
+) -> Claim | Rejection | DamagedRecord:
     if isinstance(answer, wire.Renewed):
-        return msgspec.structs.replace(
-            claim, lease=lease, lease_expires_at=wire.time_or_none(answer.lease_end)
-        )
+        return msgspec.structs.replace(claim, lease=lease, lease_expires_at=time_or_none(answer.lease_end))
     if isinstance(answer, wire.Damaged):
         return damaged(target.ref, answer.why)
     if isinstance(answer, wire.Ended):
-        return Refusal("it has ended" if answer.how != wire.HOW_RELEASED else "it was released")
-    return Refusal(_lost(answer), lost=True)
+        return Rejection("it has ended" if answer.how != wire.HOW_RELEASED else "it was released")
+    return Rejection(_lost(answer), lost=True)
 
 
 def _lost(answer: wire.Lost) -> str:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import random
 import re
 from typing import Any, Final, Generic, TypeVar
 
 from redis import exceptions as redis_errors
 
-from pyregistry._coordination.lease import now
+from pyregistry._core.backoff import backoff
+from pyregistry._core.clock import now
 from pyregistry._redis.protocol.operations import SCHEMA, SCRIPTS
 from pyregistry._redis.protocol.request import Op, pack
 from pyregistry.errors import (
@@ -86,11 +86,6 @@ _NO_CLUSTER = "pyregistry does not go from node to node yet: it needs a server t
 LOADS = [pack(("SCRIPT", "LOAD", script.text)) for script in SCRIPTS]
 #: The same, of those that only read.
 READING_LOADS = [load for script, load in zip(SCRIPTS, LOADS, strict=True) if not script.writes]
-
-
-def backoff(attempt: int) -> float:
-    """Seconds to wait before an attempt, with jitter so that a fleet does not come back as one."""
-    return 0.02 * 4.0 ** (attempt - 1) * random.uniform(0.5, 1.5)
 
 
 def pause(tried: int, left: float) -> float:

@@ -7,25 +7,21 @@ and ``0`` say that nothing is there.
 
 from __future__ import annotations
 
-from datetime import datetime, timedelta, timezone
-from functools import lru_cache
 from typing import Annotated
 
 import msgspec
 
-from pyregistry._redis.protocol.keys import parse_entry
+from pyregistry._core.clock import time_of, time_or_none
+from pyregistry._core.model_key import parse_entry, provider_of
 from pyregistry.models import (
     EventKind,
     ModelProvider,
     ModelRecord,
     ModelRef,
     ModelStatus,
-    Provider,
     RegistryEvent,
 )
 
-_EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
-_PROVIDERS = {provider.value: provider for provider in ModelProvider}
 _STATUSES = {status.value: status for status in ModelStatus}
 # The messages of the seed contract: shown while nothing else was said, not stored.
 _BEGAN_MESSAGES = {1: "Starting download...", 2: "Retrying download..."}
@@ -295,22 +291,6 @@ class _StatusOnly(msgspec.Struct, array_like=True, frozen=True):
 
 
 decode_status = msgspec.msgpack.Decoder(_StatusOnly).decode
-
-
-@lru_cache(maxsize=256)  # the claims of a batch end at the same time
-def time_of(microseconds: int) -> datetime:
-    """A point in lease time."""
-    return _EPOCH + timedelta(0, 0, microseconds)
-
-
-def time_or_none(microseconds: int) -> datetime | None:
-    """A point in lease time, or nothing where 0 stands."""
-    return time_of(microseconds) if microseconds else None
-
-
-def provider_of(word: str) -> ModelProvider | Provider:
-    """The provider that a word names."""
-    return _PROVIDERS.get(word) or Provider(word)
 
 
 def record_of(ref: ModelRef, stored: StoredRecord, last_used: int) -> ModelRecord:

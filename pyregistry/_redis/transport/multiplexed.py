@@ -19,8 +19,10 @@ from typing import Any, TypeVar, cast
 import msgspec
 from redis import exceptions as redis_errors
 
-from pyregistry._coordination.lease import now
-from pyregistry._redis.protocol.operations import Claiming, ClaimResult
+from pyregistry._core.backoff import backoff
+from pyregistry._core.clock import now
+from pyregistry._core.values import ClaimResult
+from pyregistry._redis.protocol.operations import Claiming
 from pyregistry._redis.protocol.outcomes import (
     ATTEMPTS,
     DENIED,
@@ -28,7 +30,6 @@ from pyregistry._redis.protocol.outcomes import (
     NOT_RUN,
     PASSING,
     RefusedNow,
-    backoff,
     failure,
     pause,
     recognised,

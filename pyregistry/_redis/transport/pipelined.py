@@ -18,7 +18,7 @@ import hiredis
 from redis import exceptions as redis_errors
 from redis._parsers.hiredis import NOT_ENOUGH_DATA
 
-from pyregistry._coordination.lease import now
+from pyregistry._core.clock import now
 from pyregistry._redis.protocol.request import pack
 
 T = TypeVar("T")

@@ -17,8 +17,9 @@ from typing import Any, TypeVar, cast
 
 from redis import exceptions as redis_errors
 
-from pyregistry._coordination.lease import now
-from pyregistry._redis.protocol.operations import OPEN, Claiming, ClaimResult, Ops
+from pyregistry._core.clock import now
+from pyregistry._core.values import ClaimResult
+from pyregistry._redis.protocol.operations import OPEN, Claiming, Ops
 from pyregistry._redis.protocol.outcomes import (
     ATTEMPTS,
     DENIED,

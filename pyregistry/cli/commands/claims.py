@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from pyregistry._redis.protocol.operations import Default
+from pyregistry._core.values import Default
 from pyregistry.cli.choices import ENDINGS, status_of
 from pyregistry.cli.claim_token import Ticket, shell_failure
 from pyregistry.cli.command import command

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from pyregistry._coordination.options import VISIBILITY_TIMEOUT
-from pyregistry._redis.protocol.operations import KEPT_LEASE
+from pyregistry._core.values import KEPT_LEASE
 from pyregistry.cli.command import command
 from pyregistry.cli.context import Cli
 from pyregistry.cli.options import (
