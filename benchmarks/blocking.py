@@ -40,6 +40,7 @@ from pyregistry import ModelStatus, Registry
 from pyregistry._core import validation as checks
 from pyregistry._redis.protocol.operations import SCRIPTS, Ops
 from pyregistry._redis.protocol.request import Op
+from pyregistry.backend.values import StatusChange
 
 Turn: TypeAlias = "Callable[[Sequence[str]], tuple[Callable[[Any], object], Sequence[Any]]]"
 """Prepares a turn with these models: what is called, and with what."""
@@ -102,7 +103,7 @@ LEAST_SCRIPTS = {
 ASKS: dict[str, Callable[[Ops, str], Op[Any]]] = {
     "claim": lambda ops, name: ops.claiming(setup.PROVIDER, None, None, setup.LEASE, None, None).claim(name),
     "set_status": lambda ops, name: ops.set_status(
-        checks.target(name, setup.PROVIDER, None, None), ModelStatus.DOWNLOADED, None
+        checks.target(name, setup.PROVIDER, None, None), StatusChange(ModelStatus.DOWNLOADED)
     ),
     "touch": lambda ops, name: ops.touch_model(name, setup.PROVIDER, None, None),
     "touch, any provider": lambda ops, name: ops.touch_model(name, None, None, None),

@@ -11,6 +11,7 @@ from pyregistry import Claim, Claimed, ModelStatus, Registry
 from pyregistry._core.values import chunks
 from pyregistry._redis.protocol.operations import FINISH, Ops
 from pyregistry._redis.protocol.request import Op
+from pyregistry.backend.values import Ending, StatusChange
 
 NAMESPACE = "bench"
 PROVIDER: Final = "HuggingFace"
@@ -69,16 +70,8 @@ def prepare(url: str, what: str, count: int, models: int, tag: str) -> list[Clai
 
 def finish_of(ops: Ops, claim: Claim, status: str = "DOWNLOADED") -> Op[str]:
     """The end of a download."""
-    return ops.finish(
-        claim,
-        status,
-        None,
-        size_bytes=None if status == "ERROR" else 14_000_000_000,
-        location=None,
-        resolved_revision=None,
-        retry_in=None,
-        permanent=False,
-    )
+    size = None if status == "ERROR" else 14_000_000_000
+    return ops.finish(claim, Ending(ModelStatus(status), size_bytes=size))
 
 
 def operation(
@@ -97,7 +90,7 @@ def operation(
         return ops.delete(ops.targets(name, provider, None, None), expected_token=None, force=False)
     (target_of,) = ops.targets(name, PROVIDER, None, None)
     if what == "set_status":
-        return ops.set_status(target_of, ModelStatus.DOWNLOADED, None)
+        return ops.set_status(target_of, StatusChange(ModelStatus.DOWNLOADED))
     if what == "retry":
         return ops.retry(target_of, lease=LEASE, claim_id=None, owner=None, max_attempts=None)
     if what == "counts":

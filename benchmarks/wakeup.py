@@ -30,6 +30,7 @@ import redis
 
 from pyregistry import AsyncRegistry, Claimed, ModelStatus, Registry
 from pyregistry.embedded import EmbeddedServer
+from tests.inside import subscriber_of
 
 NAMESPACE = "wakeup"
 PROCESSES, TASKS = 4, 250
@@ -80,7 +81,7 @@ def many_tasks(url: str, line: Connection, model: str) -> None:
 async def _tasks(url: str, line: Connection, model: str, count: int) -> None:
     async with AsyncRegistry.from_url(url, NAMESPACE) as registry:
         wanted = [asyncio.create_task(registry.ensure(model, "S3", print)) for _ in range(count)]
-        while not registry._listener.is_up:  # noqa: ASYNC110 - it has no event for others
+        while not subscriber_of(registry).is_up:  # noqa: ASYNC110 - it has no event for others
             await asyncio.sleep(0.01)
         line.send("waits")
         await asyncio.gather(*wanted)

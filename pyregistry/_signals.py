@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from pyregistry._client import Core
+from pyregistry._client import Client
 from pyregistry._coordination.options import SHUTDOWN_TIMEOUT
 from pyregistry._core import validation as checks
 from pyregistry._runtime.greenlets import GREENLETS
@@ -28,7 +28,7 @@ ENDING = (signal.SIGTERM, signal.SIGINT)
 
 
 def release_on_signal(
-    registry: Core, *, signals: Iterable[int] = ENDING, timeout: float = SHUTDOWN_TIMEOUT
+    registry: Client, *, signals: Iterable[int] = ENDING, timeout: float = SHUTDOWN_TIMEOUT
 ) -> SignalHandlers:
     """Have a client give back its claims when a signal comes, so that others go on at once.
 
@@ -51,7 +51,7 @@ def release_on_signal(
     Raises:
         InvalidArgument: the registry is none, a signal is none, or the timeout is no length of time.
     """
-    if not isinstance(registry, Core):
+    if not isinstance(registry, Client):
         raise InvalidArgument(
             "registry", f"must be a Registry or AsyncRegistry, not {type(registry).__name__}"
         )
@@ -68,7 +68,7 @@ def release_on_signal(
 class SignalHandlers:
     """The handlers that `release_on_signal` has set; a context manager, which takes them back."""
 
-    def __init__(self, registry: Core, numbers: Iterable[signal.Signals], timeout: float) -> None:
+    def __init__(self, registry: Client, numbers: Iterable[signal.Signals], timeout: float) -> None:
         self._registry = registry
         self._timeout = timeout
         self._told = False
@@ -102,7 +102,7 @@ class SignalHandlers:
 
     def _shut_down_elsewhere(self) -> None:
         """Not in the handler: what it interrupts may hold a lock."""
-        shut_down, arguments = self._registry._kept.shut_down, (self._timeout,)
+        shut_down, arguments = self._registry._session.keepalive.shut_down, (self._timeout,)
         if GREENLETS:  # the handler may run in the greenlet that runs all others, and can't wait for a start
             _thread.start_new_thread(shut_down, arguments)
         else:  # not a daemon: the end of the process waits for it
@@ -112,7 +112,7 @@ class SignalHandlers:
         first, self._told = not self._told, True
         if first:
             # Whatever closes the client before the thread below has begun gives back.
-            self._registry._kept.announce()
+            self._registry._session.keepalive.announce()
             self._shut_down_elsewhere()
         before = self._before.get(number)
         if before is signal.default_int_handler:

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import weakref
-from functools import partial
-from typing import TYPE_CHECKING, Any, Final, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Final, TypeVar, cast, overload
 
 import redis.asyncio
 
-from pyregistry._client import Core
+from pyregistry._client import Client
 from pyregistry._coordination.ensure_async import AsyncDownload, AsyncFlight
 from pyregistry._coordination.options import SHUTDOWN_TIMEOUT, VISIBILITY_TIMEOUT, OnUnavailable, OnUnproven
-from pyregistry._coordination.subscriber_async import AsyncEventStream, AsyncListener
-from pyregistry._coordination.touch_buffer_async import AsyncToucher
+from pyregistry._coordination.session_async import AsyncSession
+from pyregistry._coordination.subscriber_async import AsyncEventStream
 from pyregistry._core import validation as checks
 from pyregistry._core.clock import now
 from pyregistry._core.values import (
@@ -22,17 +21,18 @@ from pyregistry._core.values import (
     Default,
     ProgressUpdate,
     Rejection,
-    chunks,
     first_error,
     known_of,
     preferred_record,
+    ref_of,
     status_of,
 )
-from pyregistry._redis.cache.tracking_async import RememberingTransport
-from pyregistry._redis.transport.endpoint import DEFAULT_TIMEOUT, ClientSource, UrlSource, source_of
-from pyregistry._redis.transport.multiplexed import MuxTransport
-from pyregistry._redis.transport.pooled_async import AsyncTransport
-from pyregistry._runtime.aio import ask, call_from_thread
+from pyregistry._redis.backend_async import AsyncRedisBackend
+from pyregistry._redis.transport.endpoint import DEFAULT_TIMEOUT
+from pyregistry._runtime.aio import ask
+from pyregistry._runtime.greenlets import check_runtime
+from pyregistry.backend.protocol_async import AsyncBackend
+from pyregistry.backend.values import Cancellation, Ending, StatusChange
 from pyregistry.config import BackendConfig
 from pyregistry.errors import DamagedRecord, InvalidArgument
 from pyregistry.models import (
@@ -55,8 +55,6 @@ if TYPE_CHECKING:
 
     from pyregistry._coordination.options import DownloadFunction, ModelOptions, StagedDownloadFunction
     from pyregistry._core.values import ClaimResult, Lease, Model
-    from pyregistry._redis.protocol.operations import Ops
-    from pyregistry._redis.protocol.request import Op
 
 __all__ = ["AsyncRegistry", "create_async_registry_backend"]
 
@@ -65,14 +63,8 @@ T = TypeVar("T")
 ASKED: Final = object()
 """Begins what was asked of more than a name, which no name that anybody gives can be equal to."""
 
-USE_INTERVAL: Final = 1.0
-"""Seconds in which `ensure` tells the server of one model's use at most once, where no `touch_interval` is set."""
 
-AT_ONCE = 16
-"""How many script calls of one call for many models are under way at a time."""
-
-
-class AsyncRegistry(Core):
+class AsyncRegistry(Client):
     """A registry of model downloads on a Redis or Valkey server.
 
     Every method may raise `RegistryUnavailable` (nobody answered; nothing was changed), `ServerRefused` (the
@@ -87,7 +79,7 @@ class AsyncRegistry(Core):
         touch_interval: as in `from_url`.
     """
 
-    _transport_class: Callable[[Any, Ops], AsyncTransport] = AsyncTransport
+    _session: AsyncSession
 
     def __init__(
         self,
@@ -98,9 +90,8 @@ class AsyncRegistry(Core):
         providers: Iterable[str] = (),
         touch_interval: float | None = None,
     ) -> None:
-        if not isinstance(client, redis.asyncio.Redis):
-            raise InvalidArgument("client", f"must be a redis.asyncio.Redis, not {type(client).__name__}")
-        self._begin(ClientSource(client), namespace, owner, providers, touch_interval)
+        backend = AsyncRedisBackend.of_client(client, namespace, owner, providers)
+        self._begin(backend, touch_interval)
 
     @classmethod
     def from_url(
@@ -145,45 +136,47 @@ class AsyncRegistry(Core):
         Raises:
             ConfigurationError: the URL or an option makes no sense.
         """
-        client = cls.__new__(cls)
-        source = source_of(url, timeout, options)
         # --- asyncio only: begin
         if transport not in ("multiplexed", "redis-py"):
             raise InvalidArgument("transport", f'must be "multiplexed" or "redis-py", not {transport!r}')
         if near_cache and transport != "multiplexed":
             raise InvalidArgument("near_cache", 'needs transport="multiplexed"')
-        if transport == "multiplexed":
-            client._transport_class = MuxTransport
         # --- asyncio only: end
-        if near_cache:
-            client._transport_class = RememberingTransport
         if stale_for is not None:
             checks.microseconds("stale_for", stale_for)
             if not near_cache:
                 raise InvalidArgument("stale_for", "needs near_cache=True")
-            client._transport_class = partial(RememberingTransport, stale_for=stale_for)
-        client._begin(source, namespace, owner, providers, touch_interval)
+        backend = AsyncRedisBackend.from_url(
+            url,
+            namespace,
+            owner,
+            providers,
+            timeout=timeout,
+            cache=near_cache,
+            stale_for=stale_for,
+            # --- asyncio only: begin
+            multiplexed=transport == "multiplexed",
+            # --- asyncio only: end
+            options=options,
+        )
+        return cls._on(backend, touch_interval)
+
+    @classmethod
+    def _on(cls, backend: AsyncBackend, touch_interval: float | None = None) -> Self:
+        """A client of any backend."""
+        client = cls.__new__(cls)
+        client._begin(backend, touch_interval)
         return client
 
-    def _begin(
-        self,
-        source: ClientSource | UrlSource,
-        namespace: str,
-        owner: str | None,
-        providers: Iterable[str],
-        touch_interval: float | None,
-    ) -> None:
-        self._set_up(source, namespace, owner, providers)
-        self._transport = self._transport_class(source, self._ops)
-        # Weakly: what keeps claims alive keeps no client.
-        transport = weakref.ref(self._transport)
-        self._kept.by_client = lambda op, seconds: call_from_thread(transport(), op, seconds)
-        self._memory = self._transport if isinstance(self._transport, RememberingTransport) else None
-        self._toucher = (
-            None if touch_interval is None else AsyncToucher(self._transport, self._ops, touch_interval)
-        )
-        self._uses = self._toucher or AsyncToucher(self._transport, self._ops, USE_INTERVAL)
-        self._listener = AsyncListener(self._transport, self._ops.keys.channel, source.patience)
+    def _begin(self, backend: AsyncBackend, touch_interval: float | None) -> None:
+        check_runtime()
+        self._backend = backend
+        self._session = AsyncSession(backend, touch_interval)
+        # Shortcuts of the calls that a server makes for each request.
+        self._cache = backend.cache
+        self._touches = self._session.touches
+        # A client that is not referenced any more counts as closed.
+        weakref.finalize(self, self._session.keepalive.abandon)
 
     async def __aenter__(self) -> Self:
         await self.connect()
@@ -210,17 +203,18 @@ class AsyncRegistry(Core):
             ServerTooOld: older than Redis 7.0 or Valkey 7.2.
             SchemaTooNew: a newer pyregistry wrote this namespace.
         """
-        self._told_server(await self._transport.connect())
+        self._session.connected(await self._backend.connect())
 
     async def close(self) -> None:
         """Tell of the last touches, and close the connections. May be called again.
 
         Claims that were kept alive end with their leases; `shutdown` gives them back.
         """
-        self._kept.close()
-        self._listener.close()
-        await self._uses.close()
-        await self._transport.close()
+        session = self._session
+        session.keepalive.close()
+        session.subscriber.close()
+        await session.uses.close()
+        await self._backend.close()
 
     async def shutdown(self, *, timeout: float = SHUTDOWN_TIMEOUT) -> None:
         """Give back all claims that this client keeps, so that others go on at once, and close it. Idempotent.
@@ -235,18 +229,8 @@ class AsyncRegistry(Core):
                 folders are removed. Claims are given back before. Defaults to 5 s.
         """
         checks.microseconds("timeout", timeout, zero=True)
-        await ask(self._kept.shut_down, timeout)
+        await ask(self._session.keepalive.shut_down, timeout)
         await self.close()
-
-    @property
-    def stale_answers(self) -> int:
-        """How many statuses were told as they were last known, while nobody answered (``stale_for``)."""
-        return 0 if self._memory is None else self._memory.near.outage.answers
-
-    @property
-    def server_version(self) -> str | None:
-        """Product and version of the server, such as ``valkey 9.1.2``; ``None`` before it is known."""
-        return self._transport.server.version if self._transport.server else None
 
     # Claims
 
@@ -283,20 +267,29 @@ class AsyncRegistry(Core):
         Returns:
             `Claimed`, to the owner alone, or `AlreadyExists` with the status.
         """
-        if lease is KEPT and not self._kept.ready:
-            await asyncio.to_thread(self._kept.prepare)
-        claiming = self._ops.claiming(provider, revision, subset, lease, owner, max_attempts)
-        call = self._transport.claim(claiming, name, claim_id, expected_bytes)
+        if lease is KEPT:
+            await self._prepare()
+        call = self._backend.claim(
+            name, provider, revision, subset,
+            lease=lease, owner=owner, claim_id=claim_id,
+            max_attempts=max_attempts, expected_bytes=expected_bytes,
+        )  # fmt: skip
         # --- asyncio only: begin
         try:
             result = await call
         except asyncio.CancelledError:
             if claim_id is None:  # else its caller may ask for it again, by its name
-                self._transport.give_back(call)
+                self._backend.release_unseen(call)
             raise
         # --- asyncio only: end
-        self._told_claim(result, lease)
+        self._session.claimed(result, lease)
         return result
+
+    async def _prepare(self) -> None:
+        """Have the connection that keeps a claim alive before the claim is asked for."""
+        keepalive = self._session.keepalive
+        if not keepalive.ready:
+            await asyncio.to_thread(keepalive.prepare)
 
     async def try_claim_many(
         self,
@@ -320,51 +313,26 @@ class AsyncRegistry(Core):
         Raises:
             RegistryError: one failed; its ``results`` are what the others got.
         """
-        if lease is KEPT and not self._kept.ready:
-            await asyncio.to_thread(self._kept.prepare)
-        ops = [
-            self._ops.claims(chunk, lease=lease, owner=owner, max_attempts=max_attempts)
-            for chunk in chunks(self._ops.claimable(models))
-        ]
+        if lease is KEPT:
+            await self._prepare()
+        keys = checks.claimable(map(ref_of, models))
         told: list[ClaimResult | DamagedRecord] = []
 
         def tell(results: Sequence[ClaimResult | DamagedRecord]) -> None:
-            self._told_claims(results, lease)
+            self._session.claimed_many(results, lease)
             told.extend(results)
 
         try:
-            results = await self._call_many(ops, tell)
+            results = await self._backend.claim_many(
+                keys, lease=lease, owner=owner, max_attempts=max_attempts, tell=tell
+            )
         except BaseException:
             # Nobody learns of what was won: it ends with its lease.
             for result in told:
                 if isinstance(result, Claimed):
-                    self._kept.drop(result.claim)
+                    self._session.keepalive.drop(result.claim)
             raise
         return first_error(results)
-
-    async def _call_many(
-        self,
-        ops: Sequence[Op[list[T]]],
-        tell: Callable[[Sequence[T]], None] = lambda _results: None,
-    ) -> list[T | Exception]:
-        """What all items of some operations get, in order; an error stands for each that got nothing.
-
-        Args:
-            ops: what is asked, as many at once as is good. After one that failed, no more are begun.
-            tell: is called with what each gets, as soon as it is known.
-        """
-        results: list[T | Exception] = []
-        error: Exception | None = None
-        for some in chunks(ops, AT_ONCE):
-            answers = [error] * len(some) if error else await self._transport.call_many(some)
-            for op, got in zip(some, answers, strict=True):
-                if isinstance(got, Exception):
-                    error = got
-                    results += [got] * op.items
-                else:
-                    tell(got)
-                    results += got
-        return results
 
     async def refresh_download_claim(
         self,
@@ -387,9 +355,9 @@ class AsyncRegistry(Core):
         Returns:
             The claim as it is now; ``None`` if it is lost, or was ended by this owner.
         """
-        op = self._ops.renew([claim], lease=lease, said=[ProgressUpdate(message, bytes_done, bytes_total)])
-        (result,) = await self._transport.call(op)
-        return first_error([self._told_renewal(claim, result)])[0]
+        update = ProgressUpdate(message, bytes_done, bytes_total)
+        (result,) = await self._backend.renew([claim], lease=lease, updates=[update])
+        return first_error([self._session.renewed(claim, result)])[0]
 
     async def refresh_many(
         self, claims: Iterable[Claim], *, lease: Lease = Default.ITS_OWN
@@ -407,10 +375,10 @@ class AsyncRegistry(Core):
             RegistryError: one failed; its ``results`` are what the others got.
         """
         asked = list(claims)
-        renewed = await self._call_many([self._ops.renew(chunk, lease=lease) for chunk in chunks(asked)])
+        renewed = await self._backend.renew_many(asked, lease=lease)
         return first_error(
             [
-                self._told_renewal(claim, result)
+                self._session.renewed(claim, result)
                 if isinstance(result, (Claim, Rejection, DamagedRecord))
                 else result
                 for claim, result in zip(asked, renewed, strict=True)
@@ -444,18 +412,13 @@ class AsyncRegistry(Core):
         Returns:
             Whether this claim was still the one that counts, or had said the same before.
         """
-        op = self._ops.finish(
-            claim,
-            status,
-            message,
-            size_bytes=size_bytes,
-            location=location,
-            resolved_revision=resolved_revision,
-            retry_in=retry_in,
-            permanent=permanent,
-        )
-        why_not = await self._transport.call(op)
-        return self._told_end(claim, f"finished as {status}", why_not)
+        ending = Ending(
+            status_of(status), message,
+            size_bytes=size_bytes, location=location, resolved_revision=resolved_revision,
+            retry_in=retry_in, permanent=permanent,
+        )  # fmt: skip
+        why_not = await self._backend.finish(claim, ending)
+        return self._session.ended(claim, f"finished as {status}", why_not)
 
     async def release_download_claim(self, claim: Claim) -> bool:
         """Give a claim back, so that another can go on at once; the attempt does not count.
@@ -466,8 +429,8 @@ class AsyncRegistry(Core):
         Returns:
             Whether this claim was still the one that counts, or was given back before.
         """
-        why_not = await self._transport.call(self._ops.release(claim))
-        return self._told_end(claim, "released", why_not)
+        why_not = await self._backend.release(claim)
+        return self._session.ended(claim, "released", why_not)
 
     async def try_reset_error_for_retry(
         self,
@@ -497,11 +460,13 @@ class AsyncRegistry(Core):
             The claim; ``None`` if it is no error, or a permanent one, if its back-off lasts, or somebody
             else won.
         """
-        if lease is KEPT and not self._kept.ready:
-            await asyncio.to_thread(self._kept.prepare)
-        target = checks.target(name, provider, revision, subset)
-        op = self._ops.retry(target, lease=lease, claim_id=claim_id, owner=owner, max_attempts=max_attempts)
-        return self._told_retry(target.ref, await self._transport.call(op), lease)
+        if lease is KEPT:
+            await self._prepare()
+        key = checks.target(name, provider, revision, subset)
+        result = await self._backend.retry(
+            key, lease=lease, claim_id=claim_id, owner=owner, max_attempts=max_attempts
+        )
+        return self._session.retried(key.ref, result, lease)
 
     # One download per fleet
 
@@ -602,12 +567,12 @@ class AsyncRegistry(Core):
             Exception: what ``verify`` raised.
         """
         wish = self._wish(
-            self._ops.targets(name, provider, revision, subset), store=store, verify=verify, retry=retry,
+            self._backend.keys_of(name, provider, revision, subset), store=store, verify=verify, retry=retry,
             lease=lease, owner=owner, expected_bytes=expected_bytes, timeout=timeout,
             stall_timeout=stall_timeout, visibility_timeout=visibility_timeout,
             on_unavailable=on_unavailable, on_unproven=on_unproven, touch=touch,
         )  # fmt: skip
-        return await AsyncFlight(self, wish).ensure(download)
+        return await AsyncFlight(self._session, wish).ensure(download)
 
     def download(
         self,
@@ -661,12 +626,12 @@ class AsyncRegistry(Core):
             RegistryError, OSError, Exception: on entering: as in `ensure`.
         """
         wish = self._wish(
-            self._ops.targets(name, provider, revision, subset), store=store, verify=verify, retry=retry,
+            self._backend.keys_of(name, provider, revision, subset), store=store, verify=verify, retry=retry,
             lease=lease, owner=owner, expected_bytes=expected_bytes, timeout=timeout,
             stall_timeout=stall_timeout, visibility_timeout=visibility_timeout,
             on_unavailable=on_unavailable, on_unproven=on_unproven, touch=touch,
         )  # fmt: skip
-        return AsyncDownload(self, wish)
+        return AsyncDownload(self._session, wish)
 
     def watch(self, name: str | None = None, provider: ProviderLike | None = None) -> AsyncEventStream:
         """What happens to the models, as it happens: an async iterator of `RegistryEvent`.
@@ -682,7 +647,7 @@ class AsyncRegistry(Core):
             checks.target(name, provider or ModelProvider.HUGGING_FACE, None, None)
         wanted = None if provider is None else checks.provider(provider)
         return AsyncEventStream(
-            self._listener,
+            self._session.subscriber,
             lambda ref: name in (None, ref.name) and wanted in (None, ref.provider),
         )
 
@@ -723,19 +688,19 @@ class AsyncRegistry(Core):
         """
         target = checks.target(name, provider, revision, subset)
         wanted = status_of(status)
-        op = self._ops.set_status(
-            target, wanted, message,
+        change = StatusChange(
+            wanted, message,
             retry_in=retry_in, permanent=permanent, size_bytes=size_bytes, location=location,
         )  # fmt: skip
         # Our own claim of it ends by this, and that is no loss.
         stays = wanted is ModelStatus.DOWNLOADING
-        dropped = [] if stays else self._kept.drop_models([target])
+        dropped = [] if stays else self._session.keepalive.drop_models([target])
         try:
-            reply = await self._transport.call(op)
+            reply = await self._backend.set_status(target, change)
         except BaseException:
-            self._kept.keep_on(dropped)
+            self._session.keepalive.keep_on(dropped)
             raise
-        self._told_status(target, wanted, reply, dropped)
+        self._session.status_set(target, wanted, reply, dropped)
 
     async def cancel_download(
         self,
@@ -776,11 +741,9 @@ class AsyncRegistry(Core):
         target = checks.target(name, provider, revision, subset)
         if retry_in is None and not permanent:
             retry_in = DEFAULT_RETRY.cooldown
-        op = self._ops.cancel(
-            target, message, expected_token=expected_token, retry_in=retry_in, permanent=permanent
-        )
-        cancelled = await self._transport.call(op)
-        return self._told_cancel(target, cancelled)
+        cancellation = Cancellation(message, expected_token, retry_in, permanent)
+        cancelled = await self._backend.cancel(target, cancellation)
+        return self._session.cancelled(target, cancelled)
 
     async def touch_model(
         self,
@@ -803,20 +766,20 @@ class AsyncRegistry(Core):
         Returns:
             Whether it is known; with ``touch_interval``, True.
         """
-        toucher = self._toucher
-        if toucher is not None:
+        touches = self._touches
+        if touches is not None:
             question: Hashable = name
             if provider is not None or revision is not None or subset is not None:
                 question = (ASKED, name, provider, revision, subset)
             try:
-                if question in toucher.noted:
+                if question in touches.noted:
                     return True
             except TypeError:
                 pass  # no name can be that: it is told what is wrong with it below
-            toucher.touch(question, self._ops.targets(name, provider, revision, subset))
+            touches.touch(question, self._backend.keys_of(name, provider, revision, subset))
             return True
-        known = await self._transport.call(self._ops.touch_model(name, provider, revision, subset))
-        self._told_touch(name)
+        known = await self._backend.touch_model(name, provider, revision, subset)
+        self._session.touched(name)
         return known
 
     async def touch_models(self, models: Iterable[Model]) -> list[bool]:
@@ -831,10 +794,9 @@ class AsyncRegistry(Core):
         Raises:
             RegistryError: one failed; its ``results`` are what the others got.
         """
-        groups = [self._ops.targets(*self._ops.ref_of(model)) for model in models]
+        groups = [self._backend.keys_of(*ref_of(model)) for model in models]
         targets = [target for group in groups for target in group]
-        ops = [self._ops.touch(chunk) for chunk in chunks(targets)]
-        known = await self._call_many(ops, self._told_touches)
+        known = await self._backend.touch_many(targets, self._session.touched_many)
         answers: list[bool | Exception] = []
         for group in groups:
             of_group, known = known[: len(group)], known[len(group) :]
@@ -869,17 +831,16 @@ class AsyncRegistry(Core):
             ModelHeld: somebody holds its files. (Other providers' copies are gone.)
             OutcomeUnknown: no answer came; without a token it is not sent again by itself.
         """
-        targets = self._ops.targets(name, provider, revision, subset)
-        op = self._ops.delete(targets, expected_token=expected_token, force=force)
-        dropped = self._kept.drop_models(targets, expected_token)
+        targets = self._backend.keys_of(name, provider, revision, subset)
+        dropped = self._session.keepalive.drop_models(targets, expected_token)
         try:
-            gone = await self._transport.call(op)
+            gone = await self._backend.delete(targets, expected_token=expected_token, force=force)
         except BaseException:
-            self._kept.keep_on(dropped)
+            self._session.keepalive.keep_on(dropped)
             raise
         if not gone:
-            self._kept.keep_on(dropped)
-        self._told_delete(targets[0].ref, gone)
+            self._session.keepalive.keep_on(dropped)
+        self._session.deleted(targets[0].ref, gone)
         return gone
 
     # Reads
@@ -900,22 +861,20 @@ class AsyncRegistry(Core):
             revision: which revision.
             subset: which part of the files.
         """
-        memory = self._memory
-        if memory is not None:
-            near = memory.near
+        cache = self._cache
+        if cache is not None:
+            known = cache.known
             question: Hashable = name
             if provider is not None or revision is not None or subset is not None:
                 question = (ASKED, name, provider, revision, subset)
             try:
                 # In this order: the answer is as new as what vouches for it.
-                may = now() < near.turn.until or (question in near.answers and await memory.vouched())
-                if may and (known := near.answers.get(question)) is not None:
-                    return known is True
+                may = now() < known.epoch.until or (question in known.answers and await cache.vouched())
+                if may and (answer := known.answers.get(question)) is not None:
+                    return answer is True
             except TypeError:
                 pass  # no name can be that, and it is told below what is wrong with it
-            return await memory.is_downloaded(
-                question, self._ops.get_status(name, provider, revision, subset)
-            )
+            return await cache.is_downloaded(question, name, provider, revision, subset)
         return (
             await self.get_status(name, provider, revision=revision, subset=subset) is ModelStatus.DOWNLOADED
         )
@@ -939,9 +898,7 @@ class AsyncRegistry(Core):
         Returns:
             Its status, or ``None`` if it is unknown.
         """
-        if self._memory is not None:
-            return await self._memory.status(name, provider, revision, subset)
-        return await self._transport.call(self._ops.get_status(name, provider, revision, subset))
+        return await self._backend.get_status(name, provider, revision, subset)
 
     async def get_model_record(
         self,
@@ -962,9 +919,7 @@ class AsyncRegistry(Core):
         Returns:
             Its record, or ``None`` if it is unknown. From memory (``near_cache``) with the last use as of then.
         """
-        if self._memory is not None:
-            return await self._memory.record(name, provider, revision, subset)
-        return await self._transport.call(self._ops.get_record(name, provider, revision, subset))
+        return await self._backend.get_record(name, provider, revision, subset)
 
     async def get_model_records(self, models: Iterable[Model]) -> list[ModelRecord | None]:
         """All that is known of many models, in batches.
@@ -978,9 +933,9 @@ class AsyncRegistry(Core):
         Raises:
             RegistryError: one failed; its ``results`` are the others.
         """
-        groups = [self._ops.targets(*self._ops.ref_of(model)) for model in models]
+        groups = [self._backend.keys_of(*ref_of(model)) for model in models]
         targets = [target for group in groups for target in group]
-        found = await self._call_many([self._ops.read(chunk) for chunk in chunks(targets)])
+        found = await self._backend.read_many(targets)
         answers: list[ModelRecord | Exception | None] = []
         for group in groups:
             of_group, found = found[: len(group)], found[len(group) :]
@@ -1029,30 +984,13 @@ class AsyncRegistry(Core):
         return self._iterate(batch_size, None if status is None else status_of(status))
 
     async def _iterate(self, batch_size: int, status: ModelStatus | None) -> AsyncIterator[ModelRecord]:
-        # A page begins at the last score of the one before, less what was seen of it: ticks are unique, but
-        # scores that somebody set by hand need not be.
-        score, seen = 0, set[str]()
-        while True:
-            limit = min(batch_size + len(seen), 1000)
-            page = await self._transport.call(self._ops.page(status, score, limit))
-            fresh = [item for item in page if item[0] not in seen]
-            if fresh:
-                found = await self._transport.call(self._ops.listed(fresh))
-                for record in self._listable(found, status):
-                    yield record
-            if len(page) < limit:
-                return
-            last = page[-1][1]
-            if last != score:
-                seen.clear()
-            elif not fresh:
-                last, seen = last + 1, set()
-            seen |= {entry for entry, at in page if at == last}
-            score = last
+        async for record in self._backend.scan(batch_size, status):
+            if record is not None and self._listable(record, status):
+                yield cast("ModelRecord", record)
 
     async def get_status_counts(self) -> StatusCounts:
         """How many records are DOWNLOADING, DOWNLOADED, and ERROR."""
-        return await self._transport.call(self._ops.counts())
+        return await self._backend.counts()
 
 
 async def create_async_registry_backend(config: BackendConfig) -> AsyncRegistry:

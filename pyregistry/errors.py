@@ -113,7 +113,13 @@ class RegistryClosed(RegistryError):
 
 
 class RegistryUnavailable(RegistryError):
-    """No server answered, and nothing was changed: the call may be made again."""
+    """No server answered, and nothing was changed: the call may be made again.
+
+    Attributes:
+        timed_out: whether the server was silent, rather than that a connection was refused or has ended.
+    """
+
+    timed_out = False
 
 
 class NotNow(RegistryUnavailable):

@@ -40,9 +40,9 @@ from pyregistry._coordination import ensure_async, ensure_sync
 from pyregistry._coordination.options import VISIBILITY_TIMEOUT
 from pyregistry._core.clock import now
 from pyregistry._redis.protocol.outcomes import ATTEMPTS
-from pyregistry._redis.protocol.request import Head, PlainOp
 from pyregistry.store import CacheMark
 from tests.clients import AsyncFacade
+from tests.inside import lease_time_of, ops_of, subscriber_of
 from tests.proxy import SECONDS, Proxy, until
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ if TYPE_CHECKING:
     from tests.conftest import MakeServer
 
 MODEL: Final = ("org/model", "HuggingFace")
-AT_ONCE = RetryPolicy(first_delay=0.0)
+MOST_BATCHES = RetryPolicy(first_delay=0.0)
 
 
 class Downloads:
@@ -231,10 +231,7 @@ def test_who_waits_goes_on_at_once_when_it_is_given_back(
 
 def listens(other: Registry) -> bool:
     """Whether anybody hears what happens in the namespace."""
-    ask = Head("listeners", None, verb="PUBSUB SHARDNUMSUB")
-    return other._transport.call(
-        PlainOp(ask, lambda replies: bool(replies[0][1]), argv=[other._ops.keys.channel])
-    )
+    return bool(other._backend.listeners())
 
 
 # Errors
@@ -324,7 +321,7 @@ def is_over(other: Registry) -> bool:
     record = other.get_model_record(*MODEL)
     assert record is not None
     assert record.lease_expires_at is not None
-    return other._transport.call(other._ops.now()) >= record.lease_expires_at
+    return lease_time_of(other) >= record.lease_expires_at
 
 
 # Back-off, and the end of a lease
@@ -480,7 +477,7 @@ def test_every_wait_is_bounded(
         wanted = pool.submit(
             client.ensure, "another", "S3", print, store=store, on_unavailable="verify", timeout=3.0
         )
-        until(lambda: client._listener.is_up or wanted.done(), "it waits")
+        until(lambda: subscriber_of(client).is_up or wanted.done(), "it waits")
         server.kill()
         with pytest.raises((WaitTimedOut, RegistryUnavailable, OutcomeUnknown)):
             wanted.result(SECONDS)
@@ -621,7 +618,7 @@ def test_what_was_lost_does_not_count(
     assert "lost" in claim.lost.why
 
 
-@pytest.mark.parametrize("retry", [AT_ONCE, None], ids=["retried", "not retried"])
+@pytest.mark.parametrize("retry", [MOST_BATCHES, None], ids=["retried", "not retried"])
 def test_a_download_that_hangs(any_registry: Registry, retry: RetryPolicy | None) -> None:
     claims: list[OwnedClaim] = []
 
@@ -1044,7 +1041,7 @@ def test_how_old_files_are_is_told_by_lease_time(
     # The server's time is two hours ahead of everybody's clock.
     with redis.Redis.from_url(server_url) as raw:
         ahead = round((time.time() + 7200) * 1_000_000)
-        raw.hset(other._ops.keys.meta, "time", ahead)
+        raw.hset(ops_of(other).keys.meta, "time", ahead)
     first = other.ensure(*MODEL, downloads)
     good: list[int] = []
     record = any_registry.ensure(
@@ -1100,7 +1097,7 @@ def test_after_the_loss_of_all_data_the_root_is_still_the_cache(
     any_registry.ensure(*MODEL, downloads, store=store)
     mark = store.read_mark()
     with redis.Redis.from_url(server_url) as raw:
-        raw.delete(other._ops.keys.meta, *raw.keys(f"pyregistry:{{{other.namespace}}}:*"))
+        raw.delete(ops_of(other).keys.meta, *raw.keys(f"pyregistry:{{{other.namespace}}}:*"))
     other.ensure(*MODEL, downloads, store=store)
     assert store.read_mark() == mark
     assert len(downloads.claims) == 2

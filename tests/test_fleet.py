@@ -30,6 +30,7 @@ from pyregistry._coordination import waiters
 from pyregistry._core.clock import now
 from pyregistry._redis.protocol.keys import Keyspace
 from tests.cutter import Cutter
+from tests.inside import keepalive_of, ops_of, subscriber_of
 from tests.proxy import SECONDS, Proxy, until
 from tests.replica import MODEL, Replica
 from tests.test_ensure import claimed, listens
@@ -70,7 +71,7 @@ def content(store: FolderStore, record: ModelRecord | None) -> str:
 
 def waits(registry: Registry | AsyncRegistry, entry: str = "HuggingFace:org/model") -> bool:
     """Whether somebody has asked for this model after the subscription was there, and now waits to be told."""
-    seat = registry._listener.hub._seats.get(entry)
+    seat = subscriber_of(registry).hub._seats.get(entry)
     return seat is not None and seat.view is not None and seat.view.until > now()
 
 
@@ -225,7 +226,7 @@ def test_the_server_restarts_while_everybody_waits(
         ]
         until(lambda: all(waits(client) for client in clients), "they wait")
         fragile.kill()
-        until(lambda: not any(client._listener.is_up for client in clients), "they notice")
+        until(lambda: not any(subscriber_of(client).is_up for client in clients), "they notice")
         fragile.start()
         assert owner.finish_download_claim(claim, ModelStatus.DOWNLOADED)
         tokens = {each.result(60).token for each in wanted}
@@ -264,7 +265,7 @@ def test_what_happens_while_the_line_is_down_is_asked_for(
         until(lambda: waits(client), "it waits")
         cutter.refuses = True
         cutter.cut()
-        until(lambda: not client._listener.is_up, "it notices")
+        until(lambda: not subscriber_of(client).is_up, "it notices")
         owner.finish_download_claim(claim, ModelStatus.DOWNLOADED)
         cutter.refuses = False
         assert wanted.result(60).token == claim.token
@@ -338,7 +339,7 @@ def test_who_waits_goes_on_when_the_registry_is_back(
         )
         until(lambda: waits(client), "it waits")
         fragile.kill()
-        until(lambda: client._listener.trouble, "it is told")
+        until(lambda: subscriber_of(client).trouble, "it is told")
         fragile.start()
         assert owner.finish_download_claim(claim, ModelStatus.DOWNLOADED)
         assert wanted.result(60).token == claim.token
@@ -449,8 +450,8 @@ def test_a_message_that_is_lost(
         wanted = pool.submit(registry.ensure, MODEL[0], MODEL[1], print)
         until(lambda: waits(registry), "it waits")
         there = elsewhere.ensure(*MODEL, lambda _: None)
-        here, entry = other._ops.keys, "HuggingFace:org/model"
-        stored = raw.get(elsewhere._ops.keys.record(entry))
+        here, entry = ops_of(other).keys, "HuggingFace:org/model"
+        stored = raw.get(ops_of(elsewhere).keys.record(entry))
         assert isinstance(stored, bytes)
         raw.zrem(here.indexes[ModelStatus.DOWNLOADING], entry)
         raw.zadd(here.indexes[ModelStatus.DOWNLOADED], {entry: there.token})
@@ -532,7 +533,7 @@ async def test_cancellation_at_every_await(
         if until_idle:
             await asyncio.wait(until_idle, timeout=SECONDS)
         assert asyncio.all_tasks() == {asyncio.current_task()}
-        assert registry._listener.hub._seats == {}
+        assert subscriber_of(registry).hub._seats == {}
 
 
 async def test_a_cancelled_owner_in_a_thread_is_told(
@@ -578,7 +579,9 @@ def test_when_a_lease_ends_few_of_many_contend(
                 for client in clients
                 for _ in range(30)
             ]
-            until(lambda: all(len(client._kept._wakes) == 30 for client in clients), "all of them wait")
+            until(
+                lambda: all(len(keepalive_of(client)._wakes) == 30 for client in clients), "all of them wait"
+            )
             before = calls()
             tokens = {each.result(60).token for each in wanted}
             assert {claim.token for claim in begun} == tokens

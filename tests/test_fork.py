@@ -34,6 +34,7 @@ from pyregistry import (
 from pyregistry._coordination import keepalive
 from pyregistry._core import values
 from pyregistry._redis.transport.endpoint import UrlSource
+from tests.inside import ops_of
 from tests.proxy import SECONDS, Proxy, until
 
 if TYPE_CHECKING:
@@ -382,7 +383,7 @@ def test_a_subscription_stays_with_the_parent(
         return result.claim
 
     def subscribed() -> int:
-        channel = watcher._ops.keys.channel
+        channel = ops_of(watcher).keys.channel
         return int(dict(raw.pubsub_shardnumsub(channel))[channel.encode()])
 
     def fork(wait: Callable[[], object]) -> Any:

@@ -19,6 +19,7 @@ from pyregistry._redis.protocol import records as wire
 from pyregistry._redis.protocol.operations import OPEN, SCRIPTS, Ops
 from pyregistry._redis.protocol.request import Op, pack
 from pyregistry._redis.protocol.scripts import Arg, Row, Script, compose, load, lock_lines, lua_folder
+from pyregistry.backend.values import Cancellation, Ending, StatusChange
 from pyregistry.models import Claim, EventKind, ModelStatus
 from tools import lock_scripts
 
@@ -538,7 +539,7 @@ SENT: dict[str, tuple[Op[Any], dict[str, Any], list[dict[str, Any]]]] = {
         OPS.renew(
             [CLAIM, SECOND_CLAIM],
             lease=Default.ITS_OWN,
-            said=[ProgressUpdate("x", 1, 2, 5), ProgressUpdate("y", 3, 4, 6)],
+            updates=[ProgressUpdate("x", 1, 2, 5), ProgressUpdate("y", 3, 4, 6)],
         ),
         {},
         by_item(
@@ -553,10 +554,7 @@ SENT: dict[str, tuple[Op[Any], dict[str, Any], list[dict[str, Any]]]] = {
         ),
     ),
     "finish": (
-        OPS.finish(
-            CLAIM, "DOWNLOADED", "x", size_bytes=3, location="l", resolved_revision="r", retry_in=None,
-            permanent=False,
-        ),
+        OPS.finish(CLAIM, Ending(ModelStatus.DOWNLOADED, "x", 3, "l", "r")),
         {},
         [
             {
@@ -568,7 +566,7 @@ SENT: dict[str, tuple[Op[Any], dict[str, Any], list[dict[str, Any]]]] = {
     ),
     "release": (OPS.release(CLAIM), {}, [{"claim_id": "the id", "token": 77}]),
     "set_status": (
-        OPS.set_status(targets()[0], ModelStatus.ERROR, "x", retry_in=7),
+        OPS.set_status(targets()[0], StatusChange(ModelStatus.ERROR, "x", retry_in=7)),
         {"by": "the caller"},
         [
             {
@@ -578,7 +576,7 @@ SENT: dict[str, tuple[Op[Any], dict[str, Any], list[dict[str, Any]]]] = {
         ],
     ),
     "cancel": (
-        OPS.cancel(targets()[0], "x", expected_token=77, retry_in=7, permanent=False),
+        OPS.cancel(targets()[0], Cancellation("x", expected_token=77, retry_in=7)),
         {"by": "the caller"},
         [
             {
@@ -655,13 +653,10 @@ LEAST: list[Op[Any]] = [
     OPS.claims(targets(), lease=Default.KEPT, owner=None, max_attempts=None),
     OPS.retry(targets()[0], lease=Default.KEPT, claim_id=None, owner=None, max_attempts=None),
     OPS.renew([CLAIM, SECOND_CLAIM], lease=None),
-    OPS.renew([CLAIM], lease=1, said=[ProgressUpdate(None)]),
-    OPS.finish(
-        CLAIM, "ERROR", None, size_bytes=None, location=None, resolved_revision=None, retry_in=0.5,
-        permanent=True,
-    ),
+    OPS.renew([CLAIM], lease=1, updates=[ProgressUpdate(None)]),
+    OPS.finish(CLAIM, Ending(ModelStatus.ERROR, retry_in=0.5, permanent=True)),
     OPS.release(CLAIM),
-    OPS.set_status(targets()[0], ModelStatus.ERROR, None),
+    OPS.set_status(targets()[0], StatusChange(ModelStatus.ERROR)),
     OPS.touch(targets()),
     OPS.delete(targets(), expected_token=None, force=False),
     OPS.page(None, 0, 1),

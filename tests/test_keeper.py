@@ -24,6 +24,7 @@ from pyregistry import (
 )
 from pyregistry._coordination import keepalive
 from pyregistry._core import values
+from tests.inside import keepalive_of
 from tests.proxy import Proxy, until
 
 if TYPE_CHECKING:
@@ -336,19 +337,17 @@ def test_an_unexpected_error_does_not_end_the_thread(
     caplog: pytest.LogCaptureFixture,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    class Nowhere:
+    def nowhere(_timeout: float) -> Any:
         """What a broken credential provider, or the like, comes to."""
-
-        def hurried(self, _timeout: float) -> object:
-            raise LookupError("where is that?")
+        raise LookupError("where is that?")
 
     with (
         Registry.from_url(server_url, namespace) as odd,
         Registry.from_url(server_url, namespace) as sound,
     ):
         kept(odd, "odd")
-        monkeypatch.setattr(odd._kept, "_source", Nowhere())
-        odd._kept.hang_up()
+        monkeypatch.setattr(keepalive_of(odd), "_connect", nowhere)
+        keepalive_of(odd).hang_up()
         claim = kept(sound)
         until(lambda: warnings(caplog), "it is told")
         wait_for_renewals(other, claim, times=2)

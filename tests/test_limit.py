@@ -16,6 +16,7 @@ from pyregistry import AsyncRegistry, Claimed, ModelStatus, Registry
 from pyregistry._coordination import keepalive
 from pyregistry._core import values
 from tests.clients import AsyncFacade, loop_in_thread
+from tests.inside import keepalive_of
 from tests.proxy import until
 
 if TYPE_CHECKING:
@@ -31,6 +32,7 @@ LEASE = 2.0  # seconds, instead of 30: that a machine which is busy for a moment
 @pytest.fixture(autouse=True)
 def lease(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(values, "KEPT_LEASE", LEASE)
+    monkeypatch.setattr(keepalive, "_LINGER", LEASE)  # seconds that a claim may take on a busy machine
 
 
 @pytest.fixture
@@ -128,7 +130,8 @@ def test_the_limit_is_reached_while_it_reconnects(
 ) -> None:
     held = claim(registry)
     keepers = kept_by(registry)
-    transport: Any = keepers._transport
+    backend: Any = keepers._backend
+    transport = backend.transport
     (line,) = transport._lines._idle
     where = "{}:{}".format(*line.connection._sock.getsockname())
     raw.config_set("maxclients", len(raw.client_list()) - 1)
@@ -154,5 +157,5 @@ def test_a_shorter_lease_at_the_limit(
 
 def kept_by(registry: Any) -> keepalive.KeptClaims:
     client = getattr(registry, "_registry", registry)
-    kept: keepalive.KeptClaims = client._kept
+    kept: keepalive.KeptClaims = keepalive_of(client)
     return kept

@@ -25,11 +25,13 @@ from pyregistry import (
     RegistryClosed,
     RegistryUnavailable,
 )
+from pyregistry._redis.backend_async import MOST_BATCHES
 from pyregistry._redis.protocol.request import Head, Op, PlainOp
 from pyregistry._redis.transport import connection_sync, fast_path_sync, pooled_sync
 from pyregistry._redis.transport.connection_sync import FastLine, Line, OwnLine, OwnLines, line_of, lines_of
 from pyregistry._redis.transport.endpoint import CONNECTIONS, UrlSource
-from pyregistry.aio import AT_ONCE
+from pyregistry.backend.values import StatusChange
+from tests.inside import ops_of, transport_of
 from tests.interrupt import NUMBER, Interrupted, interruptible
 from tests.proxy import SECONDS, Proxy, until
 from tests.servers import self_signed
@@ -121,7 +123,7 @@ def test_what_the_server_does_not_read(make_server: MakeServer, namespace: str) 
     server = make_server()
     assert server.pid is not None
     models = [
-        (f"m{at}-{'x' * 1000}", "S3") for at in range(64 * AT_ONCE)
+        (f"m{at}-{'x' * 1000}", "S3") for at in range(64 * MOST_BATCHES)
     ]  # more than the buffers in between take
     with Registry.from_url(server.url, namespace, timeout=0.3) as registry:
         registry.connect()
@@ -297,7 +299,7 @@ def test_a_call_alone_ends_though_its_client_is_closed(registry: Registry, proxy
 
 def test_a_call_alone_that_waits_for_its_turn_is_told_of_the_end(registry: Registry, proxy: Proxy) -> None:
     registry.connect()
-    lines = registry._transport._lines
+    lines = transport_of(registry)._lines
     assert isinstance(lines, OwnLines)
     taken = [lines.take() for _ in range(CONNECTIONS)]
     with ThreadPoolExecutor(1) as pool:
@@ -409,11 +411,11 @@ def test_what_the_server_says_of_its_own_accord_is_no_reply(
     server_url: str, namespace: str, other: Registry
 ) -> None:
     with Registry.from_url(server_url, namespace) as registry:
-        transport = registry._transport
+        transport = transport_of(registry)
         track: Op[Any] = PlainOp(Head("track", None, verb="CLIENT TRACKING ON"), lambda replies: replies[0])
-        (model,) = registry._ops.targets("model", "S3", None, None)
-        status = registry._ops.get_status("model", "S3", None, None)
-        written = registry._ops.set_status(model, ModelStatus.ERROR, None)
+        (model,) = ops_of(registry).targets("model", "S3", None, None)
+        status = ops_of(registry).get_status("model", "S3", None, None)
+        written = ops_of(registry).set_status(model, StatusChange(ModelStatus.ERROR))
         # In between: the invalidation of what was read comes before the last reply.
         answers: Sequence[Any] = transport.call_many([track, status, written, status])
         assert (answers[0], answers[1], answers[3]) == (b"OK", None, ModelStatus.ERROR)
@@ -425,7 +427,7 @@ def test_what_the_server_says_of_its_own_accord_is_no_reply(
 
 
 def only_line(registry: Registry) -> OwnLine:
-    lines = registry._transport._lines
+    lines = transport_of(registry)._lines
     assert isinstance(lines, OwnLines)
     (line,) = lines._idle
     assert isinstance(line, OwnLine)
@@ -451,7 +453,7 @@ def test_who_looks_in_vain_looks_no_more(registry: Registry, proxy: Proxy) -> No
 
 def test_a_thread_that_is_not_alone_does_not_look(registry: Registry, proxy: Proxy) -> None:
     registry.connect()
-    lines = registry._transport._lines
+    lines = transport_of(registry)._lines
     assert isinstance(lines, OwnLines)
     with ThreadPoolExecutor(2) as pool:
         held = [*proxy.pause("MGET", reply=True), *proxy.pause("touch", reply=True)]
@@ -476,9 +478,12 @@ def test_what_is_more_than_the_socket_takes(server_url: str, namespace: str) -> 
         line = only_line(registry)
         line._socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
         message = "x" * 4000
-        (model,) = registry._ops.targets("model", "S3", None, None)
-        ops = [registry._ops.set_status(model, ModelStatus.ERROR, f"{message}{at}") for at in range(300)]
-        assert not [each for each in registry._transport.call_many(ops) if isinstance(each, Exception)]
+        (model,) = ops_of(registry).targets("model", "S3", None, None)
+        ops = [
+            ops_of(registry).set_status(model, StatusChange(ModelStatus.ERROR, f"{message}{at}"))
+            for at in range(300)
+        ]
+        assert not [each for each in transport_of(registry).call_many(ops) if isinstance(each, Exception)]
         assert only_line(registry) is line
         record = registry.get_model_record("model")
         assert record is not None
@@ -490,11 +495,14 @@ def test_who_can_not_write_gives_up(make_server: MakeServer, namespace: str) -> 
     assert server.pid is not None
     with Registry.from_url(server.url, namespace, timeout=0.3) as registry:
         registry.connect()
-        (model,) = registry._ops.targets("model", "S3", None, None)
-        ops = [registry._ops.set_status(model, ModelStatus.ERROR, "x" * 4000) for _ in range(4000)]
+        (model,) = ops_of(registry).targets("model", "S3", None, None)
+        ops = [
+            ops_of(registry).set_status(model, StatusChange(ModelStatus.ERROR, "x" * 4000))
+            for _ in range(4000)
+        ]
         os.kill(server.pid, signal.SIGSTOP)
         try:
-            answers = registry._transport.call_many(ops)
+            answers = transport_of(registry).call_many(ops)
         finally:
             os.kill(server.pid, signal.SIGCONT)
         assert {type(each) for each in answers} == {OutcomeUnknown}
@@ -516,7 +524,7 @@ def test_over_tls(make_server: MakeServer, namespace: str, tmp_path: Path) -> No
         names = [(f"m{at}", "S3") for at in range(1100)]
         assert all(isinstance(result, Claimed) for result in registry.try_claim_many(names, lease=LEASE))
         assert len(registry.get_models_by_last_used()) == 1100
-        lines: Any = registry._transport._lines
+        lines: Any = transport_of(registry)._lines
         assert [type(line) for line in lines._idle] == [FastLine]
         (ours,) = [each for each in raw.client_list() if each["addr"] != raw.client_info()["addr"]]
         registry.get_status("m1")
@@ -565,18 +573,18 @@ def test_what_is_for_many_goes_out_together(connect_any: Connect, proxy: Proxy) 
 
 def test_no_more_go_out_together_than_is_good(connect_any: Connect, proxy: Proxy) -> None:
     registry = connect_any(url=proxy.url, timeout=SECONDS)
-    paused = proxy.pause("touch", times=AT_ONCE + 3)
+    paused = proxy.pause("touch", times=MOST_BATCHES + 3)
     with ThreadPoolExecutor(1) as pool:
-        result = pool.submit(registry.touch_models, many(64 * (AT_ONCE + 2) + 1))
-        for held in paused[:AT_ONCE]:
+        result = pool.submit(registry.touch_models, many(64 * (MOST_BATCHES + 2) + 1))
+        for held in paused[:MOST_BATCHES]:
             held.wait_behind()
-        for held in paused[: AT_ONCE - 1]:
+        for held in paused[: MOST_BATCHES - 1]:
             held.let_go()
-        paused[AT_ONCE - 1].wait()
-        assert [name for _, name in proxy.log].count("touch") == AT_ONCE
-        for held in paused[AT_ONCE - 1 :]:
+        paused[MOST_BATCHES - 1].wait()
+        assert [name for _, name in proxy.log].count("touch") == MOST_BATCHES
+        for held in paused[MOST_BATCHES - 1 :]:
             held.let_go()
-        assert result.result(SECONDS) == [False] * (64 * (AT_ONCE + 2) + 1)
+        assert result.result(SECONDS) == [False] * (64 * (MOST_BATCHES + 2) + 1)
 
 
 def test_a_reply_in_the_middle_that_is_lost(connect_any: Connect, proxy: Proxy, other: Registry) -> None:
@@ -615,8 +623,8 @@ def test_after_an_error_no_more_are_begun(connect_any: Connect, proxy: Proxy) ->
     registry = connect_any(url=proxy.url)
     proxy.lose_requests("claim")
     with pytest.raises(OutcomeUnknown) as caught:
-        registry.try_claim_many(many(64 * (AT_ONCE + 1)), lease=None)
-    assert list(caught.value.results) == [None] * (64 * (AT_ONCE + 1))
+        registry.try_claim_many(many(64 * (MOST_BATCHES + 1)), lease=None)
+    assert list(caught.value.results) == [None] * (64 * (MOST_BATCHES + 1))
     assert proxy.sent["claim"] == 0
 
 
@@ -676,7 +684,7 @@ async def test_claims_for_many_that_nobody_waits_for_are_released(
         task = asyncio.create_task(registry.try_claim_many(many(190)))
         await asyncio.to_thread(second.wait)
         # The answer to the first has come; it must be heard before the call is given up.
-        transport: Any = registry._transport
+        transport: Any = transport_of(registry)
         await comes(lambda: len(transport._pipe._pending) == 2, "the first is answered")
         task.cancel()
         await asyncio.wait({task})

@@ -33,6 +33,7 @@ from pyregistry._redis.protocol.request import Head, PlainOp
 from pyregistry._redis.protocol.scripts import BATCH
 from pyregistry._redis.transport.multiplexed import Batch
 from pyregistry._redis.transport.pipelined import COMMANDS
+from tests.inside import ops_of, transport_of
 from tests.proxy import SECONDS, Held, Proxy, until
 from tests.servers import free_port, self_signed
 from tests.valve import Valve
@@ -54,7 +55,7 @@ async def registry(proxy: Proxy, namespace: str) -> AsyncIterator[AsyncRegistry]
     """The client under test, behind the proxy."""
     async with AsyncRegistry.from_url(proxy.url, namespace, timeout=2 * SECONDS) as registry:
         yield registry
-        transport: Any = registry._transport
+        transport: Any = transport_of(registry)
         # What is under way is counted, not looked up: whatever happened, the count is right.
         pipe = transport._pipe
         expected = 0 if pipe is None else sum(len(batch.calls) for batch in pipe.awaited(Batch))
@@ -139,15 +140,15 @@ async def test_a_call_takes_64_items_and_no_more(registry: AsyncRegistry, proxy:
 
 def under_way(registry: AsyncRegistry) -> list[int]:
     """How many items each command carries that the server has not answered."""
-    transport: Any = registry._transport
+    transport: Any = transport_of(registry)
     return [batch.items for batch in transport._pipe.awaited(Batch)]
 
 
 async def test_a_call_alone_is_written_at_once(registry: AsyncRegistry) -> None:
     """Not at the end of the turn. What comes in the same turn after it is gathered as ever."""
     assert isinstance(await claim(registry, "first"), Claimed)
-    transport: Any = registry._transport
-    ops = registry._ops
+    transport: Any = transport_of(registry)
+    ops = ops_of(registry)
     calls = [transport.call(ops.touch_model(f"m{at}", "S3", None, None)) for at in range(5)]
     assert under_way(registry) == [1]
     await turns(1)
@@ -285,7 +286,7 @@ async def test_what_may_be_sent_again_shares_nothing_with_what_may_not(
 
 
 async def test_what_cannot_travel_fails_alone(registry: AsyncRegistry) -> None:
-    transport: Any = registry._transport
+    transport: Any = transport_of(registry)
     unfit: Any = object()
     call = transport.call(PlainOp(Head("unfit", None, verb="ECHO"), lambda replies: replies[0], argv=[unfit]))
     told: Any = await asyncio.gather(call, registry.get_status("model"), return_exceptions=True)
@@ -760,7 +761,7 @@ async def test_what_the_server_does_not_read_is_not_written(make_server: MakeSer
         message = "x" * 4096
         tasks = [start(registry.set_status(f"m{at}", "S3", "ERROR", message)) for at in range(5000)]
         await turns(20)
-        transport: Any = registry._transport
+        transport: Any = transport_of(registry)
         # Twenty megabytes were asked for; a batch of 64 is a quarter of one.
         assert transport._pipe._transport.get_write_buffer_size() < 2_000_000
         os.kill(server.pid, signal.SIGCONT)
@@ -772,7 +773,7 @@ async def test_a_server_that_reads_no_more(server_url: str, namespace: str) -> N
     # Connections are opened as ever: it is what is asked on them that nobody reads.
     with Valve(server_url) as valve:
         async with AsyncRegistry.from_url(valve.url, namespace, timeout=0.3) as registry:
-            transport: Any = registry._transport
+            transport: Any = transport_of(registry)
             valve.shut_at("set_status", times=1000)
             message = "x" * 4096
             # Forty megabytes.
@@ -840,7 +841,7 @@ async def test_what_the_server_says_of_its_own_accord_is_no_reply(
     server_url: str, namespace: str, other: Registry
 ) -> None:
     registry = AsyncRegistry.from_url(server_url, namespace)
-    transport: Any = registry._transport
+    transport: Any = transport_of(registry)
     pushed: list[list[Any]] = []
     async with registry:
         transport._pipe.on_push[b"invalidate"] = pushed.append

@@ -31,11 +31,12 @@ from pyregistry import (
 )
 from pyregistry._core.clock import now
 from pyregistry._redis.cache import client_cache, tracking_async, tracking_sync
-from pyregistry._redis.cache.client_cache import Near, SharedNear
-from pyregistry._redis.cache.tracking_sync import RememberingTransport
+from pyregistry._redis.cache.client_cache import ClientCache, SharedClientCache
+from pyregistry._redis.cache.tracking_sync import TrackedTransport
 from pyregistry._redis.protocol.operations import Ops
 from pyregistry._redis.transport.connection_sync import FastLine, Line
 from tests.cutter import Cutter
+from tests.inside import ops_of, subscriber_of, transport_of
 from tests.proxy import until
 from tests.servers import self_signed
 from tests.test_fork import left_open
@@ -134,10 +135,10 @@ def asked(raw: redis.Redis, *commands: str) -> int:
     return sum(int(stats.get(f"cmdstat_{command}", {}).get("calls", 0)) for command in commands)
 
 
-def near_of(registry: AsyncRegistry | Registry) -> Near:
-    transport: Any = registry._transport
-    near = transport.near
-    assert isinstance(near, Near)
+def near_of(registry: AsyncRegistry | Registry) -> ClientCache:
+    transport: Any = transport_of(registry)
+    near = transport.known
+    assert isinstance(near, ClientCache)
     return near
 
 
@@ -146,9 +147,9 @@ def listens(registry: object) -> bool:
     return isinstance(registry, AsyncRegistry)
 
 
-def tracked(blocking: Registry) -> RememberingTransport:
-    transport = blocking._transport
-    assert isinstance(transport, RememberingTransport)
+def tracked(blocking: Registry) -> TrackedTransport:
+    transport = transport_of(blocking)
+    assert isinstance(transport, TrackedTransport)
     return transport
 
 
@@ -309,7 +310,7 @@ async def test_it_is_bounded(
 async def test_whatever_changes_it_is_heard(
     registry: AsyncRegistry, other: Registry, raw: redis.Redis, way: str
 ) -> None:
-    key = other._ops.keys.record("S3:model")
+    key = ops_of(other).keys.record("S3:model")
     if way != "claim":
         other.set_status("model", "S3", ModelStatus.DOWNLOADED)
     first = await registry.get_status("model", "S3")
@@ -400,7 +401,7 @@ async def test_who_waited_finds_what_he_waited_for(asyncio_registry: AsyncRegist
 
 
 def told(registry: AsyncRegistry, entry: str) -> bool:
-    seat = registry._listener.hub._seats.get(entry)
+    seat = subscriber_of(registry).hub._seats.get(entry)
     return seat is not None and seat.view is not None and seat.view.until > now()
 
 
@@ -442,7 +443,7 @@ async def test_ones_own_writes_among_many_reads(registry: AsyncRegistry) -> None
 
 
 def test_nothing_is_kept_of_what_is_being_written() -> None:
-    near = Near()
+    near = ClientCache()
     near.learn(["a", "b"], [b"1", None])
     assert near.values(["a", "b"]) == [b"1", None]
     near.writes(["a"])
@@ -465,7 +466,7 @@ def test_nothing_is_kept_of_what_is_being_written() -> None:
 
 
 def test_a_last_use_belongs_to_the_record_that_it_was_read_with() -> None:
-    near = Near()
+    near = ClientCache()
     near.learn(["a"], [b"1"])
     assert near.last_uses(["a"]) is None
     near.used("a", b"2", 7)
@@ -512,7 +513,7 @@ async def test_what_a_connection_brings_after_it_was_left_is_not_kept(
     asyncio_registry: AsyncRegistry, raw: redis.Redis
 ) -> None:
     registry = asyncio_registry
-    transport: Any = registry._transport
+    transport: Any = transport_of(registry)
     read = asyncio.create_task(registry.get_status("model", "S3"))
     await asyncio.sleep(0)
     await asyncio.sleep(0)  # it is written
@@ -570,9 +571,9 @@ async def test_a_loop_that_stood_still_lets_the_news_in_first(
     for at in range(20):
         wanted = ModelStatus.DOWNLOADED if at % 2 else ModelStatus.ERROR
         other.set_status("model", "S3", wanted)  # blocks: the loop can't have heard of it
-        with redis.Redis.from_url(registry._source._url) as raw:  # type: ignore[union-attr]  # a URL's
+        with redis.Redis.from_url(transport_of(registry)._source._url) as raw:
             raw.ping()  # it was said before this is answered
-        near_of(registry).turn.until = 0.0  # longer than a turn ago
+        near_of(registry).epoch.until = 0.0  # longer than a turn ago
         assert await registry.get_status("model", "S3") is wanted
         assert await registry.is_downloaded("model", "S3") == (wanted is ModelStatus.DOWNLOADED)
 
@@ -650,7 +651,7 @@ async def test_what_the_server_does_not_track_is_not_remembered(
 async def test_a_damaged_record_is_told_from_memory_too(
     registry: AsyncRegistry, other: Registry, raw: redis.Redis
 ) -> None:
-    raw.set(other._ops.keys.record("S3:model"), b"x")
+    raw.set(ops_of(other).keys.record("S3:model"), b"x")
     for _ in range(3):
         for question in (registry.is_downloaded, registry.get_status, registry.get_model_record):
             with pytest.raises(DamagedRecord):
@@ -666,7 +667,7 @@ def test_another_event_loop_has_a_memory_of_its_own(server: EmbeddedServer, othe
         other.set_status("model", "S3", wanted)
 
         async def ask() -> tuple[bool, ModelStatus | None]:
-            near_of(registry).turn.until = 0.0  # longer than a turn ago
+            near_of(registry).epoch.until = 0.0  # longer than a turn ago
             there = await registry.is_downloaded("model", "S3")
             assert await registry.is_downloaded("model", "S3") == there
             return there, await registry.get_status("model", "S3")
@@ -700,25 +701,25 @@ async def test_a_forked_child_has_a_memory_of_its_own(
 def test_the_loop_has_its_turn_however_many_ask(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = [100.0]
     monkeypatch.setattr(client_cache, "now", lambda: clock[0])
-    near = Near()
+    near = ClientCache()
     turns: list[Callable[[], None]] = []
     assert near.vouch(100.0, turns.append)
-    until = near.turn.until
+    until = near.epoch.until
     assert until == 100.0 + client_cache.TURN
     clock[0] = until
     # The next ones get their one answer, and wait again; the loop has not turned in between.
     for _ in range(3):
         assert near.vouch(100.0, turns.append)
-        assert near.turn.until == until
+        assert near.epoch.until == until
     (turn,) = turns
     turn()
     assert near.vouch(100.0, turns.append)
-    assert near.turn.until == until + client_cache.TURN
+    assert near.epoch.until == until + client_cache.TURN
     turns.pop()()
     # Nobody is let in by a connection that is silent.
     clock[0] = 100.0 + client_cache.SILENCE
     assert not near.vouch(100.0, turns.append)
-    assert near.turn.until <= clock[0]
+    assert near.epoch.until <= clock[0]
 
 
 # The blocking client: what is remembered, and what else is asked, go over connections that know nothing of each other
@@ -746,7 +747,7 @@ def test_nothing_is_older_than_what_was_heard_elsewhere(
     assert blocking.get_status("model", "S3") is ModelStatus.DOWNLOADED
     assert blocking.get_model_record("model", "S3") == other.get_model_record("model", "S3")
     iterator = blocking.iter_models_by_last_used()
-    raw.set(other._ops.keys.record("S3:damaged"), b"x")
+    raw.set(ops_of(other).keys.record("S3:damaged"), b"x")
 
     def fails() -> None:
         with pytest.raises(DamagedRecord):
@@ -928,7 +929,7 @@ def test_more_news_than_one_can_be_called_for(
         for name in names:
             assert not blocking.is_downloaded(name, "S3")
         for name in names:
-            raw.set(blocking._ops.keys.record(f"S3:{name}"), b"\x91\xaaDOWNLOADED")
+            raw.set(ops_of(blocking).keys.record(f"S3:{name}"), b"\x91\xaaDOWNLOADED")
         tracked(blocking).doubt()
         assert all(blocking.is_downloaded(name, "S3") for name in names)
         assert type(tracked(blocking)._line) is Line
@@ -1025,7 +1026,7 @@ def test_whatever_the_connection_is_like(
             for name in names:
                 other.set_status(name, "S3", wanted)
             other.get_status_counts()  # it was said before this was answered
-            near_of(blocking).turn.until = 0.0  # longer than a turn ago
+            near_of(blocking).epoch.until = 0.0  # longer than a turn ago
             for name in names:
                 assert blocking.is_downloaded(name, "S3") == (wanted is ModelStatus.DOWNLOADED)
         line = tracked(blocking)._line
@@ -1034,7 +1035,7 @@ def test_whatever_the_connection_is_like(
 
 
 def test_a_conclusion_is_drawn_before_what_it_rests_on_is_forgotten() -> None:
-    near = SharedNear()
+    near = SharedClientCache()
     near.learn(["a"], [b"1"])
     news = threading.Thread(target=near.invalidate, args=([b"invalidate", [b"a"]],))
 

@@ -53,7 +53,9 @@ def _described(name: str, value: Any) -> Iterator[str]:
             return
         if not issubclass(value, BaseException):
             yield f"  {name}{_signature(value)}"
-        for attribute in sorted(vars(value) | (getattr(value, "__annotations__", {}))):
+        ours = [base for base in value.__mro__ if base.__module__.startswith("pyregistry")]
+        members = {name for base in ours for name in (*vars(base), *getattr(base, "__annotations__", {}))}
+        for attribute in sorted(members):
             if not attribute.startswith("_"):
                 found = inspect.getattr_static(value, attribute, None)
                 of = getattr(found, "__func__", found)

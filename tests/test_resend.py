@@ -26,8 +26,8 @@ from pyregistry import (
     OutcomeUnknown,
     Registry,
 )
+from pyregistry._redis.protocol.events import decode_events
 from pyregistry._redis.protocol.keys import Keyspace
-from pyregistry._redis.protocol.records import decode_events
 from tests.proxy import Held, Proxy
 
 if TYPE_CHECKING:

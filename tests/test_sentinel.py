@@ -34,6 +34,7 @@ from pyregistry._core.clock import now
 from pyregistry._redis.protocol.keys import Keyspace
 from tests import servers
 from tests.clients import AsyncFacade, loop_in_thread
+from tests.inside import keepalive_of
 from tests.proxy import until
 from tests.servers import free_port, self_signed
 
@@ -197,7 +198,7 @@ def kinds(stack: ExitStack) -> Kinds:
 def renew_now(registry: Registry) -> None:
     """Have the keeper renew at once what is due in some seconds."""
     with keepalive._keeper.lock:
-        for kept in registry._kept.claims.values():
+        for kept in keepalive_of(registry).claims.values():
             kept.due = now()
         keepalive._keeper.wake_by(now())
 

@@ -32,9 +32,10 @@ from pyregistry import (
     RegistryClosed,
     release_on_signal,
 )
-from pyregistry._client import Core
+from pyregistry._client import Client
 from tests.clients import AsyncFacade
 from tests.hub import Hub
+from tests.inside import keepalive_of
 from tests.proxy import SECONDS, Proxy, until
 from tests.test_fleet import waits
 
@@ -196,7 +197,7 @@ def test_what_is_downloaded_is_published(
     wanted = pool.submit(registry.ensure, MODEL[0], MODEL[1], downloading, store=slow, lease=LEASE)
     assert slow.publishes.wait(SECONDS)
     ends = pool.submit(registry.shutdown, timeout=SECONDS)
-    until(lambda: core_of(registry)._kept._why, "it shuts down")
+    until(lambda: keepalive_of(core_of(registry))._why, "it shuts down")
     slow.may.set()
     ends.result(SECONDS)
     record = other.get_model_record(*MODEL)
@@ -206,7 +207,7 @@ def test_what_is_downloaded_is_published(
     wanted.exception(SECONDS)  # the client may be closed by now
 
 
-def core_of(registry: Registry) -> Core:
+def core_of(registry: Registry) -> Client:
     facade: Any = registry
     return facade._registry if isinstance(facade, AsyncFacade) else registry
 
@@ -238,7 +239,7 @@ def test_a_claim_that_is_won_meanwhile_is_given_back(
         wanted = pool.submit(registry.ensure, MODEL[0], MODEL[1], downloading, lease=LEASE)
     held.wait()
     core = core_of(registry)
-    core._kept.shut_down(0.0)
+    keepalive_of(core).shut_down(0.0)
     held.let_go()
     if by_hand:
         assert isinstance(wanted.result(SECONDS), Claimed)

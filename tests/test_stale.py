@@ -21,7 +21,8 @@ from pyregistry import (
     create_registry_backend,
 )
 from pyregistry._core.clock import now
-from pyregistry._redis.cache.client_cache import Near, SharedNear
+from pyregistry._redis.cache.client_cache import ClientCache, SharedClientCache
+from tests.inside import ops_of
 from tests.proxy import until
 
 if TYPE_CHECKING:
@@ -52,11 +53,11 @@ def set_by_another(server: EmbeddedServer, registry: Registry, status: ModelStat
 
 def remembers(registry: Registry, name: str, status: ModelStatus | None) -> None:
     """It reads that until memory holds it. (After a loss the next tracked connection takes its time.)"""
-    memory: Any = registry._memory
-    key = registry._ops.keys.record(f"S3:{name}")
+    memory: Any = registry._cache
+    key = ops_of(registry).keys.record(f"S3:{name}")
 
     def read() -> bool:
-        return registry.get_status(name, "S3") is status and memory.near.values([key]) is not None
+        return registry.get_status(name, "S3") is status and memory.known.values([key]) is not None
 
     until(read, f"{name} is remembered as {status}")
 
@@ -193,8 +194,8 @@ def test_a_backend_that_is_configured(server: EmbeddedServer, namespace: str) ->
         assert registry.is_downloaded(*MODEL)
 
 
-@pytest.mark.parametrize("kind", [Near, SharedNear])
-def test_what_was_outrun_is_not_told(kind: type[Near]) -> None:
+@pytest.mark.parametrize("kind", [ClientCache, SharedClientCache])
+def test_what_was_outrun_is_not_told(kind: type[ClientCache]) -> None:
     """Where a reply by another connection came through, and what the server says of it did not."""
     near = kind(600.0)
     near.learn(["a", "b"], [b"1", None])

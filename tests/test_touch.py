@@ -15,6 +15,7 @@ import redis
 from pyregistry import AsyncRegistry, InvalidArgument, InvalidModelName, ModelStatus, Registry, RegistryClosed
 from pyregistry._coordination import touch_buffer_async, touch_buffer_sync
 from pyregistry._core.clock import now
+from tests.inside import ops_of
 from tests.proxy import Proxy, until
 from tests.test_fork import left_open
 
@@ -101,7 +102,7 @@ def test_later_ones_go_out_when_an_interval_begins(
 
 
 def toucher_of(registry: Registry) -> touch_buffer_sync.Toucher:
-    toucher = registry._toucher
+    toucher: touch_buffer_sync.Toucher | None = registry._touches
     assert toucher is not None
     return toucher
 
@@ -144,7 +145,7 @@ def test_when_the_server_is_away_nothing_is_lost_and_nothing_grows(
         for at in range(1000):
             assert registry.touch_model(f"unknown {at}", "S3")
         assert registry.touch_model("m3", "S3")
-        until(lambda: "S3:m3" in toucher._waiting and not toucher._due, "it waits")
+        until(lambda: "S3:m3" in toucher._allowed and not toucher._due, "it waits, or is being told")
         assert len(toucher._allowed) <= 50 + 64
         assert [record.levelname for record in caplog.records].count("WARNING") >= 1
         assert "are lost" not in caplog.text  # more may be
@@ -194,7 +195,7 @@ def test_a_damaged_record_is_told_in_the_log(
     connect_any: Connect, server_url: str, other: Registry, caplog: pytest.LogCaptureFixture
 ) -> None:
     with redis.Redis.from_url(server_url) as raw:
-        raw.set(other._ops.keys.record("S3:m4"), b"x")
+        raw.set(ops_of(other).keys.record("S3:m4"), b"x")
     registry = connect_any(touch_interval=LONG)
     with caplog.at_level(logging.WARNING, "pyregistry.touches"):
         assert registry.touch_model("m4", "S3")

@@ -27,6 +27,7 @@ from pyregistry._coordination import subscriber_async, subscriber_sync
 from pyregistry._coordination.lease import Lost
 from pyregistry._core.clock import now
 from tests.cutter import Cutter
+from tests.inside import event_connection_of, subscriber_of
 from tests.interrupt import Interrupted, interrupt_from_elsewhere, interruptible
 from tests.proxy import SECONDS, until
 
@@ -63,8 +64,8 @@ def test_the_listener_alone_closes_its_connection(server_url: str, namespace: st
     with Registry.from_url(server_url, namespace) as registry:
         events = registry.watch()
         with events:
-            beside: Any = registry._listener._beside
-            connection = until(lambda: beside.connection, "the listener is connected")
+            beside: Any = subscriber_of(registry)._beside
+            connection = until(lambda: event_connection_of(registry), "the listener is connected")
             closed_by: list[str] = []
             disconnect = connection.disconnect
 
@@ -123,7 +124,7 @@ def test_a_break_is_a_gap(server_url: str, namespace: str, other: Registry) -> N
     with Registry.from_url(server_url, namespace) as registry, registry.watch() as events:
         other.set_status("before", "S3", ModelStatus.DOWNLOADED)
         assert of_event(next(events)).record.model_name == "before"
-        registry._listener._beside.connection._sock.shutdown(2)  # type: ignore[union-attr]  # it listens
+        event_connection_of(registry)._sock.shutdown(2)
         assert isinstance(next(events), EventGap)
         other.set_status("after", "S3", ModelStatus.DOWNLOADED)
         assert of_event(next(events)).record.model_name == "after"

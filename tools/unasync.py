@@ -15,6 +15,10 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent / "pyregistry"
 FILES = {
     "_redis/transport/pooled_async.py": "_redis/transport/pooled_sync.py",
+    "backend/protocol_async.py": "backend/protocol_sync.py",
+    "_redis/backend_async.py": "_redis/backend_sync.py",
+    "_redis/transport/pubsub_async.py": "_redis/transport/pubsub_sync.py",
+    "_coordination/session_async.py": "_coordination/session_sync.py",
     "_redis/cache/cached_reads_async.py": "_redis/cache/cached_reads_sync.py",
     "_coordination/subscriber_async.py": "_coordination/subscriber_sync.py",
     "_coordination/ensure_async.py": "_coordination/ensure_sync.py",
@@ -31,7 +35,6 @@ RULES = [
     (r"await _in_a_task\((.*)\)", r"\1"),
     (r"await asyncio\.to_thread\(([\w.]+)\)", r"\1()"),
     # The blocking client calls on the fast path.
-    (r"\bAsyncTransport\] = AsyncTransport\b", "AsyncTransport] = LoneTransport"),
     # Keywords, protocols and names by their prefix or suffix.
     (r"\bawait ", ""),
     (r"\basync (def|with|for)\b", r"\1"),
@@ -43,7 +46,6 @@ RULES = [
     (r"\basync_", "sync_"),
     # The runtime.
     (r"\b_runtime\.aio\b", "_runtime.threads"),
-    (r"\bpyregistry\.aio\b", "pyregistry.registry"),
     (r"\bredis\.asyncio\b", "redis"),
     (r"\basyncio\.Lock\b", "threading.Lock"),
     (r"\basyncio\.sleep\b", "time.sleep"),
@@ -60,10 +62,12 @@ RULES = [
     # What the blocking client has instead.
     (
         r"from pyregistry\._redis\.transport\.multiplexed import MuxTransport\n",
-        "from pyregistry._redis.transport.fast_path_sync import LoneTransport\n",
+        "from pyregistry._redis.transport.fast_path_sync import MuxTransport\n",
     ),
-    (r"\bcall = self\._transport\.claim\(", "result = self._transport.claim("),
-    (r"source: ClientSource \| UrlSource,(\s+)ops", r"source: ClientSource | OwnSource,\1ops"),
+    (r"\bMuxTransport\b", "LoneTransport"),
+    (r"\bcall = self\._backend\.claim\(", "result = self._backend.claim("),
+    (r"\bAwaitable\[([\w\[\] |]+?)\](?=[:\]])", r"\1"),
+    (r"source: ClientSource \| UrlSource\b", "source: ClientSource | OwnSource"),
     (r"\bimport ClientSource, UrlSource\b", "import ClientSource, OwnSource"),
     (r"\bcreate_async_registry_backend\b", "create_registry_backend"),
 ]

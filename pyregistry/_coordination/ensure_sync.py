@@ -20,12 +20,14 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from pyregistry._coordination.lease import Held, OwnedClaim, Stall
 from pyregistry._coordination.local_faults import MOST_FAULTS, check_descriptors, fault_of, is_callers
 from pyregistry._coordination.options import Wish
-from pyregistry._coordination.waiters import RECHECK, OwnersEar, Seat, View
+from pyregistry._coordination.session_sync import Session
+from pyregistry._coordination.waiters import RECHECK, OwnersEar, Seat, Snapshot
 from pyregistry._core.clock import now, time_of
 from pyregistry._core.failure_text import told
 from pyregistry._core.values import Rejection
-from pyregistry._redis.protocol.request import Op
 from pyregistry._runtime.threads import Guard, Poke, Turn, ask, check_function, see_through, waker, work
+from pyregistry.backend.protocol_sync import Backend
+from pyregistry.backend.values import Ending
 from pyregistry.errors import (
     CacheMismatch,
     ClaimLost,
@@ -48,8 +50,6 @@ from pyregistry.stores.mark import how_to_restore
 if TYPE_CHECKING:
     from types import TracebackType
 
-    from pyregistry.registry import Registry
-
 __all__ = ["Download", "Flight"]
 
 T = TypeVar("T")
@@ -69,10 +69,10 @@ _UNLEASED = (ModelStatus.DOWNLOADED, ModelStatus.ERROR)
 class Flight:
     """One caller's way to one model."""
 
-    def __init__(self, client: Registry, wish: Wish) -> None:
+    def __init__(self, session: Session, wish: Wish) -> None:
         if wish.verify is not None:
             check_function("verify", wish.verify, 1)
-        self._client = client
+        self._session = session
         self._wish = wish
         self._ends = math.inf if wish.timeout is None else now() + wish.timeout
         self._poke = Poke()
@@ -94,8 +94,8 @@ class Flight:
 
     def take(self) -> ModelRecord | Held:
         """The record of a model that is there, or the claim of who is to download it."""
-        self._client._listener.come_home()
-        hub, entry = self._client._listener.hub, self._wish.target.entry
+        self._session.subscriber.come_home()
+        hub, entry = self._session.subscriber.hub, self._wish.target.entry
         seat = hub.sit(entry, self._poke)
         try:
             while True:
@@ -112,22 +112,22 @@ class Flight:
             hub.rise(entry, self._poke)
             if self._listens:
                 self._listens = False
-                self._client._listener.leave()
+                self._session.subscriber.leave()
 
     def _use(self, got: ModelRecord | Held) -> None:
         """A model that is there is used by this call. The server is told later; a finish has told it already."""
         if self._wish.touch and isinstance(got, ModelRecord) and got.token != self._finished:
             with suppress(RegistryClosed):  # the model is there all the same
-                self._client._uses.touch(self._wish.target, [self._wish.target])
+                self._session.uses.touch(self._wish.target, [self._wish.target])
 
     def _take(self, seat: Seat[Poke, Turn]) -> ModelRecord | Held:
         self._check_cache()
         need = seat.asked  # what is known must have been asked for after this
         while True:
             self._poke.clear()
-            if self._listens and not self._client._listener.is_up:
+            if self._listens and not self._session.subscriber.is_up:
                 # It will be told when it is up again, or that this takes too long; to ask would be for nothing.
-                self._raise_again(self._client._listener.trouble)
+                self._raise_again(self._session.subscriber.trouble)
                 self._sleep(_LATER)
                 continue
             view = self._look(seat, need)
@@ -144,11 +144,11 @@ class Flight:
                 self._check_retry(view.record, view.until)
             claimed = view.status in (ModelStatus.DOWNLOADING, ModelStatus.EVICTING)
             # After a fault of this machine others go first.
-            until = max(view.until, self._client._backoff.until)
+            until = max(view.until, self._session.backoff.until)
             self._tell_wait(seat, view)
             if not self._listens and (claimed or now() < until):
                 # Who waits listens first, and then asks again.
-                self._client._listener.join()
+                self._session.subscriber.join()
                 self._listens = True
                 need = seat.asked
             elif now() < until:
@@ -161,7 +161,7 @@ class Flight:
                 if seat.version == version:
                     need = seat.asked  # it was not won, and why is not known
 
-    def _look(self, seat: Seat[Poke, Turn], need: int) -> View:
+    def _look(self, seat: Seat[Poke, Turn], need: int) -> Snapshot:
         """What is known. One of all that want to know asks."""
         while True:
             if seat.answered > need:
@@ -185,14 +185,14 @@ class Flight:
             raise
         seat.answer(number, version, view, None)
 
-    def _read(self) -> View:
-        (record,) = self._call(self._client._ops.read([self._wish.target]))
+    def _read(self) -> Snapshot:
+        (record,) = self._backend().read([self._wish.target])
         if isinstance(record, DamagedRecord):
             raise record
         if record is None:
-            return View(None)
+            return Snapshot(None)
         # How long a lease or a back-off lasts only the server can tell: it is tried.
-        return View(record.status, 0.0, record)
+        return Snapshot(record.status, 0.0, record)
 
     def _raise_again(self, trouble: RegistryError | None) -> None:
         """What another waiter has met, or the listener."""
@@ -204,10 +204,10 @@ class Flight:
     def _wait(self, seat: Seat[Poke, Turn], until: float) -> bool:
         """Until there is news, or the time has come; whether it is time to ask."""
         self._sleep(min(until + random.uniform(0.0, _JITTER), seat.recheck_at) - now())
-        self._raise_again(self._client._listener.trouble)
+        self._raise_again(self._session.subscriber.trouble)
         return not self._poke.is_set() and now() >= seat.recheck_at
 
-    def _tell_wait(self, seat: Seat[Poke, Turn], view: View) -> None:
+    def _tell_wait(self, seat: Seat[Poke, Turn], view: Snapshot) -> None:
         """Log what is waited for: at first, and from time to time. One line for all that wait for a model."""
         record = view.record
         if record is None or record.status is not ModelStatus.DOWNLOADING or now() < seat.tell_at:
@@ -231,15 +231,15 @@ class Flight:
                 model_name=ref.name,
                 provider=str(ref.provider),
             )
-        with self._client._kept.waiting(waker(self._poke)):
-            self._client._kept.check_open()  # once it is woken when the client shuts down
+        with self._session.keepalive.waiting(waker(self._poke)):
+            self._session.keepalive.check_open()  # once it is woken when the client shuts down
             return self._poke.wait(min(seconds, left))
 
     # One of few who may win it
 
-    def _contend(self, seat: Seat[Poke, Turn], version: int, view: View) -> Held | None:
+    def _contend(self, seat: Seat[Poke, Turn], version: int, view: Snapshot) -> Held | None:
         """Try to win the claim, one at a time, and only if nothing was heard meanwhile."""
-        self._client._kept.check_open()
+        self._session.keepalive.check_open()
         asked = seat.asked
         with seat.turn:
             if seat.answered > asked:
@@ -260,54 +260,59 @@ class Flight:
                 raise
             return won[0] if won else None
 
-    def _claim(self, view: View, won: list[Held]) -> View | None:
-        client, wish = self._client, self._wish
+    def _claim(self, view: Snapshot, won: list[Held]) -> Snapshot | None:
+        session, wish = self._session, self._wish
         most, cooldown = (wish.retry.attempts, wish.retry.cooldown) if wish.retry else (None, None)
-        if not client._kept.ready:
-            client._kept.prepare()
+        if not session.keepalive.ready:
+            session.keepalive.prepare()
         since = now()
+        backend, key = self._backend(), wish.target
+        claim: Claim | None
         if view.status is ModelStatus.ERROR:
-            op = client._ops.retry(
-                wish.target, lease=wish.lease, claim_id=None, owner=wish.owner, max_attempts=most
-            )
-            answer = self._won(op)
-            claim = client._told_retry(wish.target.ref, answer, wish.lease)
+            answer = self._won(
+                partial(
+                    backend.retry, key,
+                    lease=wish.lease, owner=wish.owner, max_attempts=most, claim_id=session.ids.new(),
+                )
+            )  # fmt: skip
+            claim = session.retried(key.ref, answer, wish.lease)
             if claim is None:
                 assert isinstance(answer, Rejection), "it was not won"
                 return view._replace(until=now() + answer.retry_left) if answer.retry_left else None
         else:
-            of = wish.target
-            like = client._ops.claiming(
-                of.provider, of.revision, of.subset, wish.lease, wish.owner, most, cooldown
-            )
-            claiming = like.claim(of.name, None, wish.expected_bytes)
-            result = self._won(claiming)
-            client._told_claim(result, wish.lease)
+            result = self._won(
+                partial(
+                    backend.claim, key.name, key.provider, key.revision, key.subset,
+                    lease=wish.lease, owner=wish.owner, max_attempts=most, cooldown=cooldown,
+                    expected_bytes=wish.expected_bytes, claim_id=session.ids.new(),
+                )
+            )  # fmt: skip
+            session.claimed(result, wish.lease)
             if isinstance(result, AlreadyExists):
                 left = math.inf if result.lease_left is None else result.lease_left
-                return View(result.status, 0.0 if result.status in _UNLEASED else now() + left)
+                return Snapshot(result.status, 0.0 if result.status in _UNLEASED else now() + left)
             claim = result.claim
-        won.append(client._kept.hold(claim, since, bound=wish.bound, stall=self._stall()))
-        client._kept.check_open()
-        return View(ModelStatus.DOWNLOADING, since + wish.lease)
+        won.append(session.keepalive.hold(claim, since, bound=wish.bound, stall=self._stall()))
+        session.keepalive.check_open()
+        return Snapshot(ModelStatus.DOWNLOADING, since + wish.lease)
 
-    def _won(self, op: Op[T]) -> T:
-        """The answer to a claim or a retry. Who is cancelled meanwhile gives back what it may have won."""
+    def _won(self, ask_for: Callable[[], T]) -> T:
+        """The answer to a claim or a retry. A caller that is cancelled meanwhile releases what it may have won."""
         try:
-            return self._call(op)
+            return ask_for()
         except Exception:
             raise
         except BaseException:
-            see_through(self._unwin, op)
+            see_through(self._unwin, ask_for)
             raise
 
-    def _unwin(self, op: Op[Any]) -> None:
+    def _unwin(self, ask_for: Callable[[], Any]) -> None:
         try:
-            # Its claim id makes it the same claim; a copy that comes after the release finds that it has ended.
-            answer = self._call(op)
+            # The claim id makes it the same claim; a copy that comes after the release finds that it has ended.
+            answer = ask_for()
             claim = answer.claim if isinstance(answer, Claimed) else answer
             if isinstance(claim, Claim):
-                self._call(self._client._ops.release(claim))
+                self._backend().release(claim)
         except RegistryError as error:
             _log.warning("a claim that was asked for may have been won, and ends with its lease: %s", error)
 
@@ -332,7 +337,7 @@ class Flight:
             LocalFault: something is missing here.
         """
         check_descriptors()
-        store, checked = self._wish.store, self._client._checked
+        store, checked = self._wish.store, self._session.checked_roots
         if store is not None and now() >= checked.get(store.root, -math.inf) + _CHECK_EVERY:
             ask(store.check)
             checked[store.root] = now()
@@ -347,8 +352,8 @@ class Flight:
         """
         ref = self._wish.target.ref
         if self._wish.store is not None:
-            self._client._checked.pop(self._wish.store.root, None)
-        delay = self._client._backoff.failed()
+            self._session.checked_roots.pop(self._wish.store.root, None)
+        delay = self._session.backoff.failed()
         self._faults += 1
         if self._faults >= MOST_FAULTS:
             raise fault
@@ -369,29 +374,29 @@ class Flight:
                 if fault is not None:
                     self._leave_to_others(fault)
             else:
-                self._client._backoff.succeeded()
+                self._session.backoff.succeeded()
         except Exception:
             raise
         except BaseException:
             see_through(self.give_up, held)
             raise
         finally:
-            self._client._kept.ended(held)
+            self._session.keepalive.ended(held)
 
     @contextmanager
     def overheard(self, held: Held) -> Iterator[None]:
         """Let the owner hear of what others do to its model: whatever it is, its claim is proved, or lost, at once."""
-        client, entry = self._client, self._wish.target.entry
-        client._listener.come_home()
-        hub = client._listener.hub
-        ear = OwnersEar(partial(client._kept.look_at, held))
+        session, entry = self._session, self._wish.target.entry
+        session.subscriber.come_home()
+        hub = session.subscriber.hub
+        ear = OwnersEar(partial(session.keepalive.look_at, held))
         hub.sit(entry, ear)
-        client._listener.begin()
+        session.subscriber.begin()
         try:
             yield
         finally:
             hub.rise(entry, ear)
-            client._listener.leave()
+            session.subscriber.leave()
 
     def prepare(self, held: Held) -> tuple[Any, ...]:
         """What the download gets: its claim, and a folder of its own where there is a store."""
@@ -439,17 +444,13 @@ class Flight:
         if store is not None:
             self._publish(store, held)
         artifact = held.artifact
-        op = self._client._ops.finish(
-            held.claim,
+        ending = Ending(
             ModelStatus.DOWNLOADED,
-            None,
             size_bytes=artifact.get("size_bytes"),
             location=artifact.get("location"),
             resolved_revision=artifact.get("resolved_revision"),
-            retry_in=None,
-            permanent=False,
         )
-        self._end(held, op, "finished as DOWNLOADED")
+        self._end(held, ending)
         self._finished = held.claim.token
         if store is not None:
             self._tidy(partial(store.sweep, held.claim.ref, held.claim.token, artifact["location"]))
@@ -463,9 +464,10 @@ class Flight:
         """
         _log.warning("the download of %s failed: %s", held.claim.ref, message_of(error))
         retry = self._wish.retry
-        op = self._failed(held.claim, message_of(error), retry is not None and retry.is_permanent(error))
+        permanent = retry is not None and retry.is_permanent(error)
+        ending = self._failed(held.claim, message_of(error), permanent)
         try:
-            self._end(held, op, "finished as ERROR")
+            self._end(held, ending)
         except ClaimLost:
             pass  # the state tells what counts
         finally:
@@ -473,23 +475,28 @@ class Flight:
 
     def give_up(self, held: Held) -> None:
         """Give the claim back, so that another can go on at once."""
-        self._client._kept.drop(held.claim)
+        self._session.keepalive.drop(held.claim)
         held.lost.set("it was given back")
         try:
-            why_not = self._call(self._client._ops.release(held.claim))
+            why_not = self._backend().release(held.claim)
             _log.info(
                 "gave back %s (token %d)%s", held.claim.ref, held.claim.token, why_not and f": {why_not}"
             )
         except RegistryError as error:
             _log.warning("%s could not be given back, and ends with its lease: %s", held.claim.ref, error)
         self._discard(held)
-        self._client._kept.ended(held)
+        self._session.keepalive.ended(held)
 
-    def _end(self, held: Held, op: Op[str], how: str) -> None:
+    def _end(self, held: Held, ending: Ending) -> None:
         """Tell the registry, as long as this claim can be the one that counts."""
         held.over = True
-        why_not = self._while_it_counts(held, partial(self._call, op), how)
-        if not self._client._told_end(held.claim, how, why_not):
+        how = f"finished as {ending.status}"
+
+        def finish() -> str:
+            return self._backend().finish(held.claim, ending)
+
+        why_not = self._while_it_counts(held, finish, how)
+        if not self._session.ended(held.claim, how, why_not):
             held.lost.set(why_not)
             raise held.loss()
 
@@ -512,19 +519,16 @@ class Flight:
             pause = min(pause * 2, _LATER)
         raise held.loss()
 
-    def _failed(self, claim: Claim, message: str, permanent: bool) -> Op[str]:
+    def _failed(self, claim: Claim, message: str, permanent: bool) -> Ending:
         retry = self._wish.retry
-        return self._client._ops.finish(
-            claim,
+        if permanent or retry is None:
+            return Ending(ModelStatus.ERROR, message, permanent=permanent)
+        return Ending(
             ModelStatus.ERROR,
             message,
-            size_bytes=None,
-            location=None,
-            resolved_revision=None,
-            retry_in=None if permanent or retry is None else retry.delay(claim.attempts),
-            permanent=permanent,
-            max_attempts=None if permanent or retry is None else retry.attempts,
-            cooldown=None if permanent or retry is None else retry.cooldown,
+            retry_in=retry.delay(claim.attempts),
+            max_attempts=retry.attempts,
+            cooldown=retry.cooldown,
         )
 
     def _stall(self) -> Stall | None:
@@ -549,7 +553,7 @@ class Flight:
         version = seat.version
         left = 0.0
         if record.finished_at is not None and (self._wish.store is None or record.location):
-            age = self._call(self._client._ops.now()) - record.finished_at
+            age = self._backend().lease_time() - record.finished_at
             left = self._wish.visibility_timeout - age.total_seconds()
         ends = now() + left  # from the answer on, however long it took: later than meant does no harm
         pause = _SOON
@@ -569,13 +573,12 @@ class Flight:
             if seat.version == version:
                 self._ask(seat, partial(self._delete, record))
 
-    def _delete(self, record: ModelRecord) -> View | None:
+    def _delete(self, record: ModelRecord) -> Snapshot | None:
         target = self._wish.target
-        op = self._client._ops.delete([target], expected_token=record.token, force=False)
-        if not self._call(op):
+        if not self._backend().delete([target], expected_token=record.token, force=False):
             return None  # another's by now
         _log.warning("%s is not where its record (token %d) says: it is forgotten", target.ref, record.token)
-        return View(None)
+        return Snapshot(None)
 
     def _publish(self, store: FolderStore, held: Held) -> None:
         publish = partial(ask, store.publish, held.claim, held.prove)
@@ -610,19 +613,19 @@ class Flight:
 
     def _check_cache(self, *, anew: bool = False) -> None:
         """Is the folder the cache that this namespace stands for?"""
-        store, client = self._wish.store, self._client
-        if store is None or (store.root in client._caches and not anew):
+        store, session = self._wish.store, self._session
+        if store is None or (store.root in session.cache_roots and not anew):
             return
         try:
             self._compare_marks(store)
         except OSError as error:
             raise LocalFault(f"{store.root} can't be used as a store: {error}") from error
-        client._caches.add(store.root)
+        session.cache_roots.add(store.root)
 
     def _compare_marks(self, store: FolderStore) -> None:
-        client = self._client
+        session = self._session
         ends = now() + _MARK_PATIENCE
-        known = self._call(client._ops.cache())
+        known = self._backend().cache_id()
         try:
             mark = ask(store.read_mark)
         except CacheMismatch:
@@ -632,24 +635,24 @@ class Flight:
             time.sleep(_SOON)  # it was written before it was told, but on another machine
             mark = ask(store.read_mark)
         if mark is None and known is None:
-            mark = ask(store.write_mark, CacheMark(client._ops.ids.new(), client.namespace))
-        if mark is not None and mark.namespace == client.namespace:
-            known = known or self._call(client._ops.cache(mark.cache_id))
-        if mark is None or mark.namespace != client.namespace or mark.cache_id != known:
+            mark = ask(store.write_mark, CacheMark(session.ids.new(), session.backend.namespace))
+        if mark is not None and mark.namespace == session.backend.namespace:
+            known = known or self._backend().cache_id(mark.cache_id)
+        if mark is None or mark.namespace != session.backend.namespace or mark.cache_id != known:
             of = "of no cache" if mark is None else f"the cache of namespace {mark.namespace!r}"
             raise CacheMismatch(
-                f"{store.root} is {of}, not the one that namespace {client.namespace!r} stands for: "
+                f"{store.root} is {of}, not the one that namespace {session.backend.namespace!r} stands for: "
                 "was the folder replaced, or is another registry's?"
             )
 
     def _heal_mark(self, store: FolderStore, known: str | None) -> str | None:
         """Write a damaged mark anew; the id of the cache. Of all that do so at once the registry takes one's."""
-        client = self._client
+        session = self._session
         if known is not None:
-            raise CacheMismatch(how_to_restore(store.root, CacheMark(known, client.namespace)))
-        mark = CacheMark(client._ops.ids.new(), client.namespace)
+            raise CacheMismatch(how_to_restore(store.root, CacheMark(known, session.backend.namespace)))
+        mark = CacheMark(session.ids.new(), session.backend.namespace)
         draft = ask(store.draft_mark, mark)
-        known = self._call(client._ops.cache(mark.cache_id))
+        known = self._backend().cache_id(mark.cache_id)
         if known != mark.cache_id:
             ask(draft.unlink)
             return known
@@ -698,19 +701,18 @@ class Flight:
         )
         return record if wish.verify is None or ask(wish.verify, record) else None
 
-    def _call(self, op: Op[T]) -> T:
-        client = self._client
-        # What is refused for now goes out again, but not for longer than this caller waits.
-        left = None if self._ends == math.inf else max(min(client._source.patience, self._ends - now()), 0.0)
-        return client._transport.call(op, left)
+    def _backend(self) -> Backend:
+        """The registry, which is not asked again after a refusal for longer than this caller waits."""
+        backend = self._session.backend
+        return backend if self._ends == math.inf else backend.within(self._ends - now())
 
 
 class Download:
     """The block form of `Flight.ensure`: a context manager, to be entered once."""
 
-    def __init__(self, client: Registry, wish: Wish) -> None:
-        self._client = client
-        self._flight = Flight(client, wish)
+    def __init__(self, session: Session, wish: Wish) -> None:
+        self._session = session
+        self._flight = Flight(session, wish)
         self._held: Held | None = None
         self._guard: Guard | None = None
         self._ear = ExitStack()
@@ -725,7 +727,7 @@ class Download:
             try:
                 self._went_wrong(got, error)
             finally:
-                self._client._kept.ended(got)
+                self._session.keepalive.ended(got)
             raise
         except BaseException:
             see_through(self._flight.give_up, got)
@@ -757,7 +759,7 @@ class Download:
             else:
                 see_through(self._flight.give_up, held)
         finally:
-            self._client._kept.ended(held)
+            self._session.keepalive.ended(held)
 
     def _succeed(self, held: Held) -> None:
         try:
@@ -771,4 +773,4 @@ class Download:
 
     def _went_wrong(self, held: Held, error: Exception) -> None:
         if self._flight.went_wrong(held, error) is not None:
-            self._client._backoff.failed()
+            self._session.backoff.failed()

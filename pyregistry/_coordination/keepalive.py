@@ -13,17 +13,13 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any, TypeVar
 
-from redis import exceptions as redis_errors
-
 from pyregistry._coordination.lease import Held, Kept, Stall
 from pyregistry._core import values
 from pyregistry._core.clock import now
 from pyregistry._core.model_key import ModelKey
-from pyregistry._core.values import Default, Rejection, chunks
-from pyregistry._redis.protocol.operations import Ops
-from pyregistry._redis.protocol.request import Op
-from pyregistry._redis.transport.endpoint import ClientSource, UrlSource
-from pyregistry._redis.transport.pooled_sync import Transport
+from pyregistry._core.values import Rejection, chunks
+from pyregistry.backend.common import Verb
+from pyregistry.backend.protocol_sync import Backend
 from pyregistry.errors import DamagedRecord, NotNow, RegistryClosed, RegistryError, RegistryUnavailable
 from pyregistry.models import Claim
 
@@ -106,8 +102,7 @@ os.register_at_fork(after_in_child=_forget_parent)
 
 def _was_refused(error: RegistryUnavailable) -> bool:
     """Whether a connection was refused, as at the server's limit: not merely silent, and not opened in vain."""
-    silent = (redis_errors.TimeoutError, TimeoutError)
-    return not isinstance(error, NotNow) and not isinstance(error.__cause__, silent)
+    return not isinstance(error, NotNow) and not error.timed_out
 
 
 class KeptClaims:
@@ -117,15 +112,17 @@ class KeptClaims:
         claims: what is kept, by token: a claim id may serve for several models.
         ready: whether there is a connection that keeps them. It is made before the first claim is asked for: a server
             that takes no more connections by then would let the lease end.
-        by_client: sends an operation by the client's own connections, and waits for the answer at most so many
-            seconds. It goes that way where a connection is refused.
+        by_client: runs a verb on the client's own connections, and waits for the answer at most so many seconds. It
+            goes that way where a connection is refused.
+
+    Args:
+        connect: makes a backend with connections of its own, whose answers may take so many seconds.
     """
 
-    by_client: Callable[[Op[Any], float], Any] | None = None
+    by_client: Callable[[Verb, float], Any] | None = None
 
-    def __init__(self, source: ClientSource | UrlSource, ops: Ops) -> None:
-        self._source = source
-        self._ops = ops
+    def __init__(self, connect: Callable[[float], Backend]) -> None:
+        self._connect = connect
         self._checked = False
         self.start_anew()
         _everyone.add(self)
@@ -137,8 +134,8 @@ class KeptClaims:
         self._preparing = threading.Lock()  # held by the one thread that connects for all
         self._refused_until = 0.0
         self._idle_since: float | None = None
-        self._transport: Transport | None = None
-        self._before: Transport | None = None  # the one before, until the new one has answered
+        self._backend: Backend | None = None
+        self._before: Backend | None = None  # the one before, until the new one has answered
         self._patience = _MOST_TIMEOUT
         self._closed = False
         self._why = ""  # why no claim is kept any more, once the client shuts down
@@ -175,7 +172,7 @@ class KeptClaims:
             ConfigurationError: its settings can't be cloned.
         """
         if not self._checked:
-            self._source.hurried(_MOST_TIMEOUT)
+            self._connect(_MOST_TIMEOUT)
             self._checked = True
 
     def prepare(self) -> None:
@@ -191,18 +188,18 @@ class KeptClaims:
             if self.ready or self._closed or now() < self._refused_until:
                 return
             with _keeper.lock:
-                transport = self._connection()
+                backend = self._connection()
                 self._idle_since = None
                 _keeper.clients.add(self)
                 _keeper.wake_by(now() + _LINGER)
             try:
-                transport.connect()
+                backend.connect()
             except RegistryError:
                 # What is wrong is told by the claim; where there is a connection for that one, it renews too.
                 self._refused_until = now() + _REFUSED_FOR
                 return
             with _keeper.lock:
-                self.ready = self._transport is transport and not self._why
+                self.ready = self._backend is backend and not self._why
 
     def check_open(self) -> None:
         """May a claim be made that this client is to keep?
@@ -357,53 +354,52 @@ class KeptClaims:
             return
         with _keeper.lock:
             # Out of the keeper's sight: its thread hangs up where no claims are left.
-            transport, self._transport = self._connection(), None
-        for some in chunks(given):
-            answers = transport.call_many([self._ops.release(kept.claim) for kept in some])
-            for kept, answer in zip(some, answers, strict=True):
-                ref, token = kept.claim.ref, kept.claim.token
-                if isinstance(answer, Exception):
-                    _log.warning("%s could not be given back, and ends with its lease: %s", ref, answer)
-                else:
-                    _log.info("gave back %s (token %d)%s", ref, token, answer and f": {answer}")
-        transport.close()
+            backend, self._backend = self._connection(), None
+        answers = backend.release_many([kept.claim for kept in given])
+        for kept, answer in zip(given, answers, strict=True):
+            ref, token = kept.claim.ref, kept.claim.token
+            if isinstance(answer, Exception):
+                _log.warning("%s could not be given back, and ends with its lease: %s", ref, answer)
+            else:
+                _log.info("gave back %s (token %d)%s", ref, token, answer and f": {answer}")
+        backend.close()
 
     def hang_up(self) -> None:
         """Close the connection; another is made when it is needed."""
         with _keeper.lock:
-            transports = (self._transport, self._before)
-            self._transport = self._before = None
+            backends = (self._backend, self._before)
+            self._backend = self._before = None
             self.ready = False
-        for transport in transports:
-            if transport is not None:
-                transport.close()
+        for backend in backends:
+            if backend is not None:
+                backend.close()
 
-    def _connection(self) -> Transport:
-        """As patient as the shortest lease allows; the caller holds the lock."""
+    def _connection(self) -> Backend:
+        """A backend that is as patient as the shortest lease allows; the caller holds the lock."""
         patience = _timeout(self.claims.values())
-        if self._transport is None or patience != self._patience:
+        if self._backend is None or patience != self._patience:
             if self._before is None:
-                self._before = self._transport
-            elif self._transport is not None:
-                self._transport.close()
-            self._transport = Transport(self._source.hurried(patience), self._ops, attempts=2, patience=0.0)
+                self._before = self._backend
+            elif self._backend is not None:
+                self._backend.close()
+            self._backend = self._connect(patience)
             self._patience = patience
-        return self._transport
+        return self._backend
 
-    def _call(self, transport: Transport, op: Op[T]) -> T:
-        """The reply of one operation: by the connection of its own, or where that is refused by another there is."""
+    def _call(self, backend: Backend, verb: Callable[[Backend], T]) -> T:
+        """The answer to a verb: by the connection of its own, or where that is refused by another there is."""
         try:
-            reply = transport.call(op)
+            reply = verb(backend)
         except RegistryUnavailable as error:
             if not _was_refused(error):
                 raise
             before, by_client = self._before, self.by_client
             if before is not None:
                 with suppress(RegistryUnavailable):
-                    return before.call(op)
+                    return verb(before)
             if by_client is None:
                 raise
-            reply = by_client(op, _MOST_TIMEOUT)
+            reply = by_client(verb, _MOST_TIMEOUT)
         else:
             if self._before is not None:
                 with _keeper.lock:
@@ -426,9 +422,9 @@ class KeptClaims:
                 if self._closed or all(kept.due > at for kept in self.claims.values()):
                     return
                 due = [kept for kept in self.claims.values() if kept.due <= at + kept.lease * _TOGETHER]
-                transport = self._connection()
-            for batch in chunks(due):
-                self._renew(transport, [kept for kept in batch if kept.claim.token in self.claims])
+                backend = self._connection()
+            for batch in chunks(due, backend.max_batch):
+                self._renew(backend, [kept for kept in batch if kept.claim.token in self.claims])
         except Exception as error:
             # The other batches too: a server that does not answer has cost enough time.
             with _keeper.lock:
@@ -449,14 +445,14 @@ class KeptClaims:
                 exc_info=not isinstance(error, RegistryError),
             )
 
-    def _renew(self, transport: Transport, batch: list[Kept]) -> None:
+    def _renew(self, backend: Backend, batch: list[Kept]) -> None:
         if not batch:
             return
         said = [kept.take_said() for kept in batch]
         sent_at = now()
-        op = self._ops.renew([kept.claim for kept in batch], lease=Default.ITS_OWN, said=said)
+        claims = [kept.claim for kept in batch]
         try:
-            results = self._call(transport, op)
+            results = self._call(backend, lambda of: of.renew(claims, updates=said))
         except BaseException:
             for kept, words in zip(batch, said, strict=True):
                 kept.put_back(words)
@@ -492,12 +488,10 @@ class KeptClaims:
         with _keeper.lock:
             if self._closed:
                 return False
-            transport = self._connection()
+            backend = self._connection()
         sent_at = now()
         try:
-            (result,) = self._call(
-                transport, self._ops.renew([held.claim], lease=Default.ITS_OWN, said=[said])
-            )
+            (result,) = self._call(backend, lambda of: of.renew([held.claim], updates=[said]))
         except BaseException:
             held.put_back(said)
             raise
@@ -522,8 +516,9 @@ class KeptClaims:
         held.lost.set(why)
         try:
             with _keeper.lock:
-                transport = self._connection()
-            why_not = self._call(transport, stall.end(held.claim, why))
+                backend = self._connection()
+            ending = stall.ending(held.claim, why)
+            why_not = self._call(backend, lambda of: of.finish(held.claim, ending))
         except Exception as error:
             why_not = str(error)
         log = "the download of %s (token %d) was ended: %s%s"

@@ -13,7 +13,7 @@ from typing import Any
 from pyregistry._core import validation as checks
 from pyregistry._core.clock import LOOK_FOR_SIGNALS, now
 from pyregistry._core.values import Default, ProgressUpdate, next_order
-from pyregistry._redis.protocol.request import Op
+from pyregistry.backend.values import Ending
 from pyregistry.errors import ClaimLost
 from pyregistry.models import Claim
 
@@ -122,12 +122,12 @@ class Stall:
 
     Args:
         timeout: seconds without progress.
-        end: the operation that ends it.
+        ending: how its claim ends; it is given the claim and the reason.
     """
 
-    def __init__(self, timeout: float, end: Callable[[Claim, str], Op[str]]) -> None:
+    def __init__(self, timeout: float, ending: Callable[[Claim, str], Ending]) -> None:
         self.timeout = timeout
-        self.end = end
+        self.ending = ending
 
 
 class Held(Kept):

@@ -14,14 +14,11 @@ import weakref
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
-from redis import exceptions as redis_errors
-
 from pyregistry._coordination.waiters import Hub, Watcher
 from pyregistry._core.backoff import backoff
 from pyregistry._core.clock import now
-from pyregistry._redis.protocol.outcomes import DENIED, NO_ANSWER, NOT_RUN, refusal
-from pyregistry._redis.transport.pooled_sync import Transport
-from pyregistry._runtime.threads import Beside, Poke, Turn, receive
+from pyregistry._runtime.threads import Beside, Poke, Turn
+from pyregistry.backend.protocol_sync import EventSource
 from pyregistry.errors import RegistryClosed, RegistryError, RegistryUnavailable
 from pyregistry.models import EventGap, ModelRef, RegistryEvent
 
@@ -31,9 +28,6 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
 _log = logging.getLogger("pyregistry.events")
-
-PING_EVERY = 10.0
-"""Seconds of silence after which the server is asked whether it is there; as long again, and it is not."""
 
 MOST = 10_000
 """Events that a stream keeps for somebody who does not take them; then it has a gap."""
@@ -45,8 +39,8 @@ class Listener:
     """The subscription of one client.
 
     Args:
-        transport: makes the connection.
-        channel: what to listen to.
+        make_source: makes a new subscription.
+        name: of the namespace, for the log.
         patience: seconds without a subscription after which whoever waits is told.
 
     Attributes:
@@ -54,9 +48,9 @@ class Listener:
         trouble: why nothing can be heard, once that has lasted.
     """
 
-    def __init__(self, transport: Transport, channel: str, patience: float) -> None:
-        self._transport = transport
-        self._channel = channel
+    def __init__(self, make_source: Callable[[], EventSource], name: str, patience: float) -> None:
+        self._make_source = make_source
+        self._name = name
         self._patience = patience
         self._closed = False
         self.start_anew()
@@ -141,26 +135,19 @@ class Listener:
     def _run(self, beside: Beside) -> None:
         tries, down_since = 0, now()
         while not beside.stopping.is_set():
-            error: Exception
             try:
                 self._listen(beside)
                 return
-            except RegistryError as refused:
-                error = refused
-            except DENIED as refused:
-                error = refusal(refused)
-            except (*NO_ANSWER, *NOT_RUN) as gone:
-                error = gone
-            except redis_errors.RedisError as refused:
-                error = refusal(refused)
+            except RegistryError as ended:
+                error = ended
             with self._lock:
                 if self._beside is not beside:
                     return
                 if self._up:
-                    _log.info("the subscription to %s has ended: %s", self._channel, error)
+                    _log.info("the subscription to %s has ended: %s", self._name, error)
                     tries, down_since, self._up = 0, now(), False
             tries += 1
-            if isinstance(error, RegistryError) and not isinstance(error, RegistryUnavailable):
+            if not isinstance(error, RegistryUnavailable):
                 self._tell(beside, error)
             elif now() - down_since >= self._patience:
                 self._tell(beside, RegistryUnavailable(f"no subscription: {error}"))
@@ -185,31 +172,21 @@ class Listener:
             self._tell_arrivals()
 
     def _listen(self, beside: Beside) -> None:
-        connection = beside.connection = self._transport.ear()
+        source = self._make_source()
+        beside.interrupt = source.interrupt
         try:
-            connection.send_command("SSUBSCRIBE", self._channel)
-            asked = True
+            source.open()
+            self._begin(beside)
             while not beside.stopping.is_set():
-                message = receive(connection, PING_EVERY)
-                if message is None:
-                    if asked:
-                        raise redis_errors.TimeoutError("the server is silent")
-                    asked = True
-                    connection.send_command("PING")
-                    continue
-                asked = False
-                if not isinstance(message, list):
-                    continue  # the answer to a PING
-                if message[0] == b"smessage":
-                    self._transport.doubt()
-                    self.hub.feed(message[2])
-                elif message[0] == b"ssubscribe":
-                    self._begin(beside)
-                elif message[0] == b"sunsubscribe":
-                    raise redis_errors.ConnectionError("the server has ended the subscription")
+                events = source.receive()
+                if isinstance(events, str):
+                    _log.warning("%s", events)
+                    self.hub.gap("an event could not be read")
+                elif events:
+                    self.hub.feed(events)
         finally:
-            beside.connection = None
-            connection.disconnect(nowait=True)
+            beside.interrupt = None
+            source.close()
 
 
 class EventStream:

@@ -17,9 +17,8 @@ from pyregistry._core import validation as checks
 from pyregistry._core.clock import now
 from pyregistry._core.model_key import ModelKey
 from pyregistry._core.values import chunks
-from pyregistry._redis.protocol.operations import Ops
-from pyregistry._redis.transport.pooled_async import AsyncTransport
 from pyregistry._runtime.aio import Beside, Poke
+from pyregistry.backend.protocol_async import AsyncBackend
 from pyregistry.errors import DamagedRecord, RegistryClosed, RegistryError
 
 _log = logging.getLogger("pyregistry.touches")
@@ -32,18 +31,16 @@ class AsyncToucher:
     """The touches of one client. It has something run beside the callers as long as there are any.
 
     Args:
-        transport: what sends them.
-        ops: makes the calls.
+        backend: the registry.
         interval: seconds.
 
     Attributes:
         noted: what was asked and waits to be told already, so that it need not be looked at again.
     """
 
-    def __init__(self, transport: AsyncTransport, ops: Ops, interval: float) -> None:
+    def __init__(self, backend: AsyncBackend, interval: float) -> None:
         checks.microseconds("touch_interval", interval)
-        self._transport = transport
-        self._ops = ops
+        self._backend = backend
         self._interval = interval
         self._closed = False
         self.start_anew()
@@ -127,7 +124,7 @@ class AsyncToucher:
                 if not targets and (self._closed or not self._allowed):
                     self._beside = None
                     return
-            for chunk in chunks(targets):
+            for chunk in chunks(targets, self._backend.max_batch):
                 await self._tell(chunk)
             self._tell_what_is_lost()
             if not targets:
@@ -150,7 +147,7 @@ class AsyncToucher:
 
     async def _tell(self, targets: Sequence[ModelKey]) -> None:
         try:
-            answers = await self._transport.call(self._ops.touch(targets))
+            answers = await self._backend.touch(targets)
         except RegistryError as error:
             with self._lock:
                 if not self._closed:

@@ -18,9 +18,8 @@ from pyregistry._core import validation as checks
 from pyregistry._core.clock import now
 from pyregistry._core.model_key import ModelKey
 from pyregistry._core.values import chunks
-from pyregistry._redis.protocol.operations import Ops
-from pyregistry._redis.transport.pooled_sync import Transport
 from pyregistry._runtime.threads import Beside, Poke
+from pyregistry.backend.protocol_sync import Backend
 from pyregistry.errors import DamagedRecord, RegistryClosed, RegistryError
 
 _log = logging.getLogger("pyregistry.touches")
@@ -33,18 +32,16 @@ class Toucher:
     """The touches of one client. It has something run beside the callers as long as there are any.
 
     Args:
-        transport: what sends them.
-        ops: makes the calls.
+        backend: the registry.
         interval: seconds.
 
     Attributes:
         noted: what was asked and waits to be told already, so that it need not be looked at again.
     """
 
-    def __init__(self, transport: Transport, ops: Ops, interval: float) -> None:
+    def __init__(self, backend: Backend, interval: float) -> None:
         checks.microseconds("touch_interval", interval)
-        self._transport = transport
-        self._ops = ops
+        self._backend = backend
         self._interval = interval
         self._closed = False
         self.start_anew()
@@ -124,7 +121,7 @@ class Toucher:
                 if not targets and (self._closed or not self._allowed):
                     self._beside = None
                     return
-            for chunk in chunks(targets):
+            for chunk in chunks(targets, self._backend.max_batch):
                 self._tell(chunk)
             self._tell_what_is_lost()
             if not targets:
@@ -147,7 +144,7 @@ class Toucher:
 
     def _tell(self, targets: Sequence[ModelKey]) -> None:
         try:
-            answers = self._transport.call(self._ops.touch(targets))
+            answers = self._backend.touch(targets)
         except RegistryError as error:
             with self._lock:
                 if not self._closed:

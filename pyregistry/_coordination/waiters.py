@@ -11,16 +11,14 @@ import math
 import random
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Generic, NamedTuple, Protocol, TypeVar
 
-import msgspec
-
 from pyregistry._core.clock import now
-from pyregistry._core.model_key import parse_entry
-from pyregistry._redis.protocol.records import StoredEvent, decode_events, event_of, record_of
+from pyregistry.backend.common import BackendEvent
+from pyregistry.backend.values import ModelState
 from pyregistry.errors import RegistryError
-from pyregistry.models import EventGap, EventKind, ModelRecord, ModelRef, ModelStatus, RegistryEvent
+from pyregistry.models import EventGap, ModelRecord, ModelRef, ModelStatus, RegistryEvent
 
 _log = logging.getLogger("pyregistry.events")
 
@@ -50,7 +48,7 @@ class OwnersEar:
         self.set = look
 
 
-class View(NamedTuple):
+class Snapshot(NamedTuple):
     """What is known of a model.
 
     Attributes:
@@ -63,23 +61,11 @@ class View(NamedTuple):
     until: float = 0.0
     record: ModelRecord | None = None
 
-
-def view_of(event: StoredEvent) -> View:
-    """What a model is after an event."""
-    stored = event.record
-    if event.kind is EventKind.DELETED or not stored.status:
-        return View(None)
-    status = ModelStatus(stored.status)
-    until = 0.0
-    if status in (ModelStatus.DOWNLOADING, ModelStatus.EVICTING):
-        left = math.inf if stored.lease_end == 0 else (stored.lease_end - event.at) / 1_000_000
-        until = now() + left
-    elif status is ModelStatus.ERROR and stored.retry_at:
-        until = now() + (stored.retry_at - event.at) / 1_000_000
-    record = None
-    if event.used:  # else its last use is not known here
-        record = record_of(parse_entry(event.entry), stored, event.used)
-    return View(status, until, record)
+    @classmethod
+    def of(cls, state: ModelState) -> Snapshot:
+        """What an event that came just now tells."""
+        left = state.seconds_left
+        return cls(state.status, now() + left if left else 0.0, state.record)
 
 
 class Seat(Generic[P, L]):
@@ -98,7 +84,7 @@ class Seat(Generic[P, L]):
 
     def __init__(self, turn: L, lock: threading.Lock) -> None:
         self.turn = turn
-        self.view: View | None = None
+        self.view: Snapshot | None = None
         self.version = 0
         self.asked = self.answered = 0
         self.trouble: RegistryError | None = None
@@ -114,7 +100,7 @@ class Seat(Generic[P, L]):
             self._recheck_later()
             return self.asked, self.version
 
-    def answer(self, number: int, version: int, view: View | None, trouble: RegistryError | None) -> None:
+    def answer(self, number: int, version: int, view: Snapshot | None, trouble: RegistryError | None) -> None:
         """The answer to a question. News that came meanwhile may be newer: what was heard then stays."""
         with self._lock:
             self.answered = max(self.answered, number)
@@ -122,7 +108,7 @@ class Seat(Generic[P, L]):
             if view is not None and self.version == version:
                 self.change(view)
 
-    def change(self, view: View | None) -> None:
+    def change(self, view: Snapshot | None) -> None:
         """This is so now; the caller has the lock. Nobody is woken by a lease that only grew longer."""
         before, self.view = self.view, view
         self.version += 1
@@ -152,14 +138,14 @@ class Watcher(Generic[P]):
         self._most = most
         self._events: deque[RegistryEvent | EventGap] = deque()
 
-    def put(self, stored: StoredEvent) -> None:
-        """An event, if it is wanted. Who does not keep up misses some, and is told so."""
-        if not self._wanted(parse_entry(stored.entry)):
+    def put(self, event: BackendEvent) -> None:
+        """Queue an event, if it is wanted. A watcher that does not keep up misses some, and gets a gap."""
+        if not self._wanted(event.ref):
             return
         if len(self._events) >= self._most:
             self._events.clear()
             self._events.append(EventGap("too many events at once"))
-        self._events.append(event_of(stored))
+        self._events.append(event.event())
         self.poke.set()
 
     def gap(self, why: str) -> None:
@@ -210,19 +196,13 @@ class Hub(Generic[P, L]):
         with self._lock:
             self._watchers.discard(watcher)
 
-    def feed(self, message: bytes) -> None:
-        """A message of the channel."""
-        try:
-            events = decode_events(message)
-        except msgspec.DecodeError as error:
-            _log.warning("an event could not be read: %s", error)
-            self.gap("an event could not be read")
-            return
+    def feed(self, events: Sequence[BackendEvent]) -> None:
+        """Take in what has happened."""
         with self._lock:
             for event in events:
                 seat = self._seats.get(event.entry)
                 if seat is not None:
-                    seat.change(view_of(event))
+                    seat.change(Snapshot.of(event.state()))
                 for watcher in self._watchers:
                     watcher.put(event)
 

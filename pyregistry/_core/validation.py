@@ -7,11 +7,12 @@ import inspect
 import math
 import re
 import unicodedata
+from collections.abc import Iterable
 from functools import lru_cache
 
 from pyregistry._core.model_key import ModelKey, entry_of
 from pyregistry.errors import InvalidArgument, InvalidModelName
-from pyregistry.models import ModelProvider, Provider
+from pyregistry.models import ModelProvider, ModelRef, Provider
 
 MAX_INT = 2**53 - 1
 """The largest integer that Lua's doubles hold exactly."""
@@ -123,6 +124,20 @@ def target(name: str, of: ModelProvider | str, revision: str | None, subset: str
             if not isinstance(value, (str, type(None))):
                 raise InvalidArgument(argument, f"must be a str, not {type(value).__name__}") from None
         raise InvalidModelName("name", f"must be a str, not {type(name).__name__}") from None
+
+
+def claimable(models: Iterable[ModelRef]) -> list[ModelKey]:
+    """Models that can be claimed: each with its provider.
+
+    Raises:
+        InvalidArgument: a provider is missing, or a name is wrong.
+    """
+    found = []
+    for ref in models:
+        if ref.provider is None:
+            raise InvalidArgument("models", f"a claim needs a provider: {ref.name!r}")
+        found.append(target(ref.name, ref.provider, ref.revision, ref.subset))
+    return found
 
 
 def whole(argument: str, value: int, least: int = 0, most: int = MAX_INT) -> int:

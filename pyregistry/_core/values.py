@@ -160,3 +160,16 @@ def _preferred(found: Iterable[T | Exception | None], status: Callable[[T], Mode
     if first is None and error is not None:
         raise error
     return first
+
+
+def ref_of(model: Model) -> ModelRef:
+    """A model of a list: a `ModelRef`, a tuple that begins like one, or a name.
+
+    Raises:
+        InvalidArgument: it is none of these.
+    """
+    if isinstance(model, str):
+        return ModelRef(model)
+    if not isinstance(model, tuple) or not 1 <= len(model) <= len(ModelRef._fields):
+        raise InvalidArgument("models", f"must hold names, (name, provider) or ModelRef, not {model!r}")
+    return ModelRef(*model)

@@ -26,18 +26,18 @@ T = TypeVar("T")
 Turn = asyncio.Lock
 
 
-def call_from_thread(transport: Any, op: Any, seconds: float) -> Any:
-    """The reply of one operation, for a thread of the library; the loop of the transport has to answer in time.
+def call_from_thread(backend: Any, verb: Callable[[Any], Any], seconds: float) -> Any:
+    """The answer to a verb, for a thread of the library; the event loop of the backend has to run it in time.
 
     Raises:
         RegistryUnavailable: it does not, or there is none; and all that the call raises.
     """
-    loop = None if transport is None else transport.home
+    loop = None if backend is None else backend.loop
     if loop is None or not loop.is_running() or asyncio._get_running_loop() is loop:
         raise RegistryUnavailable("the event loop of the client does not run")
 
     async def call() -> Any:
-        return await transport.call(op, 0.0)
+        return await verb(backend.within(0.0))
 
     future = asyncio.run_coroutine_threadsafe(call(), loop)
     try:
@@ -91,12 +91,12 @@ class Beside:
 
     Attributes:
         stopping: is set when it is to end.
-        connection: what it reads from.
+        interrupt: as with threads; here its task is cancelled.
     """
 
     def __init__(self, run: Callable[[Beside], Coroutine[Any, Any, None]], name: str) -> None:
         self.stopping = Poke()
-        self.connection: Any = None
+        self.interrupt: Callable[[], None] | None = None
         self._task = asyncio.get_running_loop().create_task(run(self), name=f"pyregistry-{name}")
 
     def stop(self) -> None:
@@ -111,22 +111,6 @@ class Beside:
     def is_here(self) -> bool:
         """Whether it runs where the caller does."""
         return self._task.get_loop() is asyncio.get_running_loop()
-
-
-async def receive(connection: Any, seconds: float) -> Any:
-    """The next message or reply; ``None`` if nothing comes in that time."""
-    return await connection.read_response(
-        disable_decoding=True, timeout=seconds, push_request=True, disconnect_on_error=False
-    )
-
-
-async def _as_it_is(message: Any) -> Any:
-    return message
-
-
-def unlogged(connection: Any) -> None:
-    """Keep redis-py from logging each message: an event holds a claim id, and that is a secret."""
-    connection._parser.set_pubsub_push_handler(_as_it_is)
 
 
 def _tell(loop: asyncio.AbstractEventLoop, function: Callable[..., object], *args: Any) -> None:

@@ -2,19 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
-import socket
 import threading
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from redis import exceptions as redis_errors
-
 from pyregistry._coordination.lease import Held
 from pyregistry._core import validation as checks
 from pyregistry._core.clock import LOOK_FOR_SIGNALS
-from pyregistry._runtime.greenlets import EVENTLET
 from pyregistry.errors import InvalidArgument, RegistryUnavailable
 
 T = TypeVar("T")
@@ -22,11 +16,11 @@ T = TypeVar("T")
 Turn = threading.Lock
 
 
-def call_from_thread(transport: Any, op: Any, _seconds: float) -> Any:
-    """The reply of one operation, for a thread of the library; raises what the call raises."""
-    if transport is None:
+def call_from_thread(backend: Any, verb: Callable[[Any], Any], _seconds: float) -> Any:
+    """The answer to a verb, for a thread of the library; raises what the verb raises."""
+    if backend is None:
         raise RegistryUnavailable("the client is gone")
-    return transport.call(op, 0.0)
+    return verb(backend.within(0.0))
 
 
 class Poke:
@@ -55,39 +49,23 @@ def waker(poke: Poke) -> Callable[[], object]:
 class Beside:
     """Something that runs beside the callers, in a thread, until it is stopped.
 
-    The thread alone closes its connection. A descriptor that another thread closes under a read may be given to
-    another socket at once, and the read then waits on that.
-
     Attributes:
         stopping: is set when it is to end.
+        interrupt: ends what its thread waits for; ``None``: nothing.
     """
 
     def __init__(self, run: Callable[[Beside], None], name: str) -> None:
         self.stopping = Poke()
-        self._connection: Any = None
-        self._lock = threading.Lock()
+        self.interrupt: Callable[[], None] | None = None
         self._thread = threading.Thread(target=run, args=(self,), name=f"pyregistry-{name}", daemon=True)
         self._thread.start()
 
-    @property
-    def connection(self) -> Any:
-        """What it reads from; ``None`` before its thread closes that."""
-        return self._connection
-
-    @connection.setter
-    def connection(self, connection: Any) -> None:
-        with self._lock:
-            self._connection = connection
-
     def stop(self) -> None:
-        """End it: its read ends as if the server had hung up."""
+        """End it."""
         self.stopping.set()
-        # With the lock held the thread can't close the connection meanwhile: the descriptor is still its own.
-        with self._lock:
-            connected = None if self._connection is None else self._connection._sock
-            if connected is not None:
-                with contextlib.suppress(OSError):  # the server has hung up already
-                    _shut_down(connected)
+        interrupt = self.interrupt
+        if interrupt is not None:
+            interrupt()
 
     def ended(self) -> None:
         """Wait until it has ended."""
@@ -96,33 +74,6 @@ class Beside:
     def is_here(self) -> bool:
         """Whether it runs where the caller does."""
         return True
-
-
-def _shut_down(connected: Any) -> None:
-    """End both directions of the socket itself: TLS would drop its state under the read of the thread."""
-    if EVENTLET:  # its sockets wrap the one that can do it
-        with socket.socket(fileno=os.dup(connected.fileno())) as same:
-            same.shutdown(socket.SHUT_RDWR)
-    else:
-        socket.socket.shutdown(connected, socket.SHUT_RDWR)
-
-
-def receive(connection: Any, seconds: float) -> Any:
-    """The next message or reply; ``None`` if nothing comes in that time."""
-    with contextlib.suppress(redis_errors.TimeoutError):
-        return connection.read_response(
-            disable_decoding=True, timeout=seconds, push_request=True, disconnect_on_error=False
-        )
-    return None
-
-
-def _as_it_is(message: Any) -> Any:
-    return message
-
-
-def unlogged(connection: Any) -> None:
-    """Keep redis-py from logging each message: an event holds a claim id, and that is a secret."""
-    connection._parser.set_pubsub_push_handler(_as_it_is)
 
 
 def check_function(argument: str, function: object, arguments: int) -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pyregistry.cli.plain import ask
-from pyregistry.errors import ServerRefused
 from pyregistry.registry import Registry
 
 __all__ = ["listeners_of", "listening_words"]
@@ -18,14 +16,7 @@ def listeners_of(registry: Registry) -> int | None:
     Returns:
         The number; ``None``: the user may not ask.
     """
-    channel = registry._ops.keys.channel
-    try:
-        reply = ask(registry._transport, "listeners", "PUBSUB SHARDNUMSUB", channel)
-    except ServerRefused:
-        return None
-    # A list under RESP2, a map under RESP3.
-    count: int = reply[channel.encode()] if isinstance(reply, dict) else reply[1]
-    return count
+    return registry._backend.listeners()
 
 
 def listening_words(count: int, *, also_this: bool = False) -> str:

@@ -43,9 +43,9 @@ class _Overview:
     def look(self) -> Frame:
         """What there is to see now."""
         registry = self._registry
-        counts = registry._transport.call(registry._ops.stock())
+        counts = registry._backend.totals()
         downloading = registry.get_models_by_last_used(_DOWNLOADS, ModelStatus.DOWNLOADING)
-        at = registry._transport.call(registry._ops.now())
+        at = registry._backend.lease_time()
         self._paces = {ref_of(each): self._paces.get(ref_of(each), Pace()) for each in downloading}
         return Frame(
             at=at,

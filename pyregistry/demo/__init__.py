@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from importlib.util import find_spec
 
-from pyregistry._core import validation as checks
+from pyregistry._core import validation
 from pyregistry.errors import ConfigurationError
 
 __all__ = ["run"]
@@ -56,10 +56,10 @@ def run(
     # Here and not above: the replicas come by this file too, and need none of it.
     from pyregistry.demo.scenario import Settings, known_models, play
 
-    checks.whole("processes", processes, least=2, most=64)
-    checks.whole("models", models, least=1, most=len(known_models()))
-    checks.microseconds("lease", lease)
-    checks.microseconds("timeout", timeout)
+    validation.whole("processes", processes, least=2, most=64)
+    validation.whole("models", models, least=1, most=len(known_models()))
+    validation.microseconds("lease", lease)
+    validation.microseconds("timeout", timeout)
     # Long enough to be watched, and short enough where few have much to do.
     seconds = min(_DOWNLOAD_SECONDS, _ALL_DOWNLOADS_SECONDS * (processes - 1) / models)
     return play(Settings(processes, models, url, namespace, seconds, lease, timeout, faulty))

@@ -131,7 +131,7 @@ def _prepare(settings: Settings, models: list[Model], show: Show, deadline: floa
     registry = stack.enter_context(Registry.from_url(url, namespace, owner="demo"))
     if registry.get_models_by_last_used(1):
         raise ConfigurationError(f"the namespace {namespace} has models in it: the demo needs one of its own")
-    if registry._transport.call(registry._ops.cache()) is not None:
+    if registry._backend.cache_id() is not None:
         raise ConfigurationError(
             f"the namespace {namespace} stands for a cache: the demo needs one of its own"
         )

@@ -104,7 +104,7 @@ def ensure_snapshot(
         repo_id, revision, allow_patterns, ignore_patterns, store, cache_dir, token, endpoint, max_workers
     )
     needed = options.get("on_unavailable") != "verify"
-    resolver = Resolver(registry, wanted, retry, max_branch_age, needs_registry=needed)
+    resolver = Resolver(registry._backend, wanted, retry, max_branch_age, needs_registry=needed)
     found = resolver.resolve()
 
     def complete(record: ModelRecord) -> bool:
@@ -113,7 +113,7 @@ def ensure_snapshot(
     fetch = Fetch(wanted, found.name, found.commit, found.why_not)
     verify_all = complete if store is None else verify
     wish = _wish(registry, wanted, found, verify_all, retry, fetch.check, options)
-    record = Flight(registry, wish).ensure(fetch.run)
+    record = Flight(registry._session, wish).ensure(fetch.run)
     resolver.remember(found)
     return record
 
@@ -140,7 +140,7 @@ async def ensure_snapshot_async(
         repo_id, revision, allow_patterns, ignore_patterns, store, cache_dir, token, endpoint, max_workers
     )
     needed = options.get("on_unavailable") != "verify"
-    resolver = AsyncResolver(registry, wanted, retry, max_branch_age, needs_registry=needed)
+    resolver = AsyncResolver(registry._backend, wanted, retry, max_branch_age, needs_registry=needed)
     found = await resolver.resolve()
 
     async def complete(record: ModelRecord) -> bool:
@@ -169,7 +169,7 @@ async def ensure_snapshot_async(
 
     verify_all = complete if store is None else verify
     wish = _wish(registry, wanted, found, verify_all, retry, ready, options)
-    record = await AsyncFlight(registry, wish).ensure(download)
+    record = await AsyncFlight(registry._session, wish).ensure(download)
     await resolver.remember(found)
     return record
 
@@ -219,5 +219,5 @@ def _wish(
     if isinstance(retry, RetryPolicy):
         retry = msgspec.structs.replace(retry, permanent=(*retry.permanent, SnapshotRefused))
     wishes = {**_DEFAULTS, **options, "expected_bytes": None}
-    targets = registry._ops.targets(found.name, ModelProvider.HUGGING_FACE, found.commit, wanted.subset)
+    targets = registry._backend.keys_of(found.name, ModelProvider.HUGGING_FACE, found.commit, wanted.subset)
     return registry._wish(targets, store=wanted.store, verify=verify, retry=retry, ready=ready, **wishes)

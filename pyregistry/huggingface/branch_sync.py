@@ -6,25 +6,19 @@ from __future__ import annotations
 import logging
 import time
 from contextlib import suppress
-from typing import TYPE_CHECKING, TypeVar
 
 from pyregistry._core import validation as checks
 from pyregistry._core.model_key import ModelKey
-from pyregistry._redis.protocol import records as wire
-from pyregistry._redis.protocol.request import Op
 from pyregistry._runtime.threads import ask
+from pyregistry.backend.protocol import Backend
+from pyregistry.backend.values import Branch, HubAnswer
 from pyregistry.errors import InvalidArgument, OutcomeUnknown, RegistryError, RegistryUnavailable
 from pyregistry.huggingface.errors import SnapshotFailed, SnapshotRefused
 from pyregistry.huggingface.specification import Resolved, Snapshot, is_offline
 from pyregistry.models import ModelProvider, ModelRecord, ModelStatus
 from pyregistry.retry import RetryPolicy
 
-if TYPE_CHECKING:
-    from pyregistry.registry import Registry
-
 __all__ = ["Resolver"]
-
-T = TypeVar("T")
 
 _log = logging.getLogger("pyregistry.huggingface")
 
@@ -35,7 +29,7 @@ class Resolver:
     """Finds the commit of a snapshot, and remembers it.
 
     Args:
-        client: the registry.
+        backend: the registry.
         wanted: what is wanted.
         retry: how often the hub is asked.
         max_age: seconds since the hub was asked last, beyond which the registry's commit is not taken.
@@ -44,7 +38,7 @@ class Resolver:
 
     def __init__(
         self,
-        client: Registry,
+        backend: Backend,
         wanted: Snapshot,
         retry: RetryPolicy | None,
         max_age: float | None,
@@ -53,7 +47,7 @@ class Resolver:
     ) -> None:
         if max_age is not None:
             checks.microseconds("max_branch_age", max_age, zero=True)
-        self._client = client
+        self._backend = backend
         self._wanted = wanted
         self._retry = retry
         self._max_age = max_age
@@ -107,7 +101,7 @@ class Resolver:
             except OSError as error:
                 _log.warning("%s can't be found by its branch offline: %s", self._wanted, error)
 
-    def _is_news(self, found: Resolved, known: wire.Branch) -> bool:
+    def _is_news(self, found: Resolved, known: Branch) -> bool:
         if known.name is None or known.name.value != found.name:
             return True
         if self._wanted.branch is None:
@@ -116,9 +110,9 @@ class Resolver:
         return commit is None or commit.value != found.commit or _seconds(known, commit) > _AGAIN
 
     def _tell(self, spelling: str, found: Resolved, asked: int) -> None:
-        op = self._client._ops.set_branch(self._target(spelling), found.commit, found.name, asked)
+        key = self._target(spelling)
         try:
-            self._call(op)
+            self._backend.set_branch(key, found.commit, found.name, asked)
         except RegistryError as error:
             _log.warning("that %s is commit %s can't be remembered: %s", self._wanted, found.commit, error)
 
@@ -130,16 +124,16 @@ class Resolver:
         wanted = self._wanted
         return checks.target(spelling.lower(), ModelProvider.HUGGING_FACE, wanted.branch, wanted.subset)
 
-    def _known(self) -> wire.Branch | None:
+    def _known(self) -> Branch | None:
         """What the registry knows; ``None``: it is away."""
         try:
-            return self._call(self._client._ops.branch(self._target(self._wanted.repo_id)))
+            return self._backend.branch(self._target(self._wanted.repo_id))
         except (RegistryUnavailable, OutcomeUnknown):
             if self._needs_registry:
                 raise
             return None
 
-    def _by_commit(self, known: wire.Branch | None) -> Resolved | None:
+    def _by_commit(self, known: Branch | None) -> Resolved | None:
         """Where a commit is wanted: the snapshot that is there, or under way. The hub need not be asked."""
         commit = self._wanted.commit
         if commit is None or known is None:
@@ -152,7 +146,7 @@ class Resolver:
                 return Resolved(name, commit, None, self._offline())
         return None
 
-    def _names(self, known: wire.Branch | None) -> list[str]:
+    def _names(self, known: Branch | None) -> list[str]:
         """How the repository may be called: as the hub said, and as it is spelled."""
         said = known.name.value if known is not None and known.name is not None else self._wanted.repo_id
         return list(dict.fromkeys((said, self._wanted.repo_id)))
@@ -160,7 +154,7 @@ class Resolver:
     def _offline(self) -> str:
         return f"{self._wanted!r} can't be downloaded: HF_HUB_OFFLINE is set" if is_offline() else ""
 
-    def _while_away(self, known: wire.Branch | None, failure: SnapshotFailed) -> Resolved | str:
+    def _while_away(self, known: Branch | None, failure: SnapshotFailed) -> Resolved | str:
         """What is there without the hub, or why nothing is."""
         wanted = self._wanted
         if wanted.commit is not None:
@@ -189,7 +183,7 @@ class Resolver:
             return Resolved(name, commit, None, f"{failure}; and {commit}, which was taken, is gone")
         return why
 
-    def _candidates(self, known: wire.Branch | None) -> list[tuple[str, str, float]]:
+    def _candidates(self, known: Branch | None) -> list[tuple[str, str, float]]:
         """The commits that the branch may be, the best first: name, commit, age in seconds.
 
         What a cache says of a branch counts only where the registry says nothing of it: it may be older than it looks.
@@ -206,7 +200,7 @@ class Resolver:
 
     def _record(self, name: str, commit: str) -> ModelRecord | None:
         target = checks.target(name, ModelProvider.HUGGING_FACE, commit, self._wanted.subset)
-        (record,) = self._call(self._client._ops.read([target]))
+        (record,) = self._backend.read([target])
         return record if isinstance(record, ModelRecord) else None
 
     def _is_there(self, record: ModelRecord) -> bool:
@@ -220,11 +214,8 @@ class Resolver:
             return ask(store.contains, record) or bool(ask(store.look_again, record))
         return False
 
-    def _call(self, op: Op[T]) -> T:
-        return self._client._transport.call(op)
 
-
-def _seconds(known: wire.Branch, told: wire.Told) -> float:
+def _seconds(known: Branch, told: HubAnswer) -> float:
     """How old an answer of the hub is."""
     return max(known.time - told.at, 0) / 1_000_000
 

@@ -25,7 +25,7 @@ from pyregistry.huggingface.errors import (
 from pyregistry.retry import message_of
 
 if TYPE_CHECKING:
-    from pyregistry._redis.protocol.records import Branch
+    from pyregistry.backend.values import Branch
     from pyregistry.store import FolderStore
 
 _COMMIT = re.compile(r"[0-9a-f]{40}")

@@ -26,9 +26,11 @@ import redis
 
 from pyregistry._core.values import STATUSES
 from pyregistry._redis.protocol import records as wire
+from pyregistry._redis.protocol.events import StoredEvent, decode_events
 from pyregistry._redis.protocol.keys import Keyspace
 from pyregistry._redis.protocol.records import StoredRecord
 from pyregistry._redis.protocol.scripts import Script, load
+from pyregistry.backend.values import Branch, Cancelled, StatusSet, Totals
 from pyregistry.models import EventKind
 
 SECOND = 1_000_000
@@ -52,10 +54,10 @@ _REPLIES: dict[str, Any] = {
     "delete": list[wire.DeleteReply],
     "read": list[wire.ReadReply],
     "page": list[str | int],
-    "counts": wire.Counts,
+    "counts": Totals,
     "now": wire.Now,
     "cache": wire.Cache,
-    "branch": wire.Branch,
+    "branch": Branch,
     "set_branch": wire.BranchSet,
 }
 _DECODERS = {name: msgspec.msgpack.Decoder(type_) for name, type_ in _REPLIES.items()}
@@ -202,7 +204,7 @@ class Lab:
         self.caller = self.redis  # who runs the scripts
         self.keys = Keyspace(namespace)
         self.damaged: set[str] = set()
-        self.events: list[wire.StoredEvent] = []
+        self.events: list[StoredEvent] = []
         self._markers = 0
         self._listener = self.redis.pubsub()
         self._listener.ssubscribe(self.keys.channel)
@@ -370,7 +372,7 @@ class Lab:
             raise
         last, after, messages = self.moment(), self.state(), self._published()
         reply = _DECODERS[name].decode(raw)
-        self.events = [event for message in messages for event in wire.decode_events(message)]
+        self.events = [event for message in messages for event in decode_events(message)]
         assert len(messages) == bool(self.events), "one message for all events of a call"
         self.check(after)
         if name in READS:
@@ -481,7 +483,7 @@ class _Call:
     name: str
     items: tuple[Item, ...]
     replies: list[Any]
-    events: list[wire.StoredEvent]
+    events: list[StoredEvent]
     before: State
     after: State
     damaged: set[str]
@@ -519,9 +521,9 @@ class _Call:
             return {EventKind.RENEWED if told else None}
         if isinstance(reply, wire.Done):
             return {EventKind.RELEASED if self.name == "release" else _SET_KINDS[each["status"]]}
-        if isinstance(reply, wire.StatusSet):
+        if isinstance(reply, StatusSet):
             return {EventKind.SET}
-        if isinstance(reply, wire.Cancelled):
+        if isinstance(reply, Cancelled):
             return {EventKind.CANCELLED}
         if isinstance(reply, wire.Deleted):
             return {EventKind.DELETED}

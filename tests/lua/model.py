@@ -12,6 +12,7 @@ import msgspec
 
 from pyregistry._redis.protocol import records as wire
 from pyregistry._redis.protocol.records import StoredRecord
+from pyregistry.backend.values import Cancelled, StatusSet
 from pyregistry.models import EventKind
 from tests.lua.harness import Item
 
@@ -202,12 +203,12 @@ class Model:
         tick = self.used[it.model] = self.tick()
         if record is not None and record.status == it["status"] == "DOWNLOADING":
             self.records[it.model] = replace(record, message=it["message"], began=0)
-            return wire.StatusSet("", "", 0), EventKind.SET
-        ended = wire.StatusSet("", "", 0)
+            return StatusSet("", "", 0), EventKind.SET
+        ended = StatusSet("", "", 0)
         if record is None:
             record = StoredRecord(created_at=self.now)
         elif record.status == "DOWNLOADING" and record.claim_id and self.live(record):
-            ended = wire.StatusSet(record.owner, record.claim_id, record.token)
+            ended = StatusSet(record.owner, record.claim_id, record.token)
         changes = {
             "status": it["status"],
             "message": it["message"],
@@ -238,7 +239,7 @@ class Model:
                 changes |= {"ended_id": record.claim_id, "ended_how": ENDS["cancelled"]}
             self.records[it.model] = replace(record, **{**NO_CLAIM, **changes})
             self.used[it.model] = self.tick()
-            return wire.Cancelled(record.owner if record.claim_id else "", record.token), EventKind.CANCELLED
+            return Cancelled(record.owner if record.claim_id else "", record.token), EventKind.CANCELLED
         if it["token"] != "" and record.status == "ERROR" and record.ended_how == ENDS["cancelled"]:
             return wire.Again(), None
         return wire.SetRefused(record.status), None

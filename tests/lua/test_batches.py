@@ -9,6 +9,7 @@ import redis
 
 from pyregistry._redis.protocol import records as wire
 from pyregistry._redis.protocol.scripts import load
+from pyregistry.backend.values import StatusSet, Totals
 from pyregistry.models import EventKind
 from tests.lua.harness import HOUR, MINUTE, Lab, item
 
@@ -22,7 +23,7 @@ WANTED = {
     "renew": wire.Renewed,
     "finish": wire.Done,
     "release": wire.Done,
-    "set_status": wire.StatusSet,
+    "set_status": StatusSet,
     "touch": wire.Known,
     "delete": wire.Deleted,
 }
@@ -223,7 +224,7 @@ def test_one_model_set_again_and_again(lab: Lab) -> None:
     tokens = [event.record.token for event in lab.events]
     assert tokens == [tokens[0], tokens[0] + 1, tokens[0] + 2]
     replies = lab.call("set_status", *(item("m", status="DOWNLOADING", message=each) for each in "xyz"))
-    assert replies == [wire.StatusSet("", "", 0)] * 3
+    assert replies == [StatusSet("", "", 0)] * 3
     assert [event.record.token for event in lab.events] == [tokens[2]] * 3
     assert tokens[0] > token
 
@@ -232,7 +233,7 @@ def test_one_model_that_did_not_stay_where_it_was(lab: Lab) -> None:
     """From one set through another and back: the index holds it once, and the sums are as before."""
     lab.finished("m", "a", size_bytes=10)
     lab.call("set_status", *(item("m", status=each) for each in ("ERROR", "DOWNLOADED")))
-    assert lab.call("counts") == wire.Counts((0, 1, 0, 0), (0, 10, 0, 0))
+    assert lab.call("counts") == Totals((0, 1, 0, 0), (0, 10, 0, 0))
 
 
 def test_one_model_touched_twice(lab: Lab) -> None:

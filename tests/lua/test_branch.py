@@ -6,6 +6,7 @@ import msgspec
 import pytest
 
 from pyregistry._redis.protocol import records as wire
+from pyregistry.backend.values import HubAnswer
 from tests.lua.harness import HOUR, SECOND, Lab
 
 BRANCH, SPELLING = "HuggingFace@main:m", "HuggingFace:m"
@@ -21,7 +22,7 @@ def test_a_branch_and_a_name(lab: Lab) -> None:
     asked = lab.call("branch").time
     assert lab.call("set_branch", commit="c1", canonical="M", asked=asked) == wire.BranchSet(2)
     found = lab.call("branch")
-    assert (found.commit, found.name) == (wire.Told("c1", asked), wire.Told("M", asked))
+    assert (found.commit, found.name) == (HubAnswer("c1", asked), HubAnswer("M", asked))
     assert found.time >= asked
     assert asked <= lab.number("time") <= found.time
     # Other branches and other names are others.
@@ -32,8 +33,8 @@ def test_a_branch_and_a_name(lab: Lab) -> None:
 def test_the_name_alone(lab: Lab) -> None:
     assert lab.call("set_branch", branch="", commit="", canonical="M", asked=5) == wire.BranchSet(1)
     found = lab.call("branch")
-    assert (found.commit, found.name) == (None, wire.Told("M", 5))
-    assert lab.call("branch", branch="").name == wire.Told("M", 5)
+    assert (found.commit, found.name) == (None, HubAnswer("M", 5))
+    assert lab.call("branch", branch="").name == HubAnswer("M", 5)
 
 
 def test_the_later_answer_stays(lab: Lab) -> None:
@@ -49,7 +50,7 @@ def test_the_later_answer_stays(lab: Lab) -> None:
     lab.pass_time(HOUR)
     third = lab.call("branch").time
     assert lab.call("set_branch", commit="c2", asked=third).written == 2
-    assert lab.call("branch").commit == wire.Told("c2", third)
+    assert lab.call("branch").commit == HubAnswer("c2", third)
 
 
 def test_an_answer_from_the_future_is_one_of_now(lab: Lab) -> None:
@@ -67,7 +68,7 @@ def test_a_step_back(lab: Lab) -> None:
     lab.pass_time(-HOUR)
     assert lab.call("branch").time == time
     lab.call("set_branch", commit="c2", asked=time)
-    assert lab.call("branch").commit == wire.Told("c2", time)
+    assert lab.call("branch").commit == HubAnswer("c2", time)
     assert lab.number("time") == time
 
 
@@ -79,6 +80,6 @@ def test_a_value_that_can_not_be_read_is_none_and_replaced(lab: Lab, value: byte
     lab.call("set_branch", commit="c1", canonical="M", asked=7)
     lab.redis.hset(lab.keys.branches, BRANCH, value)
     found = lab.call("branch")
-    assert (found.commit, found.name) == (None, wire.Told("M", 7))
+    assert (found.commit, found.name) == (None, HubAnswer("M", 7))
     assert lab.call("set_branch", commit="c2", asked=8).written == 2
-    assert lab.call("branch").commit == wire.Told("c2", 8)
+    assert lab.call("branch").commit == HubAnswer("c2", 8)

@@ -6,6 +6,7 @@ import pytest
 
 from pyregistry._redis.protocol import records as wire
 from pyregistry._redis.protocol.records import StoredRecord
+from pyregistry.backend.values import Cancelled
 from pyregistry.models import EventKind
 from tests.lua.harness import HOUR, MINUTE, Lab, item
 
@@ -16,7 +17,7 @@ def test_a_download(lab: Lab, lease: int, permanent: int) -> None:
     token = lab.downloading("m", "a", owner="host:7", lease=lease, expected_bytes=10)
     created = lab.record("m").created_at
     done = lab.one("cancel", "m", message="cancelled by two:2", retry_in=MINUTE, permanent=permanent)
-    assert done == wire.Cancelled("host:7", token)
+    assert done == Cancelled("host:7", token)
     now = lab.number("time")
     assert lab.record("m") == StoredRecord(
         status="ERROR",
@@ -77,7 +78,7 @@ def test_a_late_copy_of_the_claim_gets_nothing(lab: Lab, how: str) -> None:
 def test_by_token(lab: Lab) -> None:
     first = lab.downloading("m", "a")
     assert lab.one("cancel", "m", token=first + 1) == wire.OtherToken(first)
-    assert lab.one("cancel", "m", token=first) == wire.Cancelled("host:1", first)
+    assert lab.one("cancel", "m", token=first) == Cancelled("host:1", first)
     assert lab.one("cancel", "m", token=first) == wire.Again()
     assert lab.one("cancel", "m") == wire.SetRefused("ERROR")
     second = lab.one("retry", "m", claim_id="b").token
@@ -88,7 +89,7 @@ def test_without_an_owner(lab: Lab) -> None:
     """One that was released, lost, or set by hand."""
     token = lab.downloading("m", "a")
     lab.one("release", "m", claim_id="a", token=token)
-    assert lab.one("cancel", "m") == wire.Cancelled("", token)
+    assert lab.one("cancel", "m") == Cancelled("", token)
     assert (lab.record("m").attempts, lab.record("m").max_attempts) == (1, 1)
     lab.set("m", "DOWNLOADING")
     assert lab.one("cancel", "m").owner == ""
@@ -109,4 +110,4 @@ def test_what_is_no_download(lab: Lab) -> None:
 def test_two_of_one_model(lab: Lab) -> None:
     token = lab.downloading("m", "a")
     first, second = lab.call("cancel", item("m"), item("m", token=token))
-    assert (first, second) == (wire.Cancelled("host:1", token), wire.Again())
+    assert (first, second) == (Cancelled("host:1", token), wire.Again())

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from pyregistry._redis.protocol import records as wire
+from pyregistry.backend.values import Totals
 from tests.lua.harness import HOUR, Lab
 
 
 def test_nothing(lab: Lab) -> None:
-    assert lab.call("counts") == wire.Counts((0, 0, 0, 0), (0, 0, 0, 0))
+    assert lab.call("counts") == Totals((0, 0, 0, 0), (0, 0, 0, 0))
 
 
 def test_every_status(lab: Lab) -> None:
@@ -17,12 +18,12 @@ def test_every_status(lab: Lab) -> None:
     lab.finished("d", "4", status="ERROR")
     lab.finished("e", "5", size_bytes=3)
     lab.evict("e")
-    assert lab.call("counts") == wire.Counts((2, 1, 1, 1), (100, 20, 0, 3))
+    assert lab.call("counts") == Totals((2, 1, 1, 1), (100, 20, 0, 3))
 
 
 def test_the_bytes_of_one_model_through_its_life(lab: Lab) -> None:
     def sums() -> tuple[int, ...]:
-        counts: wire.Counts = lab.call("counts")
+        counts: Totals = lab.call("counts")
         return counts.bytes
 
     token = lab.downloading("m", "a", expected_bytes=100)
@@ -54,7 +55,7 @@ def test_the_bytes_of_what_is_given_up(lab: Lab) -> None:
     lab.downloading("m", "a", expected_bytes=100)
     lab.pass_time(HOUR)
     lab.claim("m", "b", max_attempts=1)
-    assert lab.call("counts") == wire.Counts((0, 0, 1, 0), (0, 0, 0, 0))
+    assert lab.call("counts") == Totals((0, 0, 1, 0), (0, 0, 0, 0))
 
 
 def test_a_sum_that_somebody_damaged(lab: Lab) -> None:

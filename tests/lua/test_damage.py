@@ -11,6 +11,7 @@ import pytest
 
 from pyregistry._redis.protocol import records as wire
 from pyregistry._redis.protocol.records import StoredRecord
+from pyregistry.backend.values import StatusSet
 from tests.lua.harness import HOUR, Lab, item
 
 pack = msgspec.msgpack.encode
@@ -84,7 +85,7 @@ CALLS: dict[str, tuple[dict[str, Any], type]] = {
     "renew": ({"token": 7}, wire.Lost),
     "finish": ({"token": 7}, wire.Lost),
     "release": ({"token": 7}, wire.Lost),
-    "set_status": ({"status": "ERROR"}, wire.StatusSet),
+    "set_status": ({"status": "ERROR"}, StatusSet),
     "touch": ({}, wire.Known),
     "read": ({}, wire.Found),
     "delete": ({}, wire.Deleted),

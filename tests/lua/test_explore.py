@@ -13,6 +13,7 @@ import pytest
 
 from pyregistry._redis.protocol import records as wire
 from pyregistry._redis.protocol.records import StoredRecord
+from pyregistry.backend.values import Cancelled, StatusSet
 from tests.lua.harness import Item, item
 from tests.lua.model import Model
 
@@ -82,7 +83,7 @@ def after(scene: Scene, name: str, it: Item) -> tuple[Scene, Any]:
         given, told = given | {(it["claim_id"], reply.token)}, 0
     elif name in ("finish", "release") and isinstance(reply, wire.Done):
         ended |= {it["token"]}
-    elif isinstance(reply, (wire.Cancelled, wire.StatusSet, wire.Deleted)) and scene.record is not None:
+    elif isinstance(reply, (Cancelled, StatusSet, wire.Deleted)) and scene.record is not None:
         ended |= {scene.record.token}
     elif isinstance(reply, wire.Exists) and scene.record is not None and record != scene.record:
         ended |= {scene.record.token}  # abandoned

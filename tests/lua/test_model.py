@@ -18,6 +18,7 @@ import pytest
 from pyregistry._redis.protocol import records as wire
 from pyregistry._redis.protocol.records import StoredRecord
 from pyregistry._redis.protocol.scripts import load
+from pyregistry.backend.values import Cancelled, StatusSet
 from pyregistry.models import EventKind
 from tests.lua.harness import HOUR, MINUTE, Item, Lab, State, item, span
 from tests.lua.model import Model
@@ -89,7 +90,7 @@ class Walk:
         elif isinstance(first, wire.Deleted):
             assert second == wire.Absent()
         else:
-            assert type(second) is (wire.Again if isinstance(first, wire.Cancelled) else type(first))
+            assert type(second) is (wire.Again if isinstance(first, Cancelled) else type(first))
 
     def pass_time(self) -> None:
         half_hours = self.random.choice([1, 2, 2, 7, -3])
@@ -256,9 +257,9 @@ REPLIES = {
     "renew": (wire.Renewed, wire.Ended, wire.Lost),
     "finish": (wire.Done, wire.Again, wire.Lost),
     "release": (wire.Done, wire.Again, wire.Lost),
-    "set_status": (wire.StatusSet, wire.SetRefused),
+    "set_status": (StatusSet, wire.SetRefused),
     "touch": (wire.Known, wire.Unknown),
-    "cancel": (wire.Cancelled, wire.Again, wire.OtherToken, wire.SetRefused),
+    "cancel": (Cancelled, wire.Again, wire.OtherToken, wire.SetRefused),
     "delete": (wire.Deleted, wire.Absent, wire.OtherToken, wire.Evicting, wire.Held),
 }
 

@@ -7,11 +7,12 @@ import pytest
 
 from pyregistry._redis.protocol import records as wire
 from pyregistry._redis.protocol.records import StoredRecord
+from pyregistry.backend.values import StatusSet
 from pyregistry.models import EventKind
 from tests.lua.harness import HOUR, MINUTE, Lab, item
 
 STATUSES = ["DOWNLOADING", "DOWNLOADED", "ERROR"]
-NOBODY = wire.StatusSet("", "", 0)
+NOBODY = StatusSet("", "", 0)
 
 
 @pytest.mark.parametrize("status", STATUSES)
@@ -55,7 +56,7 @@ def test_anything(lab: Lab, was: str, status: str) -> None:
 def test_a_live_claim_ends(lab: Lab, status: str) -> None:
     token = lab.downloading("m", "a", owner="first:1", expected_bytes=70)
     lab.one("renew", "m", claim_id="a", token=token, bytes_done=5)
-    assert lab.set("m", status) == wire.StatusSet("first:1", "a", token)
+    assert lab.set("m", status) == StatusSet("first:1", "a", token)
     record = lab.record("m")
     assert record == StoredRecord(
         status=status,
@@ -68,7 +69,7 @@ def test_a_live_claim_ends(lab: Lab, status: str) -> None:
 
 def test_a_claim_without_lease_is_a_live_one(lab: Lab) -> None:
     token = lab.downloading("m", "a", owner="first:1", lease=0)
-    assert lab.set("m", "ERROR") == wire.StatusSet("first:1", "a", token)
+    assert lab.set("m", "ERROR") == StatusSet("first:1", "a", token)
 
 
 def test_no_live_claim_ends(lab: Lab) -> None:

@@ -13,6 +13,7 @@ import pytest
 from pyregistry._redis.protocol import records as wire
 from pyregistry._redis.protocol import scripts as _scripts
 from pyregistry._redis.protocol.scripts import Script, compose, load, lua_folder
+from pyregistry.backend.values import StatusSet
 from tests.lua.harness import HOUR, Lab, item
 
 STATUS_ALONE = ("touch", "read")  # these know of no other element
@@ -95,8 +96,8 @@ def life(lab: Lab, scripts: list[dict[str, Script]]) -> None:
     mine = {"claim_id": "d", "token": fourth.token}
     assert run("finish", **mine, size_bytes=12) == wire.Done()
     assert wire.decode_record(run("read").record).size_bytes == 12
-    assert isinstance(run("set_status", status="ERROR"), wire.StatusSet)
-    assert isinstance(run("set_status", status="DOWNLOADED"), wire.StatusSet)
+    assert isinstance(run("set_status", status="ERROR"), StatusSet)
+    assert isinstance(run("set_status", status="DOWNLOADED"), StatusSet)
     lab.evict("m")
     lab.pass_time(HOUR)
     assert isinstance(run("claim", claim_id="e"), wire.ClaimGiven)

@@ -9,13 +9,13 @@ from typing import Any, Final, TypeVar, cast
 from pyregistry._core.clock import now
 from pyregistry._core.model_key import ModelKey
 from pyregistry._core.values import preferred_record
-from pyregistry._redis.cache.client_cache import UNKNOWN, Near
+from pyregistry._redis.cache.client_cache import UNKNOWN, ClientCache
 from pyregistry._redis.protocol.operations import read_record, read_stored
 from pyregistry._redis.protocol.records import Found, ReadReply
 from pyregistry._redis.protocol.request import Op
 from pyregistry._redis.transport.pooled_async import AsyncTransport
 from pyregistry.errors import DamagedRecord, RegistryUnavailable
-from pyregistry.models import ModelRecord, ModelStatus
+from pyregistry.models import ModelProvider, ModelRecord, ModelStatus
 
 T = TypeVar("T")
 
@@ -26,14 +26,19 @@ _STATUS: Final = object()
 _RECORD: Final = object()
 
 
-class AsyncRecalls(AsyncTransport):
+class AsyncCachedReads(AsyncTransport):
     """Answers from memory where that holds the answer, and asks the transport that comes after it where not.
 
     Attributes:
-        near: what is remembered.
+        known: what is remembered.
     """
 
-    near: Near
+    known: ClientCache
+
+    @property
+    def stale_answers(self) -> int:
+        """See `AsyncAnswerCache.stale_answers`."""
+        return self.known.outage.answers
 
     async def vouched(self) -> bool:
         """Whether memory may answer. The news is let in now and then, however often this is asked."""
@@ -41,28 +46,36 @@ class AsyncRecalls(AsyncTransport):
 
     async def call(self, op: Op[T], patience: float | None = None) -> T:
         """The reply of one operation, from memory if that holds it; raises what `AsyncTransport.call` raises."""
-        if op.head.near and self.near.values(op.keys) is not None and await self.vouched():
+        if op.head.near and self.known.values(op.keys) is not None and await self.vouched():
             # Once more: the news may have come meanwhile.
-            values = self.near.values(op.keys)
+            values = self.known.values(op.keys)
             if values is not None:
                 return op.decode(values)
         return await super().call(op, patience)
 
     async def _recall(self, question: Hashable) -> Any:
         """The answer that was kept, if it may be given; else `UNKNOWN`."""
-        near = self.near
+        near = self.known
         try:
             # In this order: the answer is as new as what vouches for it.
-            if now() < near.turn.until or (question in near.answers and await self.vouched()):
+            if now() < near.epoch.until or (question in near.answers and await self.vouched()):
                 return near.answers.get(question, UNKNOWN)
         except TypeError:
             pass  # nobody can have asked that: what is wrong with it is told by whoever tries to find out
         return UNKNOWN
 
-    async def is_downloaded(self, question: Hashable, op: Op[ModelStatus | None]) -> bool:
-        """Whether a model is there, which is kept as the answer to this question."""
+    async def is_downloaded(
+        self,
+        question: Hashable,
+        name: str,
+        provider: ModelProvider | str | None,
+        revision: str | None,
+        subset: str | None,
+    ) -> bool:
+        """See `AsyncAnswerCache.is_downloaded`."""
+        op = self._ops.get_status(name, provider, revision, subset)
         there = await self._status(op) is ModelStatus.DOWNLOADED
-        self.near.answer(question, op.keys, lambda values: op.decode(values) is ModelStatus.DOWNLOADED)
+        self.known.answer(question, op.keys, lambda values: op.decode(values) is ModelStatus.DOWNLOADED)
         return there
 
     async def status(self, *model: Any) -> ModelStatus | None:
@@ -73,12 +86,12 @@ class AsyncRecalls(AsyncTransport):
             return cast("ModelStatus | None", known)
         op = self._ops.get_status(*model)
         status = await self._status(op)
-        self.near.answer(question, op.keys, op.decode)
+        self.known.answer(question, op.keys, op.decode)
         return status
 
     async def _status(self, op: Op[ModelStatus | None]) -> ModelStatus | None:
         """The status of a model; where nobody answers, the last that was known, if that may be told."""
-        near = self.near
+        near = self.known
         if not near.stale_for:
             return await self.call(op)
         outage = near.outage
@@ -116,13 +129,13 @@ class AsyncRecalls(AsyncTransport):
             damaged = found is None or any(isinstance(each, DamagedRecord) for each in found)
             return UNKNOWN if damaged else preferred_record(found or ())
 
-        self.near.answer(question, stored.keys, follow)
+        self.known.answer(question, stored.keys, follow)
         return record
 
     def _known(
         self, targets: Sequence[ModelKey], stored: Op[Any]
     ) -> list[ModelRecord | DamagedRecord | None] | None:
-        values, uses = self.near.values(stored.keys), self.near.last_uses(stored.keys)
+        values, uses = self.known.values(stored.keys), self.known.last_uses(stored.keys)
         if values is None or uses is None:
             return None
         return [
@@ -134,7 +147,7 @@ class AsyncRecalls(AsyncTransport):
         self, targets: Sequence[ModelKey], stored: Op[Any]
     ) -> list[ModelRecord | DamagedRecord | None]:
         """The records of a few models, from memory if that holds them and their last use."""
-        near = self.near
+        near = self.known
         if near.last_uses(stored.keys) is not None and await self.vouched():
             known = self._known(targets, stored)
             if known is not None:

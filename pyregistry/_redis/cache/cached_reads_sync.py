@@ -10,13 +10,13 @@ from typing import Any, Final, TypeVar, cast
 from pyregistry._core.clock import now
 from pyregistry._core.model_key import ModelKey
 from pyregistry._core.values import preferred_record
-from pyregistry._redis.cache.client_cache import UNKNOWN, Near
+from pyregistry._redis.cache.client_cache import UNKNOWN, ClientCache
 from pyregistry._redis.protocol.operations import read_record, read_stored
 from pyregistry._redis.protocol.records import Found, ReadReply
 from pyregistry._redis.protocol.request import Op
 from pyregistry._redis.transport.pooled_sync import Transport
 from pyregistry.errors import DamagedRecord, RegistryUnavailable
-from pyregistry.models import ModelRecord, ModelStatus
+from pyregistry.models import ModelProvider, ModelRecord, ModelStatus
 
 T = TypeVar("T")
 
@@ -27,14 +27,19 @@ _STATUS: Final = object()
 _RECORD: Final = object()
 
 
-class Recalls(Transport):
+class CachedReads(Transport):
     """Answers from memory where that holds the answer, and asks the transport that comes after it where not.
 
     Attributes:
-        near: what is remembered.
+        known: what is remembered.
     """
 
-    near: Near
+    known: ClientCache
+
+    @property
+    def stale_answers(self) -> int:
+        """See `AnswerCache.stale_answers`."""
+        return self.known.outage.answers
 
     def vouched(self) -> bool:
         """Whether memory may answer. The news is let in now and then, however often this is asked."""
@@ -42,28 +47,36 @@ class Recalls(Transport):
 
     def call(self, op: Op[T], patience: float | None = None) -> T:
         """The reply of one operation, from memory if that holds it; raises what `Transport.call` raises."""
-        if op.head.near and self.near.values(op.keys) is not None and self.vouched():
+        if op.head.near and self.known.values(op.keys) is not None and self.vouched():
             # Once more: the news may have come meanwhile.
-            values = self.near.values(op.keys)
+            values = self.known.values(op.keys)
             if values is not None:
                 return op.decode(values)
         return super().call(op, patience)
 
     def _recall(self, question: Hashable) -> Any:
         """The answer that was kept, if it may be given; else `UNKNOWN`."""
-        near = self.near
+        near = self.known
         try:
             # In this order: the answer is as new as what vouches for it.
-            if now() < near.turn.until or (question in near.answers and self.vouched()):
+            if now() < near.epoch.until or (question in near.answers and self.vouched()):
                 return near.answers.get(question, UNKNOWN)
         except TypeError:
             pass  # nobody can have asked that: what is wrong with it is told by whoever tries to find out
         return UNKNOWN
 
-    def is_downloaded(self, question: Hashable, op: Op[ModelStatus | None]) -> bool:
-        """Whether a model is there, which is kept as the answer to this question."""
+    def is_downloaded(
+        self,
+        question: Hashable,
+        name: str,
+        provider: ModelProvider | str | None,
+        revision: str | None,
+        subset: str | None,
+    ) -> bool:
+        """See `AnswerCache.is_downloaded`."""
+        op = self._ops.get_status(name, provider, revision, subset)
         there = self._status(op) is ModelStatus.DOWNLOADED
-        self.near.answer(question, op.keys, lambda values: op.decode(values) is ModelStatus.DOWNLOADED)
+        self.known.answer(question, op.keys, lambda values: op.decode(values) is ModelStatus.DOWNLOADED)
         return there
 
     def status(self, *model: Any) -> ModelStatus | None:
@@ -74,12 +87,12 @@ class Recalls(Transport):
             return cast("ModelStatus | None", known)
         op = self._ops.get_status(*model)
         status = self._status(op)
-        self.near.answer(question, op.keys, op.decode)
+        self.known.answer(question, op.keys, op.decode)
         return status
 
     def _status(self, op: Op[ModelStatus | None]) -> ModelStatus | None:
         """The status of a model; where nobody answers, the last that was known, if that may be told."""
-        near = self.near
+        near = self.known
         if not near.stale_for:
             return self.call(op)
         outage = near.outage
@@ -117,13 +130,13 @@ class Recalls(Transport):
             damaged = found is None or any(isinstance(each, DamagedRecord) for each in found)
             return UNKNOWN if damaged else preferred_record(found or ())
 
-        self.near.answer(question, stored.keys, follow)
+        self.known.answer(question, stored.keys, follow)
         return record
 
     def _known(
         self, targets: Sequence[ModelKey], stored: Op[Any]
     ) -> list[ModelRecord | DamagedRecord | None] | None:
-        values, uses = self.near.values(stored.keys), self.near.last_uses(stored.keys)
+        values, uses = self.known.values(stored.keys), self.known.last_uses(stored.keys)
         if values is None or uses is None:
             return None
         return [
@@ -135,7 +148,7 @@ class Recalls(Transport):
         self, targets: Sequence[ModelKey], stored: Op[Any]
     ) -> list[ModelRecord | DamagedRecord | None]:
         """The records of a few models, from memory if that holds them and their last use."""
-        near = self.near
+        near = self.known
         if near.last_uses(stored.keys) is not None and self.vouched():
             known = self._known(targets, stored)
             if known is not None:

@@ -53,7 +53,7 @@ UNKNOWN: Final = object()
 """Is not among the answers."""
 
 
-class Turn:
+class Epoch:
     """A time in which nothing was heard elsewhere that may be newer than what is known.
 
     Attributes:
@@ -107,7 +107,7 @@ class Outage:
         return first
 
 
-class Near:
+class ClientCache:
     """The memory of one client.
 
     Args:
@@ -116,13 +116,13 @@ class Near:
 
     Attributes:
         answers: what was asked, and what follows from what is known: who asks again has no time.
-        turn: whether they may be given.
+        epoch: until when they may be given.
         outage: whether the last known values are told, since nobody answers.
     """
 
     def __init__(self, stale_for: float = 0.0) -> None:
         self.answers: dict[Hashable, Any] = {}
-        self.turn = Turn()
+        self.epoch = Epoch()
         self.outage = Outage()
         self.stale_for = stale_for
         self._stale: dict[
@@ -148,7 +148,7 @@ class Near:
         """Nothing is known: the connection is gone, or the server has forgotten."""
         self._known.clear()
         self.answers.clear()
-        self.turn = Turn()
+        self.epoch = Epoch()
         self.caught_up()
 
     def lose(self, proved: float) -> None:
@@ -220,7 +220,7 @@ class Near:
         if not self._in_turn:
             self._in_turn = True
             soon(self._end_turn)
-            self.turn.until = min(at + TURN, proved + SILENCE)
+            self.epoch.until = min(at + TURN, proved + SILENCE)
         return at < proved + SILENCE
 
     def _end_turn(self) -> None:
@@ -283,7 +283,7 @@ class Near:
             self.answers.clear()
 
 
-class SharedNear(Near):
+class SharedClientCache(ClientCache):
     """The same for threads: nothing is forgotten while one of them looks at it, or draws a conclusion from it."""
 
     def __init__(self, stale_for: float = 0.0) -> None:
@@ -291,32 +291,32 @@ class SharedNear(Near):
         self._lock = threading.RLock()  # never held while anybody waits
 
     def clear(self) -> None:
-        """As `Near.clear`."""
+        """As `ClientCache.clear`."""
         with self._lock:
             super().clear()
 
     def lose(self, proved: float) -> None:
-        """As `Near.lose`."""
+        """As `ClientCache.lose`."""
         with self._lock:
             super().lose(proved)
 
     def outrun(self, keys: Iterable[str] | None) -> None:
-        """As `Near.outrun`."""
+        """As `ClientCache.outrun`."""
         with self._lock:
             super().outrun(keys)
 
     def values(self, keys: Iterable[str]) -> list[bytes | None] | None:
-        """As `Near.values`."""
+        """As `ClientCache.values`."""
         with self._lock:
             return super().values(keys)
 
     def last_uses(self, keys: Iterable[str]) -> list[int] | None:
-        """As `Near.last_uses`."""
+        """As `ClientCache.last_uses`."""
         with self._lock:
             return super().last_uses(keys)
 
     def answer(self, question: Hashable, keys: Iterable[str], follow: Callable[[Sequence[Any]], Any]) -> None:
-        """As `Near.answer`."""
+        """As `ClientCache.answer`."""
         with self._lock:
             super().answer(question, keys, follow)
 

@@ -6,8 +6,8 @@ import asyncio
 from typing import Any
 
 from pyregistry._core.clock import now
-from pyregistry._redis.cache.cached_reads_async import AsyncRecalls
-from pyregistry._redis.cache.client_cache import PING_EVERY, REMEMBER, TRACKING, Near
+from pyregistry._redis.cache.cached_reads_async import AsyncCachedReads
+from pyregistry._redis.cache.client_cache import PING_EVERY, REMEMBER, TRACKING, ClientCache
 from pyregistry._redis.protocol.operations import Ops
 from pyregistry._redis.protocol.outcomes import ATTEMPTS
 from pyregistry._redis.protocol.records import Opened
@@ -18,7 +18,7 @@ from pyregistry._redis.transport.pipelined import Expected, Pipe, Reply
 from pyregistry._redis.transport.pooled_async import ask
 
 
-class RememberingTransport(AsyncRecalls, MuxTransport):
+class AsyncTrackedTransport(AsyncCachedReads, MuxTransport):
     """A multiplexed connection with a near cache."""
 
     _needs_resp3 = True
@@ -26,7 +26,7 @@ class RememberingTransport(AsyncRecalls, MuxTransport):
     def __init__(
         self, source: UrlSource, ops: Ops, attempts: int = ATTEMPTS, *, stale_for: float = 0.0
     ) -> None:
-        self.near = Near(stale_for)
+        self.known = ClientCache(stale_for)
         self._tracked: set[Batch] = set()  # of these the server will say when what they read has changed
         super().__init__(source, ops, attempts)
 
@@ -34,7 +34,7 @@ class RememberingTransport(AsyncRecalls, MuxTransport):
 
     async def vouched(self) -> bool:
         """Whether memory may answer. The news is let in now and then, however often this is asked."""
-        if now() < self.near.turn.until:
+        if now() < self.known.epoch.until:
             return True
         # The loop looks for news in its next turn, after that of this task; then come those that it finds.
         await asyncio.sleep(0)
@@ -43,12 +43,12 @@ class RememberingTransport(AsyncRecalls, MuxTransport):
         if loop is not self._loop:
             self._come_home()  # nobody reads what is said on the connection of a loop that has ended
         pipe = self._pipe
-        return pipe is not None and self.near.vouch(pipe.proved, loop.call_soon)
+        return pipe is not None and self.known.vouch(pipe.proved, loop.call_soon)
 
     async def close(self) -> None:
         """Forget, and close the connection."""
         self._come_home()  # refused where another loop uses it
-        self.near.clear()
+        self.known.clear()
         await super().close()
 
     # The server's side
@@ -56,15 +56,15 @@ class RememberingTransport(AsyncRecalls, MuxTransport):
     def _begin_anew(self) -> None:
         super()._begin_anew()
         self._tracked.clear()
-        self.near.begin_anew()
+        self.known.begin_anew()
 
     def _unplug(self) -> None:
         pipe = self._pipe
         super()._unplug()
         if pipe is None:
-            self.near.clear()
+            self.known.clear()
         else:
-            self.near.lose(pipe.proved)
+            self.known.lose(pipe.proved)
 
     async def _open(self, line: Speaks) -> Opened:
         opened = await super()._open(line)
@@ -73,8 +73,8 @@ class RememberingTransport(AsyncRecalls, MuxTransport):
 
     async def _open_pipe(self) -> Pipe:
         pipe = await super()._open_pipe()
-        self.near.clear()
-        pipe.on_push[b"invalidate"] = self.near.invalidate
+        self.known.clear()
+        pipe.on_push[b"invalidate"] = self.known.invalidate
         pipe.ping(PING_EVERY)
         return pipe
 
@@ -83,7 +83,7 @@ class RememberingTransport(AsyncRecalls, MuxTransport):
             packed.append(REMEMBER)
             expected.append(Reply(lambda reply: self._tracks(batch, reply)))
         elif batch.head.changes:
-            self.near.writes(batch.keys())
+            self.known.writes(batch.keys())
 
     def _tracks(self, batch: Batch, reply: Any) -> None:
         if reply == b"OK" and batch.pipe is self._pipe:
@@ -101,8 +101,8 @@ class RememberingTransport(AsyncRecalls, MuxTransport):
 
     def _over(self, batch: Batch, reply: Any) -> None:
         if batch.head.changes:
-            self.near.wrote(batch.keys())
+            self.known.wrote(batch.keys())
         elif batch in self._tracked:
             self._tracked.remove(batch)
             if batch.pipe is self._pipe and isinstance(reply, list):
-                self.near.learn(batch.keys(), reply)
+                self.known.learn(batch.keys(), reply)

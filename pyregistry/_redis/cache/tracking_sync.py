@@ -18,8 +18,16 @@ from typing import Any, TypeVar
 from redis import exceptions as redis_errors
 
 from pyregistry._core.clock import now
-from pyregistry._redis.cache.cached_reads_sync import Recalls
-from pyregistry._redis.cache.client_cache import PING_EVERY, REMEMBER, TRACKING, TURN, Near, SharedNear, Turn
+from pyregistry._redis.cache.cached_reads_sync import CachedReads
+from pyregistry._redis.cache.client_cache import (
+    PING_EVERY,
+    REMEMBER,
+    TRACKING,
+    TURN,
+    ClientCache,
+    Epoch,
+    SharedClientCache,
+)
 from pyregistry._redis.protocol.operations import Ops
 from pyregistry._redis.protocol.outcomes import ATTEMPTS, DENIED, NO_ANSWER, NOT_RUN, refusal
 from pyregistry._redis.protocol.records import Opened
@@ -37,7 +45,7 @@ _PATIENCE = 1.0
 """Seconds for which who wants to hear the news waits for another thread that does."""
 
 
-class TrackedTransport(LoneTransport):
+class InvalidatedTransport(LoneTransport):
     """Connections of which one is tracked. What can't be read there is read by the others, and not remembered."""
 
     _needs_resp3 = True
@@ -50,7 +58,7 @@ class TrackedTransport(LoneTransport):
 
     def _begin_anew(self) -> None:
         super()._begin_anew()
-        self.near: Near = SharedNear(self._stale_for)
+        self.known: ClientCache = SharedClientCache(self._stale_for)
         self._proved = (
             -math.inf
         )  # when that was sent which the server has answered last on the tracked connection
@@ -101,27 +109,27 @@ class TrackedTransport(LoneTransport):
 
     def doubt(self) -> None:
         """Something was heard elsewhere, which may be newer than what is remembered."""
-        self.near.turn = Turn()
-        self.near.outrun(None)
+        self.known.epoch = Epoch()
+        self.known.outrun(None)
 
     def _seen(self, ops: Iterable[Op[Any]]) -> None:
         """Other connections have brought, or changed, what these are about. (Touches tell, and change, no status.)"""
         for op in ops:
             if op.head.changes or not op.head.writes:
-                self.near.outrun(op.keys)
-        self.near.turn = Turn()
+                self.known.outrun(op.keys)
+        self.known.epoch = Epoch()
 
     def _look(self) -> bool:
         """Take in what the server has said, unless another thread just did; whether memory may answer."""
         with self._held(_PATIENCE) as held:
-            if now() < self.near.turn.until:
+            if now() < self.known.epoch.until:
                 return True
             line = self._line
             return held and line is not None and bool(self._talk(line, self._take_in))
 
     def _take_in(self, line: Line) -> bool:
         """Hear what the server has said until now; whether memory may answer."""
-        turn, at = self.near.turn, now()
+        turn, at = self.known.epoch, now()
         if at < turn.proved + PING_EVERY:
             line.hear()
         else:
@@ -135,7 +143,7 @@ class TrackedTransport(LoneTransport):
 
         def ask(line: Line) -> list[Any]:
             commands = [[REMEMBER, op.packed()] if op.head.near else [op.packed()] for op in ops]
-            turn, at = self.near.turn, now()
+            turn, at = self.known.epoch, now()
             line.send(list(chain.from_iterable(commands)))
             replies = [self._heard(line, op) for op in ops]
             turn.proved = at
@@ -153,17 +161,17 @@ class TrackedTransport(LoneTransport):
         tracked = op.head.near and line.reply() == b"OK"
         reply = line.reply()
         if tracked and isinstance(reply, list):
-            self.near.learn(op.keys, reply)
+            self.known.learn(op.keys, reply)
         return reply
 
-    def _vouch(self, turn: Turn, at: float) -> bool:
+    def _vouch(self, turn: Epoch, at: float) -> bool:
         """What was said until then, in this turn, has been taken in: whether memory may answer for a while."""
         # If it has been doubted meanwhile, nobody looks at that turn any more.
         turn.until = at + TURN
         self._proved = turn.proved
-        if turn is not self.near.turn:
+        if turn is not self.known.epoch:
             return False
-        self.near.caught_up()
+        self.known.caught_up()
         return True
 
     def _open_tracked(self) -> Line | None:
@@ -198,7 +206,7 @@ class TrackedTransport(LoneTransport):
 
     def _is_told(self, push: Sequence[Any]) -> None:
         if push[0] == b"invalidate":
-            self.near.invalidate(push)
+            self.known.invalidate(push)
 
     def _where(self) -> str:
         return "" if self.server is None else self.server.run_id
@@ -238,15 +246,15 @@ class TrackedTransport(LoneTransport):
 
     def _hang_up(self, pause: float = PING_EVERY) -> None:
         self._not_before = now() + pause
-        self.near.lose(self._proved)
+        self.known.lose(self._proved)
         line, self._line = self._line, None
         if line is not None:
             line.connection.disconnect()
 
 
-class RememberingTransport(Recalls, TrackedTransport):
+class TrackedTransport(CachedReads, InvalidatedTransport):
     """Connections with a near cache."""
 
     def vouched(self) -> bool:
         """Whether memory may answer. The news is let in now and then, however often this is asked."""
-        return now() < self.near.turn.until or self._look()
+        return now() < self.known.epoch.until or self._look()

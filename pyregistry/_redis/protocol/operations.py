@@ -22,19 +22,18 @@ from pyregistry._core.values import (
     ClaimResult,
     Default,
     Lease,
-    Model,
     ProgressUpdate,
     Rejection,
     _preferred,
     first_error,
     next_order,
     preferred_record,
-    status_of,
 )
 from pyregistry._redis.protocol import records as wire
 from pyregistry._redis.protocol.keys import Keyspace
 from pyregistry._redis.protocol.request import Head, Op, PlainOp
 from pyregistry._redis.protocol.scripts import BATCH, Script, load
+from pyregistry.backend.values import Branch, Cancellation, Cancelled, Ending, StatusChange, StatusSet, Totals
 from pyregistry.errors import (
     DamagedRecord,
     EvictionInProgress,
@@ -159,10 +158,10 @@ _SPLIT: Final = {
 """How the reply of a script that takes items becomes their answers."""
 
 _decode_page = msgspec.msgpack.Decoder(list[str | int]).decode
-_decode_counts = msgspec.msgpack.Decoder(wire.Counts).decode
+_decode_counts = msgspec.msgpack.Decoder(Totals).decode
 _decode_now = msgspec.msgpack.Decoder(wire.Now).decode
 _decode_cache = msgspec.msgpack.Decoder(wire.Cache).decode
-_decode_branch = msgspec.msgpack.Decoder(wire.Branch).decode
+_decode_branch = msgspec.msgpack.Decoder(Branch).decode
 _decode_opened = msgspec.msgpack.Decoder(wire.Opened).decode
 
 Answers: TypeAlias = Sequence[Any]
@@ -176,12 +175,12 @@ def read_record(ref: ModelRef, answer: wire.ReadReply) -> ModelRecord | DamagedR
     return damaged(ref, answer.why) if isinstance(answer, wire.Damaged) else None
 
 
-def read_branch(reply: bytes) -> wire.Branch:
+def read_branch(reply: bytes) -> Branch:
     """What is known of a branch: nothing, where the reply can't be read (it holds values as they are stored)."""
     try:
         return _decode_branch(reply)
     except ValueError:  # msgspec's, or what is no UTF-8: somebody has put that into the hash
-        return wire.Branch(0, None, None)
+        return Branch(0, None, None)
 
 
 def _left(microseconds: int) -> float | None:
@@ -317,24 +316,6 @@ class Ops:
         """The one model, or the same name under every known provider."""
         providers = self.providers if provider is None else (provider,)
         return [checks.target(name, each, revision, subset) for each in providers]
-
-    def ref_of(self, model: Model) -> ModelRef:
-        """A model of a list: a `ModelRef`, a tuple that begins like one, or a name."""
-        if isinstance(model, str):
-            return ModelRef(model)
-        if not isinstance(model, tuple) or not 1 <= len(model) <= len(ModelRef._fields):
-            raise InvalidArgument("models", f"must hold names, (name, provider) or ModelRef, not {model!r}")
-        return ModelRef(*model)
-
-    def claimable(self, models: Iterable[Model]) -> list[ModelKey]:
-        """Models that can be claimed: each with its provider."""
-        found = []
-        for model in models:
-            ref = self.ref_of(model)
-            if ref.provider is None:
-                raise InvalidArgument("models", f"a claim needs a provider: {ref.name!r}")
-            found.append(checks.target(ref.name, ref.provider, ref.revision, ref.subset))
-        return found
 
     def _records(self, targets: Sequence[ModelKey]) -> tuple[str, ...]:
         if len(targets) == 1:  # the commonest call by far
@@ -485,13 +466,13 @@ class Ops:
         claims: Sequence[Claim],
         *,
         lease: Lease,
-        said: Sequence[ProgressUpdate] | None = None,
+        updates: Sequence[ProgressUpdate] | None = None,
     ) -> Op[list[Claim | Rejection | DamagedRecord]]:
         """The owners of these claims live, and have said this; ``lease`` may be `Default.ITS_OWN`."""
         targets = [self._claimed_target(claim) for claim in claims]
         lengths = [self.lease_of(claim.lease if lease is Default.ITS_OWN else lease) for claim in claims]
         argv: list[str | int] = []
-        words = said or [ProgressUpdate()] * len(claims)
+        words = updates or [ProgressUpdate()] * len(claims)
         for claim, (length, _), (message, done, total, order) in zip(claims, lengths, words, strict=True):
             argv += (
                 claim.claim_id,
@@ -514,49 +495,22 @@ class Ops:
         head = self._writing("renew", RENEW, resend=resend)
         return PlainOp(head, decode, self._records(targets), argv, len(targets))
 
-    def finish(
-        self,
-        claim: Claim,
-        status: ModelStatus | str,
-        message: str | None,
-        *,
-        size_bytes: int | None,
-        location: str | None,
-        resolved_revision: str | None,
-        retry_in: float | None,
-        permanent: bool,
-        max_attempts: int | None = None,
-        cooldown: float | None = None,
-    ) -> Op[str]:
-        """How the download ended; the reply is empty if this claim could say so, else why not.
-
-        Where the attempts of an error reach ``max_attempts``, the next try comes after ``cooldown`` seconds (``None``:
-        none comes), else after ``retry_in``.
-        """
-        target = self._claimed_target(claim)
-        ended = status_of(status)
-        if ended not in (ModelStatus.DOWNLOADED, ModelStatus.ERROR):
-            raise InvalidArgument("status", f"a download ends as DOWNLOADED or ERROR, not {ended}")
-        if ended is ModelStatus.DOWNLOADED and (permanent or retry_in is not None):
-            raise InvalidArgument("retry_in" if retry_in is not None else "permanent", "is for an ERROR")
-        if ended is ModelStatus.ERROR and not (
-            size_bytes is None and location is None and resolved_revision is None
-        ):
-            raise InvalidArgument("status", "an ERROR has no size_bytes, location or resolved_revision")
+    def finish(self, claim: Claim, ending: Ending) -> Op[str]:
+        """How the download ended; the reply is empty if this claim could say so, else why not."""
         argv = (
             claim.claim_id,
             claim.token,
-            ended.value,
-            checks.text("message", message),
-            0 if size_bytes is None else checks.whole("size_bytes", size_bytes),
-            checks.text("location", location),
-            checks.text("resolved_revision", resolved_revision, checks.QUALIFIER_BYTES),
-            0 if retry_in is None else checks.microseconds("retry_in", retry_in, zero=True),
-            int(bool(permanent)),
-            0 if max_attempts is None else checks.whole("max_attempts", max_attempts, least=1),
-            0 if cooldown is None else checks.microseconds("cooldown", cooldown),
+            ending.status.value,
+            ending.message or "",
+            ending.size_bytes or 0,
+            ending.location or "",
+            ending.resolved_revision or "",
+            _microseconds(ending.retry_in),
+            int(ending.permanent),
+            ending.max_attempts or 0,
+            _microseconds(ending.cooldown),
         )
-        return self._end("finish", FINISH, target, argv)
+        return self._end("finish", FINISH, self._claimed_target(claim), argv)
 
     def release(self, claim: Claim) -> Op[str]:
         """The claim is given back; the reply is empty if it could be, else why not."""
@@ -574,36 +528,21 @@ class Ops:
 
     # What anybody may do
 
-    def set_status(
-        self,
-        target: ModelKey,
-        status: ModelStatus,
-        message: str | None,
-        *,
-        retry_in: float | None = None,
-        permanent: bool = False,
-        size_bytes: int | None = None,
-        location: str | None = None,
-    ) -> Op[wire.StatusSet]:
-        """Somebody says what is true."""
-        if status is ModelStatus.EVICTING:
-            raise InvalidArgument("status", "EVICTING comes from an eviction alone")
-        # The owner of now: a process that forks is another. The word: to hash an enum's member takes longer.
-        told = (message, retry_in, size_bytes, location)
-        if told == (None, None, None, None) and not permanent:
-            return self._set_to(target, status.value, self.owner)
-        if status is not ModelStatus.ERROR and (permanent or retry_in is not None):
-            raise InvalidArgument("permanent" if permanent else "retry_in", "is for an ERROR")
-        if status is not ModelStatus.DOWNLOADED and (size_bytes, location) != (None, None):
-            raise InvalidArgument("location" if size_bytes is None else "size_bytes", "is for a DOWNLOADED")
+    def set_status(self, target: ModelKey, change: StatusChange) -> Op[StatusSet]:
+        """Set a status from outside of a claim."""
+        # The owner is read for each call because a process that forks is another. The status goes as its word,
+        # because a member of an enum takes longer to hash.
+        if change.is_plain:
+            return self._set_to(target, change.status.value, self.owner)
         return self._setting(
             target,
-            status.value,
+            change.status.value,
             self.owner,
-            checks.text("message", message),
-            *_back_off(retry_in, permanent),
-            0 if size_bytes is None else checks.whole("size_bytes", size_bytes),
-            checks.text("location", location),
+            change.message or "",
+            _microseconds(change.retry_in),
+            int(change.permanent),
+            change.size_bytes or 0,
+            change.location or "",
         )
 
     def _setting(
@@ -616,8 +555,8 @@ class Ops:
         permanent: int = 0,
         size_bytes: int = 0,
         location: str = "",
-    ) -> Op[wire.StatusSet]:
-        def decode(answers: Answers) -> wire.StatusSet:
+    ) -> Op[StatusSet]:
+        def decode(answers: Answers) -> StatusSet:
             answer: wire.SetReply = answers[0]
             if isinstance(answer, wire.Damaged):
                 raise damaged(target.ref, answer.why)
@@ -629,29 +568,23 @@ class Ops:
         argv = (status, message, retry_in, permanent, size_bytes, location)
         return PlainOp(head, decode, self._records([target]), argv, 1)
 
-    def cancel(
-        self,
-        target: ModelKey,
-        message: str | None,
-        *,
-        expected_token: int | None,
-        retry_in: float | None,
-        permanent: bool,
-    ) -> Op[wire.Cancelled | None]:
-        """Somebody ends a download; the reply tells whose it was, or nothing where none was under way."""
-        token = "" if expected_token is None else checks.whole("expected_token", expected_token)
-        text = checks.text("message", f"cancelled by {self.owner}" + (f": {message}" if message else ""))
+    def cancel(self, target: ModelKey, cancellation: Cancellation) -> Op[Cancelled | None]:
+        """End a download from outside of its claim; the reply names the claim, or is None where there was none."""
+        expected = cancellation.expected_token
+        why = f": {cancellation.message}" if cancellation.message else ""
+        text = checks.text("message", f"cancelled by {self.owner}{why}")
 
-        def decode(answers: Answers) -> wire.Cancelled | None:
+        def decode(answers: Answers) -> Cancelled | None:
             answer: wire.CancelReply = answers[0]
             if isinstance(answer, wire.Damaged):
                 raise damaged(target.ref, answer.why)
             if isinstance(answer, wire.Again):
-                return wire.Cancelled("", expected_token or 0)
-            return answer if isinstance(answer, wire.Cancelled) else None
+                return Cancelled("", expected or 0)
+            return answer if isinstance(answer, Cancelled) else None
 
-        head = self._writing("cancel_download", CANCEL, self.owner, resend=expected_token is not None)
-        argv = (token, text, *_back_off(retry_in, permanent))
+        head = self._writing("cancel_download", CANCEL, self.owner, resend=expected is not None)
+        token = "" if expected is None else expected
+        argv = (token, text, _microseconds(cancellation.retry_in), int(cancellation.permanent))
         return PlainOp(head, decode, self._records([target]), argv, 1)
 
     def _touch_of(self, *model: Any) -> Op[bool]:
@@ -762,7 +695,7 @@ class Ops:
 
         return self._counted(decode)
 
-    def stock(self) -> Op[wire.Counts]:
+    def stock(self) -> Op[Totals]:
         """How many records there are by status, those that are being evicted too, and their bytes."""
         return self._counted(lambda answers: _decode_counts(answers[0]))
 
@@ -789,7 +722,7 @@ class Ops:
 
     # What hubs said
 
-    def branch(self, target: ModelKey) -> Op[wire.Branch]:
+    def branch(self, target: ModelKey) -> Op[Branch]:
         """What is known of a repository and one of its branches.
 
         Args:
@@ -806,7 +739,7 @@ class Ops:
             target: as in `branch`.
             commit: where the branch leads to.
             name: how the hub calls the repository.
-            asked: the lease time before the hub was asked (`wire.Branch.time`).
+            asked: the lease time before the hub was asked (`Branch.time`).
         """
         branch, spelling = self._branch_fields(target)
         head = self._head("set_branch", SET_BRANCH, (self.keys.meta, self.keys.branches))
@@ -970,13 +903,9 @@ def _claim_of(
     )
 
 
-def _back_off(retry_in: float | None, permanent: bool) -> tuple[int, int]:
-    """When an error may be tried again, as it travels."""
-    if permanent and retry_in is not None:
-        raise InvalidArgument("retry_in", "contradicts permanent")
-    return 0 if retry_in is None else checks.microseconds("retry_in", retry_in, zero=True), int(
-        bool(permanent)
-    )
+def _microseconds(seconds: float | None) -> int:
+    """A length of time that was checked, as it travels; 0: none."""
+    return 0 if seconds is None else round(seconds * 1_000_000)
 
 
 def _is_known(refs: Sequence[ModelRef], answers: Answers) -> bool:

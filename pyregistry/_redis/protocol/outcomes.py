@@ -143,7 +143,9 @@ def failure(op: Op[Any], maybe_ran: bool, trouble: BaseException | None, shown: 
         return StaleCredentials(f"{op.head.name}: {why}")
     if isinstance(trouble, NOT_RUN):
         return NotNow(f"{op.head.name}: {why}")
-    return RegistryUnavailable(f"{op.head.name}: {why}")
+    error = RegistryUnavailable(f"{op.head.name}: {why}")
+    error.timed_out = isinstance(trouble, (redis_errors.TimeoutError, TimeoutError))
+    return error
 
 
 class _Pending:

@@ -12,14 +12,13 @@ from typing import Annotated
 import msgspec
 
 from pyregistry._core.clock import time_of, time_or_none
-from pyregistry._core.model_key import parse_entry, provider_of
+from pyregistry._core.model_key import provider_of
+from pyregistry.backend.values import Cancelled, StatusSet
 from pyregistry.models import (
-    EventKind,
     ModelProvider,
     ModelRecord,
     ModelRef,
     ModelStatus,
-    RegistryEvent,
 )
 
 _STATUSES = {status.value: status for status in ModelStatus}
@@ -27,7 +26,6 @@ _STATUSES = {status.value: status for status in ModelStatus}
 _BEGAN_MESSAGES = {1: "Starting download...", 2: "Retrying download..."}
 
 _OVER = (ModelStatus.DOWNLOADED, ModelStatus.ERROR)
-_ENDS = {EventKind.DOWNLOADED, EventKind.FAILED, EventKind.RELEASED}
 
 NEVER = -1
 """A lease left of this says that the lease never ends."""
@@ -141,25 +139,10 @@ class Again(msgspec.Struct, array_like=True, frozen=True, tag="again"):
     """It was carried out before."""
 
 
-class StatusSet(msgspec.Struct, array_like=True, frozen=True, tag="done"):
-    """Set; a live claim that this has ended is named."""
-
-    ended_owner: str
-    ended_claim_id: str
-    ended_token: int
-
-
 class SetRefused(msgspec.Struct, array_like=True, frozen=True, tag="refused"):
     """Not set: an eviction is under way."""
 
     status: str
-
-
-class Cancelled(msgspec.Struct, array_like=True, frozen=True, tag="done"):
-    """The download has ended: whose it was (``""``: it had no owner)."""
-
-    owner: str
-    token: int
 
 
 class Known(msgspec.Struct, array_like=True, frozen=True, tag="known"):
@@ -203,13 +186,6 @@ class Found(msgspec.Struct, array_like=True, frozen=True, tag="found"):
     record: msgspec.Raw  # read one by one: a damaged one must not take the others with it
 
 
-class Counts(msgspec.Struct, array_like=True, frozen=True):
-    """Records, and the bytes that they stand for, by status in the order of `_redis.protocol.keys.STATUSES`."""
-
-    records: tuple[int, int, int, int]
-    bytes: tuple[int, int, int, int]
-
-
 class Now(msgspec.Struct, array_like=True, frozen=True):
     """Lease time."""
 
@@ -220,21 +196,6 @@ class Cache(msgspec.Struct, array_like=True, frozen=True):
     """Which cache a namespace stands for; ``""``: nobody has said so yet."""
 
     cache_id: str
-
-
-class Told(msgspec.Struct, array_like=True, frozen=True):
-    """What a hub said when it was asked: a commit, or a name."""
-
-    value: str
-    at: int
-
-
-class Branch(msgspec.Struct, array_like=True, frozen=True):
-    """What is known of a branch, and of a name."""
-
-    time: int
-    commit: Told | None
-    name: Told | None
 
 
 class BranchSet(msgspec.Struct, array_like=True, frozen=True):
@@ -261,17 +222,6 @@ class Opened(msgspec.Struct, array_like=True, frozen=True):
     lacking: str = ""
 
 
-class StoredEvent(msgspec.Struct, array_like=True, frozen=True):
-    """One event of a message; ``used`` is the last use that the call gave the record (0: none)."""
-
-    kind: EventKind
-    entry: str
-    at: int
-    by: str
-    used: int
-    record: StoredRecord
-
-
 ClaimReply = ClaimGiven | ClaimAgain | Exists | Damaged
 RetryReply = ClaimGiven | ClaimAgain | RetryRefused | Damaged
 RenewReply = Renewed | Ended | Lost | Damaged
@@ -283,7 +233,6 @@ DeleteReply = Deleted | Absent | OtherToken | Evicting | Held | Damaged
 ReadReply = Found | Absent | Damaged
 
 decode_record = msgspec.msgpack.Decoder(StoredRecord).decode
-decode_events = msgspec.msgpack.Decoder(list[StoredEvent]).decode
 
 
 class _StatusOnly(msgspec.Struct, array_like=True, frozen=True):
@@ -327,18 +276,4 @@ def record_of(ref: ModelRef, stored: StoredRecord, last_used: int) -> ModelRecor
         bool(stored.permanent),
         stored.max_attempts or None,
         status is ModelStatus.DOWNLOADING and not stored.claim_id and stored.lease_end > 0,
-    )
-
-
-def event_of(stored: StoredEvent) -> RegistryEvent:
-    """The public form of an event."""
-    # A record that could not be read is told of as deleted without a status: it was in error.
-    record = stored.record if stored.record.status else StoredRecord(status="ERROR")
-    ended = stored.kind in _ENDS or (stored.kind is EventKind.CANCELLED and record.ended_how == HOW_CANCELLED)
-    return RegistryEvent(
-        kind=stored.kind,
-        record=record_of(parse_entry(stored.entry), record, stored.used or stored.at),
-        claim_id=(record.ended_id if ended else record.claim_id) or None,
-        by=stored.by or None,
-        at=time_of(stored.at),
     )

@@ -103,3 +103,23 @@ def lines_of(pool: Any, *, shared: bool) -> Lines:
 def line_of(connection: Any) -> Line:
     """A connection that has just been opened."""
     return Line(connection)
+
+
+async def receive(connection: Any, seconds: float) -> Any:
+    """The next message or reply; ``None`` if nothing comes in that time."""
+    return await connection.read_response(
+        disable_decoding=True, timeout=seconds, push_request=True, disconnect_on_error=False
+    )
+
+
+async def _as_it_is(message: Any) -> Any:
+    return message
+
+
+def unlogged(connection: Any) -> None:
+    """Keep redis-py from logging each message: an event holds a claim id, and that is a secret."""
+    connection._parser.set_pubsub_push_handler(_as_it_is)
+
+
+def end_read(connection: Any) -> None:
+    """Do nothing: on an event loop the task that reads is cancelled."""

@@ -8,8 +8,11 @@ test looks after them. A connection that does anything of its own for a command 
 
 from __future__ import annotations
 
+import contextlib
+import os
 import queue
 import select
+import socket
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from enum import Enum, auto
@@ -383,3 +386,41 @@ def line_of(connection: Any) -> Line:
         and not connection.health_check_interval
     )
     return FastLine(connection) if known else Line(connection)
+
+
+def receive(connection: Any, seconds: float) -> Any:
+    """The next message or reply; ``None`` if nothing comes in that time."""
+    with contextlib.suppress(redis_errors.TimeoutError):
+        return connection.read_response(
+            disable_decoding=True, timeout=seconds, push_request=True, disconnect_on_error=False
+        )
+    return None
+
+
+def _as_it_is(message: Any) -> Any:
+    return message
+
+
+def unlogged(connection: Any) -> None:
+    """Keep redis-py from logging each message: an event holds a claim id, and that is a secret."""
+    connection._parser.set_pubsub_push_handler(_as_it_is)
+
+
+def end_read(connection: Any) -> None:
+    """End the read of another thread on a connection: it ends as if the server had hung up.
+
+    The connection must not be closed meanwhile, because its descriptor may then be another's.
+    """
+    connected = connection._sock
+    if connected is not None:
+        with contextlib.suppress(OSError):  # the server has hung up already
+            _shut_down(connected)
+
+
+def _shut_down(connected: Any) -> None:
+    """End both directions of the socket itself: TLS would drop its state under the read of the thread."""
+    if EVENTLET:  # its sockets wrap the one that can do it
+        with socket.socket(fileno=os.dup(connected.fileno())) as same:
+            same.shutdown(socket.SHUT_RDWR)
+    else:
+        socket.socket.shutdown(connected, socket.SHUT_RDWR)

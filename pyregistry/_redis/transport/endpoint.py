@@ -434,6 +434,11 @@ class CloneSource:
         """It is the user's to say."""
         return False
 
+    def hurried(self, timeout: float) -> CloneSource:
+        """The same settings with another timeout."""
+        settings = _cloned(self._settings, min(timeout, self.patience))
+        return CloneSource(self.shown, self._make, settings, finds_primary=self.finds_primary)
+
     def resolve(self) -> str:
         """Nothing to resolve: the settings say where."""
         return self.shown
@@ -460,6 +465,9 @@ class OwnSource(Protocol):
 
     def speak_resp2(self) -> bool:
         """Make connections without HELLO from now on; whether that can be."""
+
+    def hurried(self, timeout: float) -> OwnSource:
+        """The same server, with a timeout of at most so many seconds."""
 
     def resolve(self) -> str:
         """The server's URL. May block, and start the embedded server."""

@@ -42,8 +42,8 @@ from pyregistry._redis.transport.coalescing import gather
 from pyregistry._redis.transport.connection_async import Speaks
 from pyregistry._redis.transport.endpoint import UrlSource
 from pyregistry._redis.transport.pipelined import Aside, Expected, Pipe
+from pyregistry._redis.transport.pipelined_pubsub import Ear
 from pyregistry._redis.transport.pooled_async import _LOOK_AGAIN, AsyncTransport
-from pyregistry._redis.transport.pubsub import Ear
 from pyregistry.errors import RegistryClosed, RegistryError, RegistryUnavailable
 
 T = TypeVar("T")

@@ -39,9 +39,9 @@ from pyregistry._redis.protocol.outcomes import (
 )
 from pyregistry._redis.protocol.records import Opened
 from pyregistry._redis.protocol.request import Op, pack
-from pyregistry._redis.transport.connection_async import Line, Lines, Speaks, line_of, lines_of
+from pyregistry._redis.transport.connection_async import Line, Lines, Speaks, line_of, lines_of, unlogged
 from pyregistry._redis.transport.endpoint import ClientSource, UrlSource
-from pyregistry._runtime.aio import settle, unlogged
+from pyregistry._runtime.aio import settle
 from pyregistry.errors import NotNow, RegistryClosed, RegistryError, ServerTooOld
 
 T = TypeVar("T")

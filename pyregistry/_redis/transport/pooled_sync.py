@@ -39,9 +39,8 @@ from pyregistry._redis.protocol.outcomes import (
 )
 from pyregistry._redis.protocol.records import Opened
 from pyregistry._redis.protocol.request import Op, pack
-from pyregistry._redis.transport.connection_sync import Line, Lines, Speaks, line_of, lines_of
+from pyregistry._redis.transport.connection_sync import Line, Lines, Speaks, line_of, lines_of, unlogged
 from pyregistry._redis.transport.endpoint import ClientSource, OwnSource
-from pyregistry._runtime.threads import unlogged
 from pyregistry.errors import NotNow, RegistryClosed, RegistryError, ServerTooOld
 
 T = TypeVar("T")

@@ -1,0 +1,42 @@
+"""What a client, its waiters and the owners of its claims share."""
+
+from __future__ import annotations
+
+import weakref
+
+from pyregistry._coordination.claim_log import ClaimLog
+from pyregistry._coordination.keepalive import KeptClaims
+from pyregistry._coordination.subscriber_async import AsyncListener
+from pyregistry._coordination.touch_buffer_async import AsyncToucher
+from pyregistry._runtime.aio import call_from_thread
+from pyregistry.backend.protocol_async import AsyncBackend
+
+__all__ = ["AsyncSession"]
+
+USE_INTERVAL_S = 1.0
+"""Seconds in which `ensure` tells the server of one model's use at most once, where no `touch_interval` is set."""
+
+
+class AsyncSession(ClaimLog):
+    """The parts of one client.
+
+    Args:
+        backend: the registry.
+        touch_interval: see `AsyncRegistry.from_url`.
+
+    Attributes:
+        backend: the registry.
+        subscriber: the subscription to events, for all waiters and watchers.
+        touches: coalesced touches; ``None``: each touch is sent at once.
+        uses: the same, for the uses that `ensure` makes.
+    """
+
+    def __init__(self, backend: AsyncBackend, touch_interval: float | None) -> None:
+        super().__init__(KeptClaims(backend.for_keepalive), backend.ids)
+        self.backend = backend
+        # Weakly, because a client that is not referenced any more counts as closed.
+        reference = weakref.ref(backend)
+        self.keepalive.by_client = lambda verb, seconds: call_from_thread(reference(), verb, seconds)
+        self.touches = None if touch_interval is None else AsyncToucher(backend, touch_interval)
+        self.uses = self.touches or AsyncToucher(backend, USE_INTERVAL_S)
+        self.subscriber = AsyncListener(backend.events, backend.namespace, backend.patience)

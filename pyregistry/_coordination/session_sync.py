@@ -1,0 +1,43 @@
+# Made from _coordination/session_async.py by tools/unasync.py: change that one.
+"""What a client, its waiters and the owners of its claims share."""
+
+from __future__ import annotations
+
+import weakref
+
+from pyregistry._coordination.claim_log import ClaimLog
+from pyregistry._coordination.keepalive import KeptClaims
+from pyregistry._coordination.subscriber_sync import Listener
+from pyregistry._coordination.touch_buffer_sync import Toucher
+from pyregistry._runtime.threads import call_from_thread
+from pyregistry.backend.protocol_sync import Backend
+
+__all__ = ["Session"]
+
+USE_INTERVAL_S = 1.0
+"""Seconds in which `ensure` tells the server of one model's use at most once, where no `touch_interval` is set."""
+
+
+class Session(ClaimLog):
+    """The parts of one client.
+
+    Args:
+        backend: the registry.
+        touch_interval: see `Registry.from_url`.
+
+    Attributes:
+        backend: the registry.
+        subscriber: the subscription to events, for all waiters and watchers.
+        touches: coalesced touches; ``None``: each touch is sent at once.
+        uses: the same, for the uses that `ensure` makes.
+    """
+
+    def __init__(self, backend: Backend, touch_interval: float | None) -> None:
+        super().__init__(KeptClaims(backend.for_keepalive), backend.ids)
+        self.backend = backend
+        # Weakly, because a client that is not referenced any more counts as closed.
+        reference = weakref.ref(backend)
+        self.keepalive.by_client = lambda verb, seconds: call_from_thread(reference(), verb, seconds)
+        self.touches = None if touch_interval is None else Toucher(backend, touch_interval)
+        self.uses = self.touches or Toucher(backend, USE_INTERVAL_S)
+        self.subscriber = Listener(backend.events, backend.namespace, backend.patience)

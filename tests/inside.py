@@ -1,0 +1,51 @@
+"""The parts of a client that tests look at: what no public name tells."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+
+from pyregistry import AsyncRegistry, Registry
+from pyregistry._coordination.keepalive import KeptClaims
+from pyregistry._redis.protocol.operations import Ops
+
+# Any: tests look at attributes that no protocol names, on either client or a facade of the asyncio one.
+AnyClient = Registry | AsyncRegistry | Any
+
+
+def _backend_of(registry: AnyClient) -> Any:
+    return registry._backend
+
+
+def ops_of(registry: AnyClient) -> Ops:
+    """What makes the requests of a client on Redis."""
+    ops: Ops = _backend_of(registry).ops
+    return ops
+
+
+def transport_of(registry: AnyClient) -> Any:
+    """What sends them."""
+    return _backend_of(registry).transport
+
+
+def subscriber_of(registry: AnyClient) -> Any:
+    """The subscription of a client."""
+    return registry._session.subscriber
+
+
+def keepalive_of(registry: AnyClient) -> KeptClaims:
+    """The claims that a client keeps alive."""
+    keepalive: KeptClaims = registry._session.keepalive
+    return keepalive
+
+
+def event_connection_of(registry: AnyClient) -> Any:
+    """The connection that the subscription of a client reads from; ``None``: there is none now."""
+    beside = subscriber_of(registry)._beside
+    interrupt = None if beside is None else beside.interrupt
+    return None if interrupt is None else interrupt.__self__._connection
+
+
+def lease_time_of(registry: Registry) -> datetime:
+    """The registry's clock."""
+    return registry._backend.lease_time()
