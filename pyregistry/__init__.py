@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pyregistry._coordination.lease import Lost, OwnedClaim
+from pyregistry._coordination.lease import LossSignal, OwnedClaim
 from pyregistry._signals import release_on_signal
 from pyregistry.aio import AsyncRegistry, create_async_registry_backend
 from pyregistry.config import BackendConfig
@@ -63,7 +63,7 @@ __all__ = [
     "release_on_signal",
     # one download per fleet
     "FolderStore",
-    "Lost",
+    "LossSignal",
     "OwnedClaim",
     "RetryPolicy",
     # models

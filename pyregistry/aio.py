@@ -45,7 +45,7 @@ from pyregistry.models import (
     StatusCounts,
 )
 from pyregistry.retry import DEFAULT_RETRY, RetryPolicy
-from pyregistry.store import FolderStore
+from pyregistry.stores.folder import FolderStore
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Hashable, Iterable, Sequence

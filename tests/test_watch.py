@@ -24,7 +24,7 @@ from pyregistry import (
     RetryPolicy,
 )
 from pyregistry._coordination import subscriber_async, subscriber_sync
-from pyregistry._coordination.lease import Lost
+from pyregistry._coordination.lease import LossSignal
 from pyregistry._core.clock import now
 from tests.cutter import Cutter
 from tests.inside import event_connection_of, subscriber_of
@@ -295,12 +295,12 @@ def test_a_signal_that_does_not_end_the_wait_is_seen(
 
 
 def test_a_signal_that_does_not_end_the_wait_for_a_loss_is_seen() -> None:
-    lost = Lost()
+    lost = LossSignal()
     with interruptible() as came, ThreadPoolExecutor(1) as pool:
         sent = pool.submit(
             interrupt_from_elsewhere,
             threading.get_ident(),
-            Lost.wait.__code__,
+            LossSignal.wait.__code__,
             came,
             lambda: lost.set("the end"),
         )

@@ -21,11 +21,12 @@ from pyregistry._coordination.lease import Held, OwnedClaim, Stall
 from pyregistry._coordination.local_faults import MOST_FAULTS, check_descriptors, fault_of, is_callers
 from pyregistry._coordination.options import Wish
 from pyregistry._coordination.session_sync import Session
+from pyregistry._coordination.supervise_sync import Guard, work
 from pyregistry._coordination.waiters import RECHECK, OwnersEar, Seat, Snapshot
 from pyregistry._core.clock import now, time_of
 from pyregistry._core.failure_text import told
 from pyregistry._core.values import Rejection
-from pyregistry._runtime.threads import Guard, Poke, Turn, ask, check_function, see_through, waker, work
+from pyregistry._runtime.threads import Poke, Turn, ask, check_function, see_through, waker
 from pyregistry.backend.protocol_sync import Backend
 from pyregistry.backend.values import Ending
 from pyregistry.errors import (
@@ -44,8 +45,8 @@ from pyregistry.errors import (
 )
 from pyregistry.models import AlreadyExists, Claim, Claimed, ModelRecord, ModelStatus
 from pyregistry.retry import message_of
-from pyregistry.store import CacheMark, FolderStore
-from pyregistry.stores.mark import how_to_restore
+from pyregistry.stores.folder import FolderStore
+from pyregistry.stores.mark import CacheMark, how_to_restore
 
 if TYPE_CHECKING:
     from types import TracebackType

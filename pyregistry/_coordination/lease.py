@@ -17,7 +17,7 @@ from pyregistry.backend.values import Ending
 from pyregistry.errors import ClaimLost
 from pyregistry.models import Claim
 
-__all__ = ["Held", "Kept", "Lost", "OwnedClaim", "Stall"]
+__all__ = ["Held", "Kept", "LossSignal", "OwnedClaim", "Stall"]
 
 REPORT_EVERY = 1.0
 """Seconds between two renewals that only tell how far a download is."""
@@ -65,7 +65,7 @@ class Kept:
         """It is somebody else's."""
 
 
-class Lost:
+class LossSignal:
     """Whether a claim is lost, or can't be proved any more: an event to look at, or to wait for, in any thread.
 
     Attributes:
@@ -164,7 +164,7 @@ class Held(Kept):
     ) -> None:
         self.asked_at = -math.inf
         super().__init__(claim, since)
-        self.lost = Lost()
+        self.lost = LossSignal()
         self.bound = bound
         if bound:
             self.lost.bind(lambda: self.holds_until)
@@ -256,7 +256,7 @@ class OwnedClaim(Claim, frozen=True, kw_only=True, gc=True):
         return cls(**fields, held=held)
 
     @property
-    def lost(self) -> Lost:
+    def lost(self) -> LossSignal:
         """Set when the claim is somebody else's, or can't be proved any more: stop then.
 
         An asyncio download is cancelled; one in a thread must look: ``lost.is_set()``, ``lost.wait(seconds)``.

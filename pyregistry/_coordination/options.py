@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from pyregistry._coordination.lease import OwnedClaim
     from pyregistry.models import ModelRecord
-    from pyregistry.store import FolderStore
+    from pyregistry.stores.folder import FolderStore
 
 VISIBILITY_TIMEOUT: Final = 60.0
 """Seconds in which what was finished may still come to be seen, where nobody says how long."""

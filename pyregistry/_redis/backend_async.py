@@ -12,6 +12,11 @@ import redis.asyncio
 
 from pyregistry._core.model_key import ModelKey
 from pyregistry._core.values import ClaimResult, Default, ProgressUpdate, Rejection, chunks
+
+# --- asyncio only: begin
+from pyregistry._redis.backend_sync import RedisBackend
+
+# --- asyncio only: end
 from pyregistry._redis.cache.tracking_async import AsyncTrackedTransport
 from pyregistry._redis.keepalive import keepalive_backend
 from pyregistry._redis.protocol.operations import Ops
@@ -73,7 +78,7 @@ class AsyncRedisBackend:
         self.ids = ops.ids
         self.display_name = source.shown
         self.patience = source.patience
-        self.for_keepalive = partial(keepalive_backend, source, ops)
+        self.for_keepalive = partial(keepalive_backend, RedisBackend, source, ops)
         self._within: float | None = None  # `patience`, where it is less than the transport's
 
     @classmethod

@@ -69,7 +69,7 @@ class RedisBackend:
         self.ids = ops.ids
         self.display_name = source.shown
         self.patience = source.patience
-        self.for_keepalive = partial(keepalive_backend, source, ops)
+        self.for_keepalive = partial(keepalive_backend, RedisBackend, source, ops)
         self._within: float | None = None  # `patience`, where it is less than the transport's
 
     @classmethod

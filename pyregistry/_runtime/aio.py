@@ -10,15 +10,12 @@ import concurrent.futures
 import contextvars
 import functools
 import inspect
-import sys
 import threading
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from typing import Any, TypeVar
 
-from pyregistry._coordination.lease import Held
 from pyregistry._core import validation as checks
-from pyregistry._core.clock import now
 from pyregistry.errors import RegistryUnavailable
 
 T = TypeVar("T")
@@ -113,7 +110,7 @@ class Beside:
         return self._task.get_loop() is asyncio.get_running_loop()
 
 
-def _tell(loop: asyncio.AbstractEventLoop, function: Callable[..., object], *args: Any) -> None:
+def tell(loop: asyncio.AbstractEventLoop, function: Callable[..., object], *args: Any) -> None:
     """Have the loop call it, from whatever thread."""
     with suppress(RuntimeError):  # it is closed: nobody is left to be told
         loop.call_soon_threadsafe(function, *args)
@@ -121,7 +118,7 @@ def _tell(loop: asyncio.AbstractEventLoop, function: Callable[..., object], *arg
 
 def waker(poke: Poke) -> Callable[[], object]:
     """Sets it from whatever thread."""
-    return functools.partial(_tell, asyncio.get_running_loop(), poke.set)
+    return functools.partial(tell, asyncio.get_running_loop(), poke.set)
 
 
 def _in_thread(function: Callable[..., T], *args: Any) -> asyncio.Future[T]:
@@ -130,7 +127,7 @@ def _in_thread(function: Callable[..., T], *args: Any) -> asyncio.Future[T]:
     future: asyncio.Future[T] = loop.create_future()
     call = functools.partial(contextvars.copy_context().run, function, *args)
 
-    def tell(result: Any, error: BaseException | None) -> None:
+    def give(result: Any, error: BaseException | None) -> None:
         if future.done():
             return  # given up
         if error is None:
@@ -146,7 +143,7 @@ def _in_thread(function: Callable[..., T], *args: Any) -> asyncio.Future[T]:
             outcome = (None, RuntimeError(f"the function raised {error!r}"))
         except BaseException as error:
             outcome = (None, error)
-        _tell(loop, tell, *outcome)
+        tell(loop, give, *outcome)
 
     threading.Thread(
         target=run, name=f"pyregistry-{getattr(function, '__name__', 'call')}", daemon=True
@@ -171,38 +168,6 @@ async def ask(function: Callable[..., Any], *args: Any) -> Any:
     return await result if inspect.isawaitable(result) else result
 
 
-async def work(held: Held, download: Callable[..., Any], *args: Any) -> None:
-    """Run a download under its claim; it is cancelled when the claim is lost, or the caller is.
-
-    An async one has always ended when this returns, however often the caller is cancelled while it cleans up. One
-    that runs in a thread can't be cancelled: it is told (`Lost`), and left behind if it does not listen.
-
-    Raises:
-        ClaimLost: the claim was lost.
-        BaseException: what the download raised; ``CancelledError``: the caller was cancelled.
-    """
-    loop = asyncio.get_running_loop()
-    alarm = Poke()
-
-    held.lost.call(functools.partial(_tell, loop, alarm.set))
-    task = loop.create_task(ask(download, *args))
-    task.add_done_callback(lambda _: alarm.set())
-    try:
-        while not task.done() and not held.lost.is_set():
-            alarm.clear()
-            await alarm.wait(None if not held.bound else held.holds_until - now())
-    except BaseException:
-        held.lost.set("its owner was cancelled")
-        task.cancel()
-        await _outlast(task)
-        raise
-    if held.lost.is_set():
-        task.cancel()
-        cancelled = await _outlast(task)
-        raise cancelled or held.loss()
-    task.result()
-
-
 async def settle(task: asyncio.Future[Any]) -> None:
     """Wait for the end of something, whatever it is: it is not what the caller is told."""
     await asyncio.wait({task})
@@ -215,7 +180,7 @@ def _look_at(task: asyncio.Future[Any]) -> None:
         task.exception()
 
 
-async def _outlast(task: asyncio.Future[Any]) -> asyncio.CancelledError | None:
+async def outlast(task: asyncio.Future[Any]) -> asyncio.CancelledError | None:
     """Wait for the end of something, even if the caller is cancelled meanwhile; returns the last cancellation."""
     cancelled: asyncio.CancelledError | None = None
     while not task.done():
@@ -230,48 +195,7 @@ async def _outlast(task: asyncio.Future[Any]) -> asyncio.CancelledError | None:
 async def see_through(call: Callable[..., Coroutine[Any, Any, T]], *args: Any) -> T:
     """Carry something out, even if the caller is cancelled meanwhile; only then the cancellation goes on."""
     task = asyncio.get_running_loop().create_task(call(*args))
-    cancelled = await _outlast(task)
+    cancelled = await outlast(task)
     if cancelled is not None:
         raise cancelled
     return task.result()
-
-
-class Guard:
-    """Cancels the task that is in a block under a claim, when the claim is lost."""
-
-    def __init__(self, held: Held) -> None:
-        self._held = held
-        self._loop = asyncio.get_running_loop()
-        self._task = asyncio.current_task()
-        self._timer: asyncio.TimerHandle | None = None
-        self._fired = self._over = False
-        held.lost.call(functools.partial(_tell, self._loop, self._look))
-        self._look()
-
-    def _look(self) -> None:
-        if self._over or self._fired:
-            return
-        if self._held.lost.is_set():
-            self._fired = True
-            if self._task is not None:
-                self._task.cancel()
-        elif self._held.bound:
-            if self._timer is not None:
-                self._timer.cancel()
-            self._timer = self._loop.call_later(max(self._held.holds_until - now(), 0.0), self._look)
-
-    async def end(self, error: BaseException | None) -> bool:
-        """The block is over; whether what ended it was this guard."""
-        self._over = True
-        if self._timer is not None:
-            self._timer.cancel()
-        if not self._fired:
-            return False
-        if error is None:
-            try:
-                await asyncio.sleep(0)  # the cancellation that the block has not met
-            except asyncio.CancelledError as met:
-                error = met
-        if sys.version_info >= (3, 11) and self._task is not None and self._task.uncancel() > 0:
-            return False  # somebody else has cancelled it too
-        return error is None or isinstance(error, asyncio.CancelledError)

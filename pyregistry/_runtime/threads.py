@@ -6,7 +6,6 @@ import threading
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from pyregistry._coordination.lease import Held
 from pyregistry._core import validation as checks
 from pyregistry._core.clock import LOOK_FOR_SIGNALS
 from pyregistry.errors import InvalidArgument, RegistryUnavailable
@@ -92,34 +91,6 @@ def ask(function: Callable[..., Any], *args: Any) -> Any:
     return function(*args)
 
 
-def work(held: Held, download: Callable[..., Any], *args: Any) -> None:
-    """Run a download under its claim, in the caller's thread. It is told when the claim is lost (`Lost`).
-
-    Raises:
-        ClaimLost: the claim was lost.
-        BaseException: what the download raised.
-    """
-    try:
-        download(*args)
-    except Exception as error:
-        if held.lost.is_set():
-            raise held.loss() from error
-        raise
-    if held.lost.is_set():
-        raise held.loss()
-
-
 def see_through(call: Callable[..., T], *args: Any) -> T:
     """Carry something out."""
     return call(*args)
-
-
-class Guard:
-    """A block in a thread can't be ended: it looks at ``claim.lost``."""
-
-    def __init__(self, held: Held) -> None:
-        self._held = held
-
-    def end(self, _error: BaseException | None) -> bool:
-        """The block is over; whether what ended it was this guard."""
-        return self._held.lost.is_set()

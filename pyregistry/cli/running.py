@@ -26,7 +26,7 @@ from pyregistry.cli.units import size
 from pyregistry.errors import DownloadFailed, InvalidArgument, LocalFault, RegistryError
 from pyregistry.models import ModelRecord, ModelRef, Provider
 from pyregistry.retry import RetryPolicy
-from pyregistry.store import FolderStore, Publish
+from pyregistry.stores.folder import FolderStore, Publish
 
 __all__ = ["CommandFailed", "run_command"]
 

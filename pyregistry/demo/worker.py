@@ -32,7 +32,7 @@ from pyregistry.demo.ipc import (
     Won,
 )
 from pyregistry.registry import Registry
-from pyregistry.store import FolderStore
+from pyregistry.stores.folder import FolderStore
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from pyregistry._coordination.lease import OwnedClaim
     from pyregistry.aio import AsyncRegistry
     from pyregistry.registry import Registry
-    from pyregistry.store import FolderStore
+    from pyregistry.stores.folder import FolderStore
 
 __all__ = [
     "EnsureOptions",

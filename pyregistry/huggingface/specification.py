@@ -26,7 +26,7 @@ from pyregistry.retry import message_of
 
 if TYPE_CHECKING:
     from pyregistry.backend.values import Branch
-    from pyregistry.store import FolderStore
+    from pyregistry.stores.folder import FolderStore
 
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _PLAIN = re.compile(r"[\w.*?/\[\]!-]+", re.ASCII)

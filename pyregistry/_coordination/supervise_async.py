@@ -1,0 +1,88 @@
+"""Runs a download under its claim, and cancels it when the claim is lost: on an event loop."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import sys
+from collections.abc import Callable
+from typing import Any
+
+from pyregistry._coordination.lease import Held
+from pyregistry._core.clock import now
+from pyregistry._runtime.aio import Poke, ask, outlast, tell
+
+__all__ = ["Guard", "work"]
+
+
+async def work(held: Held, download: Callable[..., Any], *args: Any) -> None:
+    """Run a download under its claim; it is cancelled when the claim is lost, or the caller is.
+
+    An async one has always ended when this returns, however often the caller is cancelled while it cleans up. One
+    that runs in a thread can't be cancelled: it is told (`LossSignal`), and left behind if it does not listen.
+
+    Raises:
+        ClaimLost: the claim was lost.
+        BaseException: what the download raised; ``CancelledError``: the caller was cancelled.
+    """
+    loop = asyncio.get_running_loop()
+    alarm = Poke()
+
+    held.lost.call(functools.partial(tell, loop, alarm.set))
+    task = loop.create_task(ask(download, *args))
+    task.add_done_callback(lambda _: alarm.set())
+    try:
+        while not task.done() and not held.lost.is_set():
+            alarm.clear()
+            await alarm.wait(None if not held.bound else held.holds_until - now())
+    except BaseException:
+        held.lost.set("its owner was cancelled")
+        task.cancel()
+        await outlast(task)
+        raise
+    if held.lost.is_set():
+        task.cancel()
+        cancelled = await outlast(task)
+        raise cancelled or held.loss()
+    task.result()
+
+
+class Guard:
+    """Cancels the task that is in a block under a claim, when the claim is lost."""
+
+    def __init__(self, held: Held) -> None:
+        self._held = held
+        self._loop = asyncio.get_running_loop()
+        self._task = asyncio.current_task()
+        self._timer: asyncio.TimerHandle | None = None
+        self._fired = self._over = False
+        held.lost.call(functools.partial(tell, self._loop, self._look))
+        self._look()
+
+    def _look(self) -> None:
+        if self._over or self._fired:
+            return
+        if self._held.lost.is_set():
+            self._fired = True
+            if self._task is not None:
+                self._task.cancel()
+        elif self._held.bound:
+            if self._timer is not None:
+                self._timer.cancel()
+            self._timer = self._loop.call_later(max(self._held.holds_until - now(), 0.0), self._look)
+
+    async def end(self, error: BaseException | None) -> bool:
+        """The block is over; whether what ended it was this guard."""
+        self._over = True
+        if self._timer is not None:
+            self._timer.cancel()
+        if not self._fired:
+            return False
+        if error is None:
+            try:
+                await asyncio.sleep(0)  # the cancellation that the block has not met
+            except asyncio.CancelledError as met:
+                error = met
+        if sys.version_info >= (3, 11) and self._task is not None and self._task.uncancel() > 0:
+            return False  # somebody else has cancelled it too
+        return error is None or isinstance(error, asyncio.CancelledError)
