@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 
-from pyregistry._redis.transport.endpoint import redacted
+from pyregistry._core.urls import redacted, shown_host
 from pyregistry.errors import ConfigurationError
 
 __all__ = ["BackendConfig"]
@@ -111,4 +111,4 @@ def _server(host: str, port: str, told_by: str) -> str:
     """The URL of a host and a port."""
     if not (port.isascii() and port.isdecimal()) or not 1 <= int(port) <= 65535:
         raise ConfigurationError(f"{told_by} is not a port: {port!r}")
-    return f"redis://[{host}]:{port}/0" if ":" in host else f"redis://{host}:{port}/0"
+    return f"redis://{shown_host(host, int(port))}/0"

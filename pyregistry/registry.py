@@ -16,6 +16,7 @@ from pyregistry._coordination.subscriber_sync import EventStream
 from pyregistry._core import validation as checks
 from pyregistry._core.clock import now
 from pyregistry._core.values import (
+    DEFAULT_TIMEOUT,
     KEPT,
     KEPT_LEASE,
     Default,
@@ -28,7 +29,6 @@ from pyregistry._core.values import (
     status_of,
 )
 from pyregistry._redis.backend_sync import RedisBackend
-from pyregistry._redis.transport.endpoint import DEFAULT_TIMEOUT
 from pyregistry._runtime.greenlets import check_runtime
 from pyregistry._runtime.threads import ask
 from pyregistry.backend.protocol_sync import Backend

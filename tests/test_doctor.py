@@ -12,11 +12,14 @@ import msgspec
 import pytest
 import redis
 
-from pyregistry import Claimed, ModelRef, Registry, RegistryUnavailable, doctor
+from pyregistry import Claimed, ModelRef, Registry, RegistryUnavailable
 from pyregistry._core.model_key import entry_of
+from pyregistry._redis.diagnosis.records import Census
+from pyregistry._redis.diagnosis.server import Facts, judge
 from pyregistry._redis.protocol.keys import Keyspace
 from pyregistry._redis.protocol.records import StoredRecord
-from pyregistry.doctor import EXAMPLES, Facts, Finding, Level, examine, judge
+from pyregistry.backend.findings import EXAMPLES
+from pyregistry.doctor import Finding, Level, examine
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -356,7 +359,7 @@ def test_a_record_that_comes_and_goes_between_two_looks_is_not_called_broken(
 ) -> None:
     """It is there just while the index is read, and is absent whenever its value is."""
     with Registry.from_url(patient.url, patient.namespace) as registry:
-        scores = doctor._Census._scores
+        scores = Census._scores
 
         def meanwhile(census: Any, entries: Any) -> Any:
             registry.try_claim_for_download("m", PROVIDER, lease=60)
@@ -364,18 +367,18 @@ def test_a_record_that_comes_and_goes_between_two_looks_is_not_called_broken(
             registry.delete_model("m")
             return found
 
-        monkeypatch.setattr(doctor._Census, "_scores", meanwhile)
-        value = doctor._Census._value
+        monkeypatch.setattr(Census, "_scores", meanwhile)
+        value = Census._value
         looked: list[object] = []
 
         def look(census: Any, entry: bytes) -> object:
             looked.append(value(census, entry))
             return looked[-1]
 
-        monkeypatch.setattr(doctor._Census, "_value", look)
+        monkeypatch.setattr(Census, "_value", look)
         # A page of SCAN names it, as it would if it had been there then.
         monkeypatch.setattr(
-            doctor._Census,
+            Census,
             "_pages",
             lambda census, *_words, **_options: iter([[census._prefix + b"HuggingFace:m"]]),
         )

@@ -31,9 +31,9 @@ from pyregistry import (
 from pyregistry._core import validation as checks
 from pyregistry._core.claim_ids import ClaimIds
 from pyregistry._core.model_key import entry_of, parse_entry
+from pyregistry._core.urls import redacted
 from pyregistry._redis.protocol.keys import Keyspace
 from pyregistry._redis.protocol.records import StoredRecord, decode_record, record_of
-from pyregistry._redis.transport.endpoint import redacted
 
 WORDS = st.from_regex(r"[A-Za-z][A-Za-z0-9._-]{0,31}", fullmatch=True)
 TEXTS = st.text(st.characters(exclude_categories=["Cs", "Cc"]), min_size=1, max_size=60)

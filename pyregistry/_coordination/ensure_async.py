@@ -23,7 +23,7 @@ from pyregistry._coordination.session_async import AsyncSession
 from pyregistry._coordination.supervise_async import Guard, work
 from pyregistry._coordination.waiters import RECHECK, OwnersEar, Seat, Snapshot
 from pyregistry._core.clock import now, time_of
-from pyregistry._core.failure_text import told
+from pyregistry._core.texts import told
 from pyregistry._core.values import Rejection
 from pyregistry._runtime.aio import Poke, Turn, ask, check_function, see_through, waker
 from pyregistry.backend.protocol_async import AsyncBackend

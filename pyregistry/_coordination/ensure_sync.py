@@ -24,7 +24,7 @@ from pyregistry._coordination.session_sync import Session
 from pyregistry._coordination.supervise_sync import Guard, work
 from pyregistry._coordination.waiters import RECHECK, OwnersEar, Seat, Snapshot
 from pyregistry._core.clock import now, time_of
-from pyregistry._core.failure_text import told
+from pyregistry._core.texts import told
 from pyregistry._core.values import Rejection
 from pyregistry._runtime.threads import Poke, Turn, ask, check_function, see_through, waker
 from pyregistry.backend.protocol_sync import Backend

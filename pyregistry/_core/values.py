@@ -24,6 +24,9 @@ STATUSES = (
     ModelStatus.EVICTING,
 )
 
+DEFAULT_TIMEOUT: Final = 5.0
+"""Seconds that a connection attempt, a write or an answer may take."""
+
 KEPT_LEASE: Final = 30.0
 """The lease, in seconds, of a claim that its client keeps alive."""
 

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from pyregistry._redis.transport.endpoint import redacted
+from pyregistry._core.urls import redacted
 from pyregistry.config import BackendConfig
 from pyregistry.doctor import Finding, Level
 from pyregistry.errors import (

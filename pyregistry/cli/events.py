@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.text import Text
 
 from pyregistry._core import validation as checks
-from pyregistry._core.failure_text import count_of
+from pyregistry._core.texts import count_of
 from pyregistry.cli.context import Cli
 from pyregistry.cli.exit_codes import Exit
 from pyregistry.cli.formatting import message_of, name_of, now_utc, printable, progress_of, ref_of

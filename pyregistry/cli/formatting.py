@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import datetime, timezone
 
-from pyregistry._redis.protocol.records import _BEGAN_MESSAGES
+from pyregistry._core.texts import BEGAN_MESSAGES
 from pyregistry.cli.units import length, percent, size
 from pyregistry.models import ModelRecord, ModelRef, ModelStatus
 
@@ -96,7 +96,7 @@ def _retry(record: ModelRecord, now: datetime) -> str | None:
 def message_of(record: ModelRecord) -> str:
     """What its owner has said; not what is shown where nobody has said anything."""
     message = record.message or ""
-    return "" if message in _BEGAN_MESSAGES.values() else printable(message)
+    return "" if message in BEGAN_MESSAGES.values() else printable(message)
 
 
 def size_of(record: ModelRecord) -> str:

@@ -10,7 +10,7 @@ import msgspec
 from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
 from rich.text import Text
 
-from pyregistry._core.failure_text import count_of
+from pyregistry._core.texts import count_of
 from pyregistry.cli.formatting import message_of, name_of, printable, ref_of, waits_of
 from pyregistry.cli.listeners import listening_words
 from pyregistry.cli.output import STYLES, tabbed, to_json

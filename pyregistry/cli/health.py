@@ -5,26 +5,16 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
-from typing import TypeVar
 
 import msgspec
 
-from pyregistry._core.model_key import ModelKey, entry_of
-from pyregistry._redis.protocol.operations import Ops
-from pyregistry._redis.transport.endpoint import DEFAULT_TIMEOUT, redacted, source_of
-from pyregistry._redis.transport.pooled_sync import Transport
-from pyregistry.cli.plain import plain_server
+from pyregistry._core.urls import redacted
+from pyregistry._core.values import DEFAULT_TIMEOUT
+from pyregistry._redis import administration
 from pyregistry.config import BackendConfig
 from pyregistry.errors import RegistryUnavailable
-from pyregistry.models import ModelProvider
 
 __all__ = ["Pong", "ping"]
-
-T = TypeVar("T")
-
-# No client takes a name with a control character, so no record has it.
-_NOBODY = "\0ping"
-_PROVIDER = ModelProvider.HUGGING_FACE
 
 
 class Pong(msgspec.Struct, frozen=True):
@@ -58,42 +48,23 @@ def ping(config: BackendConfig, *, write: bool) -> Pong:
     seconds = config.options.get("timeout", DEFAULT_TIMEOUT)
     began = time.monotonic()
     server = redacted(config.url)
-    answered = _within(seconds, (lambda: _write(config)) if write else (lambda: _read(config)))
-    if answered is None:
+    if not _within(seconds, lambda: administration.ping(config.url, config.namespace, seconds, write=write)):
         raise RegistryUnavailable(f"ping: {server}: no answer within {seconds:g} s")
     took = time.monotonic() - began
     return Pong(server, config.namespace, True if write else None, round(took * 1000, 1))
 
 
-def _read(config: BackendConfig) -> bool:
-    with plain_server(config) as server:
-        server.ask("ping", "MGET", server.ops.keys.record(entry_of(_NOBODY, _PROVIDER, None, None)))
-    return True
-
-
-def _write(config: BackendConfig) -> bool:
-    ops = Ops(config.namespace, None, ())
-    nobody = ModelKey(_NOBODY, _PROVIDER, None, None, entry_of(_NOBODY, _PROVIDER, None, None))
-    transport = Transport(source_of(config.url, config.options.get("timeout", DEFAULT_TIMEOUT), {}), ops)
-    try:
-        transport.call(ops.retry(nobody, lease=1.0, claim_id=None, owner=None, max_attempts=None))
-    finally:
-        transport.close()
-    return True
-
-
-def _within(seconds: float, function: Callable[[], T]) -> T | None:
-    """What a function returns, or raises, within so many seconds; ``None``: neither.
+def _within(seconds: float, function: Callable[[], None]) -> bool:
+    """Whether a function ends within so many seconds; raises what it raises.
 
     Each connection attempt and each answer has a timeout of its own, a look at the resolver has none: so it is left
     behind in a thread, which ends with the process.
     """
-    results: list[T] = []
     errors: list[BaseException] = []
 
     def run() -> None:
         try:
-            results.append(function())
+            function()
         except BaseException as error:
             errors.append(error)
 
@@ -102,4 +73,4 @@ def _within(seconds: float, function: Callable[[], T]) -> T | None:
     thread.join(seconds)
     if errors:
         raise errors[0]
-    return results[0] if results else None
+    return not thread.is_alive()

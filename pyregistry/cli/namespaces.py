@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import re
-import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
@@ -11,17 +9,14 @@ import msgspec
 from rich.console import RenderableType
 from rich.text import Text
 
-from pyregistry._core.values import STATUSES
+from pyregistry._core.values import DEFAULT_TIMEOUT
+from pyregistry._redis import administration
 from pyregistry.cli.output import aligned, tabbed, to_json
-from pyregistry.cli.plain import PlainServer, plain_server
 from pyregistry.config import BackendConfig
-from pyregistry.errors import AccessDenied, RegistryError, ServerRefused
+from pyregistry.errors import RegistryError
 
 __all__ = ["Namespace", "Namespaces", "elsewhere", "find"]
 
-# A namespace has these sorted sets as long as they have members. Its records are keys too, and far more.
-_MATCH = ("MATCH", "pyregistry:{*}:[de]*", "COUNT", 1000, "TYPE", "zset")
-_KEY = re.compile(rb"pyregistry:\{([A-Za-z0-9._-]{1,64})\}:(downloading|downloaded|error|evicting)")
 _HINT_SECONDS = 1.0
 _HINTS = 10
 
@@ -49,32 +44,9 @@ def find(config: BackendConfig, seconds: float | None = None) -> tuple[list[Name
         AccessDenied: the user may not use SCAN, or not connect.
         RegistryError: as every call of a client.
     """
-    deadline = None if seconds is None else time.monotonic() + seconds
-    with plain_server(config) as server:
-        found = dict[str, int | None]()
-        cursor: bytes = b"0"
-        while True:
-            try:
-                cursor, keys = server.ask("namespaces", "SCAN", cursor, *_MATCH)
-            except AccessDenied as error:
-                raise AccessDenied(
-                    f"namespaces are found with SCAN, which is not allowed here: {error}"
-                ) from error
-            names = (match[1].decode() for key in keys if (match := _KEY.fullmatch(key)))
-            for name in names:
-                found.setdefault(name, None)
-            if cursor == b"0" or (deadline is not None and time.monotonic() > deadline):
-                break
-        return [Namespace(name, _models(server, name)) for name in sorted(found)], cursor == b"0"
-
-
-def _models(server: PlainServer, namespace: str) -> int | None:
-    keys = [f"pyregistry:{{{namespace}}}:{status.lower()}" for status in STATUSES]
-    try:
-        counts: list[int] = [server.ask("namespaces", "ZCARD", key) for key in keys]
-        return sum(counts)
-    except ServerRefused:
-        return None  # a user of another namespace
+    timeout = config.options.get("timeout", DEFAULT_TIMEOUT)
+    found, complete = administration.namespaces(config.url, config.namespace, timeout, seconds)
+    return [Namespace(name, models) for name, models in found.items()], complete
 
 
 def elsewhere(config: BackendConfig) -> str:

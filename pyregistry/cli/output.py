@@ -12,7 +12,7 @@ from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
 from rich.table import Table
 from rich.text import Text
 
-from pyregistry._core.failure_text import count_of, next_try_of
+from pyregistry._core.texts import count_of, next_try_of
 from pyregistry.cli.exit_codes import Exit
 from pyregistry.cli.formatting import (
     details_of,

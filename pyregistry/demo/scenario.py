@@ -20,10 +20,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import msgspec
-import redis
 
-from pyregistry._redis.protocol.keys import Keyspace
-from pyregistry._redis.transport.endpoint import DEFAULT_TIMEOUT, source_of
+from pyregistry._redis import administration
 from pyregistry.demo.checks import Evidence, Killed, judge
 from pyregistry.demo.cluster import Fleet, Gone
 from pyregistry.demo.file_server import FileServer, real_contents
@@ -126,7 +124,7 @@ def _prepare(settings: Settings, models: list[Model], show: Show, deadline: floa
     if settings.url is None:
         url = stack.enter_context(EmbeddedServer()).url
     else:
-        url = source_of(settings.url, DEFAULT_TIMEOUT, {}).resolve()
+        url = administration.resolved_url(settings.url)
     namespace = settings.namespace or f"demo-{os.urandom(6).hex()}"
     registry = stack.enter_context(Registry.from_url(url, namespace, owner="demo"))
     if registry.get_models_by_last_used(1):
@@ -388,17 +386,11 @@ def _file_at(path: Path) -> File:
 
 def _clean(registry: Registry, models: list[Model], url: str, *, whole: bool) -> None:
     """Delete the models, and which cache they were in; and, with ``whole``, what else there is of the namespace."""
-    meta = Keyspace(registry.namespace).meta
     try:
         for model in models:
             registry.delete_model(model.name, model.provider)
-        pool = source_of(url, DEFAULT_TIMEOUT, {}).sync_pool(url, redis.Connection.on_connect)
-        with redis.Redis.from_pool(pool) as client:
-            if whole:
-                client.delete(meta)
-            else:
-                client.hdel(meta, "cache_id")
-    except (RegistryError, redis.RedisError) as error:
+        administration.delete_settings(url, registry.namespace, whole=whole)
+    except RegistryError as error:
         _log.warning("the namespace %s could not be cleaned: %s", registry.namespace, error)
 
 

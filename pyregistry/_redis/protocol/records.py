@@ -13,6 +13,7 @@ import msgspec
 
 from pyregistry._core.clock import time_of, time_or_none
 from pyregistry._core.model_key import provider_of
+from pyregistry._core.texts import BEGAN_MESSAGES
 from pyregistry.backend.values import Cancelled, StatusSet
 from pyregistry.models import (
     ModelProvider,
@@ -22,8 +23,6 @@ from pyregistry.models import (
 )
 
 _STATUSES = {status.value: status for status in ModelStatus}
-# The messages of the seed contract: shown while nothing else was said, not stored.
-_BEGAN_MESSAGES = {1: "Starting download...", 2: "Retrying download..."}
 
 _OVER = (ModelStatus.DOWNLOADED, ModelStatus.ERROR)
 
@@ -250,7 +249,7 @@ def record_of(ref: ModelRef, stored: StoredRecord, last_used: int) -> ModelRecor
     """
     status = _STATUSES.get(stored.status) or ModelStatus(stored.status)
     over = status in _OVER
-    began = _BEGAN_MESSAGES.get(stored.began) if status is ModelStatus.DOWNLOADING else None
+    began = BEGAN_MESSAGES.get(stored.began) if status is ModelStatus.DOWNLOADING else None
     # By position: by so many names the call takes three times as long.
     return ModelRecord(
         ref.name,

@@ -15,14 +15,13 @@ from redis.maint_notifications import MaintNotificationsConfig
 from redis.sentinel import SentinelConnectionPool, SentinelManagedConnection, SentinelManagedSSLConnection
 
 from pyregistry._core import validation as checks
+from pyregistry._core.urls import hosts_of, redacted, redis_url, scheme_of, shown_host
+from pyregistry._core.values import DEFAULT_TIMEOUT
 from pyregistry._redis.transport.sentinel import AsyncSentinels, Sentinels
 from pyregistry.errors import ConfigurationError, InvalidArgument
 
 AsyncHook = Callable[[Any], Awaitable[None]]
 Hook = Callable[[Any], None]
-
-DEFAULT_TIMEOUT = 5.0
-"""Seconds that a connection attempt, a write or an answer may take."""
 
 # What this library decides itself, because its promises rest on it.
 _OURS = frozenset(
@@ -54,79 +53,6 @@ _SENTINEL_POOLS = (SentinelConnectionPool, async_sentinel.SentinelConnectionPool
 _SENTINEL = ("redis+sentinel://", "rediss+sentinel://")
 _SENTINEL_PORT = 26379
 _CREDENTIALS = ("username", "password")
-_SAME = {
-    "valkey": "redis",
-    "valkeys": "rediss",
-    "valkey+sentinel": "redis+sentinel",
-    "valkeys+sentinel": "rediss+sentinel",
-}
-_OF_A_SERVER = ("redis", "rediss", "redis+sentinel", "rediss+sentinel")
-# In these an unescaped @ is no sign of a password that was torn apart.
-_MAY_HOLD_AT = frozenset({*_CREDENTIALS, *(f"sentinel_{word}" for word in _CREDENTIALS), "client_name"})
-_ESCAPE = "in a user's name or a password write %40 for @, %2F for /, %3F for ?, %23 for #"
-
-
-def _hosts(netloc: str) -> list[tuple[str, int | None]]:
-    """The hosts of a URL, of which sentinels may have several, with their ports."""
-    hosts = [urlsplit(f"//{each}") for each in netloc.rpartition("@")[2].split(",")]
-    return [(each.hostname or "", each.port) for each in hosts]
-
-
-def redacted(url: str) -> str:
-    """The URL without user, password and query."""
-    try:
-        parts = urlsplit(url)
-        hosts = [_shown_host(host, port) for host, port in _hosts(parts.netloc)]
-    except ValueError:
-        return f"{url.partition(':')[0]}://..."
-    if _is_torn(url) or ("@" in url and "@" not in parts.netloc):
-        # A slip, or an unescaped password: any part may hold a piece of it.
-        return f"{parts.scheme or '...'}://..."
-    secret = "***@" if parts.username or parts.password else ""
-    return f"{parts.scheme}://{secret}{','.join(hosts)}{parts.path}"
-
-
-def _shown_host(host: str, port: int | None) -> str:
-    host = f"[{host}]" if ":" in host else host
-    return host if port is None else f"{host}:{port}"
-
-
-def _is_torn(url: str) -> bool:
-    """Whether a URL of a server looks as if an unescaped password had torn it apart."""
-    scheme, _, rest = url.partition("://")
-    if _SAME.get(scheme, scheme) not in _OF_A_SERVER:
-        return False
-    try:
-        parts = urlsplit(f"//{rest}")
-    except ValueError:
-        return False  # no URL at all
-    words = [word.partition("=") for word in parts.query.split("&") if "@" in word]
-    return "@" in parts.path or "#" in rest or any(name not in _MAY_HOLD_AT for name, _, _ in words)
-
-
-def _redis_url(url: str) -> str:
-    """Return the URL in the form that redis-py reads.
-
-    Raises:
-        ConfigurationError: the database is no number, or a part of a password may stand where a host or a database
-            is expected. The error quotes nothing of the URL but its scheme.
-    """
-    scheme, separator, rest = url.partition("://")
-    if scheme in _SAME:
-        url = f"{_SAME[scheme]}{separator}{rest}"
-    if _is_torn(url):
-        raise ConfigurationError(f"not a URL of a Redis server: {scheme}://...; {_ESCAPE}")
-    if scheme in ("redis", "rediss", "valkey", "valkeys"):
-        try:
-            database = urlsplit(url).path.strip("/")
-        except ValueError:
-            return url  # redis-py's parser refuses it, with an error that quotes nothing
-        if database and not (database.isascii() and database.isdecimal()):
-            raise ConfigurationError(
-                f"not a URL of a Redis server: {scheme}://.../...: what stands behind the host is the number of a "
-                f"database (0 if left out). For a service under Sentinel write redis+sentinel://; {_ESCAPE}"
-            )
-    return url
 
 
 def source_of(url: str, timeout: float, options: Mapping[str, Any]) -> UrlSource:
@@ -135,9 +61,7 @@ def source_of(url: str, timeout: float, options: Mapping[str, Any]) -> UrlSource
     Raises:
         ConfigurationError: the URL or an option makes no sense.
     """
-    sentinel = isinstance(url, str) and _SAME.get(scheme := url.partition("://")[0], scheme).endswith(
-        "+sentinel"
-    )
+    sentinel = isinstance(url, str) and scheme_of(url).endswith("+sentinel")
     return (SentinelSource if sentinel else UrlSource)(url, timeout, options)
 
 
@@ -169,7 +93,7 @@ class UrlSource:
         _refuse_ours(options)
         checks.microseconds("timeout", timeout)
         self.timeout = timeout
-        self._given, self._url = url, _redis_url(url)
+        self._given, self._url = url, redis_url(url)
         self._options = {**_brief(timeout), **options}
         self.patience = timeout
         self.asks_for_credentials = options.get("credential_provider") is not None
@@ -296,7 +220,7 @@ class SentinelSource(UrlSource):
     def _read(self) -> None:
         parts = urlsplit(self._url)
         name, _, db = parts.path.removeprefix("/").partition("/")
-        hosts = [(host, port or _SENTINEL_PORT) for host, port in _hosts(parts.netloc)]
+        hosts = [(host, port or _SENTINEL_PORT) for host, port in hosts_of(parts.netloc)]
         if not name or not all(host for host, _ in hosts) or not (db.isdecimal() or not db) or parts.fragment:
             raise ValueError
         for host, _ in hosts:
@@ -356,7 +280,7 @@ class ClientSource:
                 raise InvalidArgument("client", "leads to replicas; pyregistry writes: take master_for")
             where = f"the service {self.pool.service_name}"
         else:
-            where = self._settings.get("path") or _shown_host(
+            where = self._settings.get("path") or shown_host(
                 str(self._settings.get("host")), self._settings.get("port")
             )
         self.shown = f"redis-py client of {where}"

@@ -1,4 +1,4 @@
-"""What is said of a download that failed: when, where, which attempt, what comes next, and what a person can do."""
+"""Texts about downloads, for people: how one began, and how it failed."""
 
 from __future__ import annotations
 
@@ -6,7 +6,10 @@ from datetime import datetime
 
 from pyregistry.models import ModelRecord
 
-__all__ = ["count_of", "next_try_of", "told"]
+__all__ = ["BEGAN_MESSAGES", "count_of", "next_try_of", "told"]
+
+BEGAN_MESSAGES = {1: "Starting download...", 2: "Retrying download..."}
+"""By `began` of a record (1: by a claim, 2: by a retry): what is shown while the owner has said nothing."""
 
 
 def _clock(moment: datetime) -> str:

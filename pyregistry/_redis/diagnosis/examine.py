@@ -1,0 +1,82 @@
+"""Examines a server and a namespace, and reports what is wrong with them. Writes nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from pyregistry._core.values import DEFAULT_TIMEOUT
+from pyregistry._redis.diagnosis.records import Census
+from pyregistry._redis.diagnosis.server import Server, facts_of, judge
+from pyregistry._redis.protocol.operations import Ops
+from pyregistry._redis.transport.endpoint import source_of
+from pyregistry._redis.transport.pooled_sync import Transport
+from pyregistry.backend.findings import Finding, Level
+from pyregistry.errors import AccessDenied, NotNow, SchemaTooNew, ServerRefused, ServerTooOld
+
+__all__ = ["examine"]
+
+
+def examine(
+    url: str, namespace: str = "default", *, timeout: float = DEFAULT_TIMEOUT, records: bool = True
+) -> list[Finding]:
+    """Look at a server and a namespace, on a connection of its own.
+
+    Args:
+        url: as for ``Registry.from_url``.
+        namespace: which registry there.
+        timeout: seconds that a connection attempt or an answer may take.
+        records: whether to read all records too. That goes over all keys of the server's database, in pages.
+
+    Returns:
+        What was found, in the order in which it was looked at. A server that refuses to be used is a
+        finding, and the only one.
+
+    Raises:
+        RegistryUnavailable: nobody answers.
+        ConfigurationError: the URL makes no sense.
+        InvalidArgument: the namespace or the timeout is out of its range.
+    """
+    ops = Ops(namespace, None, ())
+    source = source_of(url, timeout, {})
+    transport = Transport(source, ops)
+    try:
+        opened = transport.connect()
+        server = Server(transport)
+        where = f"{opened.version} at {source.shown}, namespace {namespace}, schema {opened.schema}"
+        findings = [Finding(Level.OK, "server", where), *_waiting(opened.lacking)]
+        if opened.due:
+            findings.append(Finding(Level.ERROR, "writes", f"refused: {transport.refusal}", _NOT_NOW))
+        findings += judge(facts_of(server, ops.keys))
+        if records:
+            findings += Census(server, ops.keys).findings()
+    except (ServerRefused, NotNow) as error:
+        return [_refused(error)]
+    finally:
+        transport.close()
+    return findings
+
+
+_NOT_NOW = "it passes by itself, or its word says what to mend; docs/operation.md has them"
+
+
+def _waiting(lacking: str) -> Iterator[Finding]:
+    if lacking:
+        yield Finding(
+            Level.WARNING,
+            "rights",
+            f"this user may not {lacking}: ensure, download and watch are refused",
+            "give the user +ssubscribe and +sunsubscribe, and the channel",
+        )
+
+
+def _refused(error: ServerRefused | NotNow) -> Finding:
+    if isinstance(error, NotNow):
+        return Finding(Level.ERROR, "server", str(error), _NOT_NOW)
+    if isinstance(error, AccessDenied):
+        advice = "give the user that right, or the right password"
+        return Finding(Level.ERROR, "rights", str(error), advice)
+    if isinstance(error, ServerTooOld):
+        return Finding(Level.ERROR, "server", str(error), "upgrade the server")
+    if isinstance(error, SchemaTooNew):
+        return Finding(Level.ERROR, "schema", str(error), "upgrade pyregistry here")
+    return Finding(Level.ERROR, "server", str(error), "see what the server says")
