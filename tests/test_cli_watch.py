@@ -128,13 +128,15 @@ def test_it_ends_by_itself(start: Start) -> None:
 
 def test_a_gap_is_told(start: Start, registry: Registry, server_url: str) -> None:
     lines, documents = start("watch", "--count", 40), start("watch", "--json", "--count", 40)
-    stop = threading.Event()
+    stop, begun = threading.Event(), threading.Event()
 
     def renew() -> None:
-        # What happens before they listen again is missed: so something happens again and again.
+        # What happens before they listen again is missed: so something happens again and again; slowly at first, so
+        # that the one that begins first has not seen all that it counts before the other begins.
         claimed = claim(registry)
         for done in count(1):
             registry.refresh_download_claim(claimed, bytes_done=done)
+            begun.wait(0.5)
             if stop.wait(0.05):
                 return
 
@@ -149,11 +151,13 @@ def test_a_gap_is_told(start: Start, registry: Registry, server_url: str) -> Non
                 said[run] += run.process.stdout.readline()
         with redis.Redis.from_url(server_url) as client:
             assert client.client_kill_filter(_type="pubsub") == 2
+        begun.set()
         for run in (lines, documents):
             assert run.process.stdout is not None
             said[run] += run.process.stdout.read()
             assert run.process.wait(SECONDS) == Exit.DONE
     finally:
+        begun.set()
         stop.set()
         thread.join()
     rows = [line.split("\t") for line in said[lines].decode().splitlines()]

@@ -20,7 +20,7 @@ from pyregistry import (
     OwnedClaim,
     Registry,
 )
-from pyregistry._coordination import subscriber_async, subscriber_sync
+from pyregistry._redis.transport import pubsub_async, pubsub_sync
 from pyregistry.huggingface import ensure_snapshot, ensure_snapshot_async
 from tests.proxy import SECONDS, Proxy, until
 
@@ -91,8 +91,8 @@ def test_a_waiter_uses_it_and_its_owner_has_done_so(
     connect_any: Connect, proxy: Proxy, server_url: str, other: Registry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # The proxy hands on what comes unasked with the next reply: that of a PING.
-    for module in (subscriber_async, subscriber_sync):
-        monkeypatch.setattr(module, "PING_EVERY", 0.2)
+    for module in (pubsub_async, pubsub_sync):
+        monkeypatch.setattr(module, "PING_INTERVAL_S", 0.2)
     owner = connect_any(url=proxy.url)
     other.delete_model("m0", "S3")
 
