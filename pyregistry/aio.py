@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar, cast, overload
 import redis.asyncio
 
 from pyregistry._client import Client
-from pyregistry._coordination.ensure_async import AsyncDownload, AsyncFlight
+from pyregistry._coordination.download_async import AsyncDownload
+from pyregistry._coordination.ensure_async import AsyncFlight
 from pyregistry._coordination.options import SHUTDOWN_TIMEOUT, VISIBILITY_TIMEOUT, OnUnavailable, OnUnproven
 from pyregistry._coordination.session_async import AsyncSession
 from pyregistry._coordination.subscriber_async import AsyncEventStream

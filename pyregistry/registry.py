@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar, cast, overload
 import redis
 
 from pyregistry._client import Client
-from pyregistry._coordination.ensure_sync import Download, Flight
+from pyregistry._coordination.download_sync import Download
+from pyregistry._coordination.ensure_sync import Flight
 from pyregistry._coordination.options import SHUTDOWN_TIMEOUT, VISIBILITY_TIMEOUT, OnUnavailable, OnUnproven
 from pyregistry._coordination.session_sync import Session
 from pyregistry._coordination.subscriber_sync import EventStream

@@ -36,8 +36,9 @@ from pyregistry import (
     RetryPolicy,
     WaitTimedOut,
 )
-from pyregistry._coordination import ensure_async, ensure_sync
+from pyregistry._coordination import store_identity_async, store_identity_sync
 from pyregistry._coordination.options import VISIBILITY_TIMEOUT
+from pyregistry._core import backoff
 from pyregistry._core.clock import now
 from pyregistry._redis.protocol.outcomes import ATTEMPTS
 from pyregistry.store import CacheMark
@@ -82,8 +83,8 @@ def downloads() -> Downloads:
 
 @pytest.fixture(autouse=True)  # the clients are closed before it waits for its threads, also if a test fails
 def pool(monkeypatch: pytest.MonkeyPatch) -> Iterator[ThreadPoolExecutor]:
-    monkeypatch.setattr(ensure_async, "_MARK_PATIENCE", 0.3)
-    monkeypatch.setattr(ensure_sync, "_MARK_PATIENCE", 0.3)
+    monkeypatch.setattr(store_identity_async, "_MARK_PATIENCE", 0.3)
+    monkeypatch.setattr(store_identity_sync, "_MARK_PATIENCE", 0.3)
     with ThreadPoolExecutor(64) as pool:
         yield pool
 
@@ -360,8 +361,7 @@ def test_who_cant_prove_its_lease_says_nothing_any_more(
 ) -> None:
     # Nobody has taken over, and the server would believe it; but it can't know that. Its lease ends while it
     # pauses after the first try.
-    for module in (ensure_async, ensure_sync):
-        monkeypatch.setattr(module, "_SOON", 2.5)
+    monkeypatch.setattr(backoff, "FIRST_PAUSE_S", 2.5)
     told: list[int] = []
 
     def download(claim: OwnedClaim) -> None:

@@ -23,7 +23,8 @@ from pyregistry import (
     Registry,
     RetryPolicy,
 )
-from pyregistry._coordination import ensure_async, ensure_sync, local_faults
+from pyregistry._coordination import local_faults
+from pyregistry._core import backoff
 from tests.inside import lease_time_of
 from tests.proxy import SECONDS, until
 
@@ -39,9 +40,8 @@ MODEL: Final = ("org/model", "HuggingFace")
 def soon(monkeypatch: pytest.MonkeyPatch) -> None:
     """Faults are waited for in hundredths of a second."""
     monkeypatch.setattr(local_faults, "_FIRST_DELAY", 0.01)
-    for module in (ensure_async, ensure_sync):
-        monkeypatch.setattr(module, "_SOON", 0.02)
-        monkeypatch.setattr(module, "_LATER", 0.1)
+    monkeypatch.setattr(backoff, "FIRST_PAUSE_S", 0.02)
+    monkeypatch.setattr(backoff, "LONGEST_PAUSE_S", 0.1)
 
 
 @pytest.fixture

@@ -10,27 +10,27 @@ import asyncio
 import logging
 import math
 import random
-from collections.abc import Awaitable, Callable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from datetime import datetime, timezone
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from pyregistry._coordination.lease import Held, OwnedClaim, Stall
-from pyregistry._coordination.local_faults import MOST_FAULTS, check_descriptors, fault_of, is_callers
+from pyregistry._coordination.lease import Held
+from pyregistry._coordination.local_faults import MOST_FAULTS, check_descriptors
 from pyregistry._coordination.options import Wish
+from pyregistry._coordination.owner_async import AsyncOwner
 from pyregistry._coordination.session_async import AsyncSession
-from pyregistry._coordination.supervise_async import Guard, work
-from pyregistry._coordination.waiters import RECHECK, OwnersEar, Seat, Snapshot
+from pyregistry._coordination.store_identity_async import AsyncStoreIdentity
+from pyregistry._coordination.supervise_async import work
+from pyregistry._coordination.waiters import RECHECK, Seat, Snapshot
+from pyregistry._core import backoff
 from pyregistry._core.clock import now, time_of
 from pyregistry._core.texts import told
 from pyregistry._core.values import Rejection
 from pyregistry._runtime.aio import Poke, Turn, ask, check_function, see_through, waker
 from pyregistry.backend.protocol_async import AsyncBackend
-from pyregistry.backend.values import Ending
 from pyregistry.errors import (
-    CacheMismatch,
-    ClaimLost,
     DamagedRecord,
     DownloadFailed,
     InvalidArgument,
@@ -43,14 +43,11 @@ from pyregistry.errors import (
     WaitTimedOut,
 )
 from pyregistry.models import AlreadyExists, Claim, Claimed, ModelRecord, ModelStatus
-from pyregistry.retry import message_of
-from pyregistry.stores.folder import FolderStore
-from pyregistry.stores.mark import CacheMark, how_to_restore
 
 if TYPE_CHECKING:
-    from types import TracebackType
+    pass
 
-__all__ = ["AsyncDownload", "AsyncFlight"]
+__all__ = ["AsyncFlight"]
 
 T = TypeVar("T")
 
@@ -58,7 +55,6 @@ _log = logging.getLogger("pyregistry.flight")
 
 _AWAY = (RegistryUnavailable, OutcomeUnknown)
 _JITTER = 0.25  # seconds over which those spread who saw the same lease end
-_SOON, _LATER = 0.2, 2.0  # seconds between looks at what nobody tells: at first, and in the end
 _MARK_PATIENCE = 5.0  # seconds in which a file that another machine wrote may come to be seen
 _CHECK_EVERY = 60.0  # seconds for which a root that could be written to is taken to be so
 _PUBLISH_TRIES = 5  # how often the disk may refuse what was downloaded, before the claim is given back
@@ -79,7 +75,8 @@ class AsyncFlight:
         self._listens = False
         self._failure: BaseException | None = None
         self._faults = 0
-        self._finished: int | None = None  # the token of the download that this flight has finished
+        self._identity = AsyncStoreIdentity(session, wish.store, self._backend)
+        self.owner = AsyncOwner(session, wish, self._backend)
 
     async def ensure(self, download: Callable[..., Any]) -> ModelRecord:
         """The record, once the model is there."""
@@ -116,19 +113,19 @@ class AsyncFlight:
 
     def _use(self, got: ModelRecord | Held) -> None:
         """A model that is there is used by this call. The server is told later; a finish has told it already."""
-        if self._wish.touch and isinstance(got, ModelRecord) and got.token != self._finished:
+        if self._wish.touch and isinstance(got, ModelRecord) and got.token != self.owner.finished:
             with suppress(RegistryClosed):  # the model is there all the same
                 self._session.uses.touch(self._wish.target, [self._wish.target])
 
     async def _take(self, seat: Seat[Poke, Turn]) -> ModelRecord | Held:
-        await self._check_cache()
+        await self._identity.check()
         need = seat.asked  # what is known must have been asked for after this
         while True:
             self._poke.clear()
             if self._listens and not self._session.subscriber.is_up:
                 # It will be told when it is up again, or that this takes too long; to ask would be for nothing.
                 self._raise_again(self._session.subscriber.trouble)
-                await self._sleep(_LATER)
+                await self._sleep(backoff.LONGEST_PAUSE_S)
                 continue
             view = await self._look(seat, need)
             version = seat.version
@@ -256,7 +253,7 @@ class AsyncFlight:
                 await self._ask(seat, partial(self._claim, view, won))
             except BaseException:
                 for held in won:
-                    await see_through(self.give_up, held)
+                    await see_through(self.owner.give_up, held)
                 raise
             return won[0] if won else None
 
@@ -292,7 +289,7 @@ class AsyncFlight:
                 left = math.inf if result.lease_left is None else result.lease_left
                 return Snapshot(result.status, 0.0 if result.status in _UNLEASED else now() + left)
             claim = result.claim
-        won.append(session.keepalive.hold(claim, since, bound=wish.bound, stall=self._stall()))
+        won.append(session.keepalive.hold(claim, since, bound=wish.bound, stall=self.owner.stall()))
         session.keepalive.check_open()
         return Snapshot(ModelStatus.DOWNLOADING, since + wish.lease)
 
@@ -359,18 +356,17 @@ class AsyncFlight:
             raise fault
         _log.warning("this machine leaves %s to others for %s s: %s", ref, round(delay, 1), fault)
 
-    # The one who owns it
-
     async def _own(self, held: Held, download: Callable[..., Any]) -> None:
         """Download under the claim, and say how it ended. It may have been lost: the state then tells."""
+        owner = self.owner
         try:
             try:
-                with self.overheard(held):
-                    await work(held, download, *await self.prepare(held))
-                await self.succeed(held)
+                with owner.overheard(held):
+                    await work(held, download, *await owner.prepare(held))
+                await owner.succeed(held)
             except Exception as error:
                 self._failure = error
-                fault = await self.went_wrong(held, error)
+                fault = await owner.went_wrong(held, error)
                 if fault is not None:
                     self._leave_to_others(fault)
             else:
@@ -378,162 +374,10 @@ class AsyncFlight:
         except Exception:
             raise
         except BaseException:
-            await see_through(self.give_up, held)
+            await see_through(owner.give_up, held)
             raise
         finally:
             self._session.keepalive.ended(held)
-
-    @contextmanager
-    def overheard(self, held: Held) -> Iterator[None]:
-        """Let the owner hear of what others do to its model: whatever it is, its claim is proved, or lost, at once."""
-        session, entry = self._session, self._wish.target.entry
-        session.subscriber.come_home()
-        hub = session.subscriber.hub
-        ear = OwnersEar(partial(session.keepalive.look_at, held))
-        hub.sit(entry, ear)
-        session.subscriber.begin()
-        try:
-            yield
-        finally:
-            hub.rise(entry, ear)
-            session.subscriber.leave()
-
-    async def prepare(self, held: Held) -> tuple[Any, ...]:
-        """What the download gets: its claim, and a folder of its own where there is a store."""
-        store, owned = self._wish.store, OwnedClaim.of(held)
-        if store is None:
-            return (owned,)
-        await self._check_cache(anew=True)
-        await self._tidy(partial(store.sweep, owned.ref, owned.token, None))
-        try:
-            return (owned, await ask(store.staging, owned))
-        except OSError as error:
-            raise LocalFault(f"{store.root} can't be written to: {error}") from error
-
-    async def went_wrong(self, held: Held, error: Exception) -> LocalFault | None:
-        """The download has ended with an error: its own, or that of an owner who is none any more.
-
-        Returns:
-            The fault of this machine, if it was one. Others may go on, and so may this one after a while.
-        """
-        if held.lost.is_set():
-            _log.warning("%s", held.loss())
-            await self._discard(held)
-            return None
-        if held.over and not isinstance(error, CacheMismatch):
-            raise error  # it was not the download
-        fault = fault_of(error, self._wish.retry)
-        if fault is None and not is_callers(error):
-            await self.fail(held, error)
-            return None
-        await self.give_up(held)
-        if fault is None:
-            raise error  # another, with the right folder or program, may go on
-        return fault
-
-    async def succeed(self, held: Held) -> None:
-        """The download has ended well.
-
-        Raises:
-            ClaimLost: somebody else's counts.
-            RegistryUnavailable, OutcomeUnknown: nobody could be told in time.
-        """
-        store = self._wish.store
-        held.finished = True
-        held.stall = None  # what comes now is no download, and may take long without progress
-        if store is not None:
-            await self._publish(store, held)
-        artifact = held.artifact
-        ending = Ending(
-            ModelStatus.DOWNLOADED,
-            size_bytes=artifact.get("size_bytes"),
-            location=artifact.get("location"),
-            resolved_revision=artifact.get("resolved_revision"),
-        )
-        await self._end(held, ending)
-        self._finished = held.claim.token
-        if store is not None:
-            await self._tidy(partial(store.sweep, held.claim.ref, held.claim.token, artifact["location"]))
-
-    async def fail(self, held: Held, error: BaseException) -> None:
-        """The download has failed.
-
-        Raises:
-            ClaimLost: somebody else's counts.
-            RegistryUnavailable, OutcomeUnknown: nobody could be told in time.
-        """
-        _log.warning("the download of %s failed: %s", held.claim.ref, message_of(error))
-        retry = self._wish.retry
-        permanent = retry is not None and retry.is_permanent(error)
-        ending = self._failed(held.claim, message_of(error), permanent)
-        try:
-            await self._end(held, ending)
-        except ClaimLost:
-            pass  # the state tells what counts
-        finally:
-            await self._discard(held)
-
-    async def give_up(self, held: Held) -> None:
-        """Give the claim back, so that another can go on at once."""
-        self._session.keepalive.drop(held.claim)
-        held.lost.set("it was given back")
-        try:
-            why_not = await self._backend().release(held.claim)
-            _log.info(
-                "gave back %s (token %d)%s", held.claim.ref, held.claim.token, why_not and f": {why_not}"
-            )
-        except RegistryError as error:
-            _log.warning("%s could not be given back, and ends with its lease: %s", held.claim.ref, error)
-        await self._discard(held)
-        self._session.keepalive.ended(held)
-
-    async def _end(self, held: Held, ending: Ending) -> None:
-        """Tell the registry, as long as this claim can be the one that counts."""
-        held.over = True
-        how = f"finished as {ending.status}"
-
-        async def finish() -> str:
-            return await self._backend().finish(held.claim, ending)
-
-        why_not = await self._while_it_counts(held, finish, how)
-        if not self._session.ended(held.claim, how, why_not):
-            held.lost.set(why_not)
-            raise held.loss()
-
-    async def _while_it_counts(self, held: Held, act: Callable[[], Any], what: str) -> Any:
-        """Do it, again and again while nobody answers, as long as the claim is not lost.
-
-        Raises:
-            ClaimLost: it was lost before, or between two tries.
-            RegistryUnavailable, OutcomeUnknown: it was lost in the last one.
-        """
-        pause = _SOON
-        while not held.lost.is_set():
-            try:
-                return await act()
-            except _AWAY as error:
-                if held.lost.is_set():
-                    raise
-                _log.warning("%s can't be %s yet: %s", held.claim.ref, what, error)
-            await asyncio.sleep(pause)
-            pause = min(pause * 2, _LATER)
-        raise held.loss()
-
-    def _failed(self, claim: Claim, message: str, permanent: bool) -> Ending:
-        retry = self._wish.retry
-        if permanent or retry is None:
-            return Ending(ModelStatus.ERROR, message, permanent=permanent)
-        return Ending(
-            ModelStatus.ERROR,
-            message,
-            retry_in=retry.delay(claim.attempts),
-            max_attempts=retry.attempts,
-            cooldown=retry.cooldown,
-        )
-
-    def _stall(self) -> Stall | None:
-        timeout = self._wish.stall_timeout
-        return None if timeout is None else Stall(timeout, lambda claim, why: self._failed(claim, why, False))
 
     # Files
 
@@ -549,14 +393,14 @@ class AsyncFlight:
 
     async def _comes_to_be_accepted(self, seat: Seat[Poke, Turn], record: ModelRecord) -> bool:
         """A push outruns file systems: look again for a while. Where nothing comes, the record goes."""
-        await self._check_cache(anew=True)
+        await self._identity.check(anew=True)
         version = seat.version
         left = 0.0
         if record.finished_at is not None and (self._wish.store is None or record.location):
             age = await self._backend().lease_time() - record.finished_at
             left = self._wish.visibility_timeout - age.total_seconds()
         ends = now() + left  # from the answer on, however long it took: later than meant does no harm
-        pause = _SOON
+        pause = backoff.FIRST_PAUSE_S
         while not await self._accepts(record, again=True):
             if seat.version != version:
                 return False
@@ -565,7 +409,7 @@ class AsyncFlight:
                 return False
             await self._sleep(min(pause * random.uniform(0.5, 1.0), ends - now()))
             self._poke.clear()
-            pause = min(pause * 1.5, _LATER)
+            pause = min(pause * 1.5, backoff.LONGEST_PAUSE_S)
         return True
 
     async def _forget(self, seat: Seat[Poke, Turn], version: int, record: ModelRecord) -> None:
@@ -579,86 +423,6 @@ class AsyncFlight:
             return None  # another's by now
         _log.warning("%s is not where its record (token %d) says: it is forgotten", target.ref, record.token)
         return Snapshot(None)
-
-    async def _publish(self, store: FolderStore, held: Held) -> None:
-        publish = partial(ask, store.publish, held.claim, held.prove)
-        pause = _SOON
-        for left in reversed(range(_PUBLISH_TRIES)):
-            try:
-                published = await self._while_it_counts(held, publish, "published")
-                break
-            except _AWAY as error:
-                raise held.loss() from error
-            except OSError as error:
-                # What was downloaded is not thrown away for what may pass.
-                if not left or isinstance(error, FileNotFoundError):
-                    raise LocalFault(f"{store.root} does not take what was downloaded: {error}") from error
-                _log.warning("%s can't be %s yet: %s", held.claim.ref, "published", error)
-            await asyncio.sleep(pause)
-            pause = min(pause * 2, _LATER)
-        held.artifact["location"] = published.location
-        held.artifact.setdefault("size_bytes", published.size_bytes)
-
-    async def _discard(self, held: Held) -> None:
-        store = self._wish.store
-        if store is not None:
-            await self._tidy(partial(store.discard, held.claim))
-
-    async def _tidy(self, sweep: Callable[[], Any]) -> None:
-        """What is left over harms nobody: the next one tries again."""
-        try:
-            await ask(sweep)
-        except OSError as error:
-            _log.warning("leftovers could not be removed: %s", error)
-
-    async def _check_cache(self, *, anew: bool = False) -> None:
-        """Is the folder the cache that this namespace stands for?"""
-        store, session = self._wish.store, self._session
-        if store is None or (store.root in session.cache_roots and not anew):
-            return
-        try:
-            await self._compare_marks(store)
-        except OSError as error:
-            raise LocalFault(f"{store.root} can't be used as a store: {error}") from error
-        session.cache_roots.add(store.root)
-
-    async def _compare_marks(self, store: FolderStore) -> None:
-        session = self._session
-        ends = now() + _MARK_PATIENCE
-        known = await self._backend().cache_id()
-        try:
-            mark = await ask(store.read_mark)
-        except CacheMismatch:
-            known = await self._heal_mark(store, known)
-            mark = await ask(store.read_mark)
-        while known is not None and mark is None and now() < ends:
-            await asyncio.sleep(_SOON)  # it was written before it was told, but on another machine
-            mark = await ask(store.read_mark)
-        if mark is None and known is None:
-            mark = await ask(store.write_mark, CacheMark(session.ids.new(), session.backend.namespace))
-        if mark is not None and mark.namespace == session.backend.namespace:
-            known = known or await self._backend().cache_id(mark.cache_id)
-        if mark is None or mark.namespace != session.backend.namespace or mark.cache_id != known:
-            of = "of no cache" if mark is None else f"the cache of namespace {mark.namespace!r}"
-            raise CacheMismatch(
-                f"{store.root} is {of}, not the one that namespace {session.backend.namespace!r} stands for: "
-                "was the folder replaced, or is another registry's?"
-            )
-
-    async def _heal_mark(self, store: FolderStore, known: str | None) -> str | None:
-        """Write a damaged mark anew; the id of the cache. Of all that do so at once the registry takes one's."""
-        session = self._session
-        if known is not None:
-            raise CacheMismatch(how_to_restore(store.root, CacheMark(known, session.backend.namespace)))
-        mark = CacheMark(session.ids.new(), session.backend.namespace)
-        draft = await ask(store.draft_mark, mark)
-        known = await self._backend().cache_id(mark.cache_id)
-        if known != mark.cache_id:
-            await ask(draft.unlink)
-            return known
-        await ask(store.replace_mark, draft)
-        _log.warning("the damaged cache_id of %s is written anew: %s", store.root, known)
-        return known
 
     # A registry that is away
 
@@ -678,7 +442,7 @@ class AsyncFlight:
         if not self._listens:
             raise error
         self._poke.clear()
-        await self._sleep(random.uniform(_SOON, _LATER))
+        await self._sleep(random.uniform(backoff.FIRST_PAUSE_S, backoff.LONGEST_PAUSE_S))
         return None
 
     async def _on_disk(self) -> ModelRecord | None:
@@ -705,72 +469,3 @@ class AsyncFlight:
         """The registry, which is not asked again after a refusal for longer than this caller waits."""
         backend = self._session.backend
         return backend if self._ends == math.inf else backend.within(self._ends - now())
-
-
-class AsyncDownload:
-    """The block form of `AsyncFlight.ensure`: an async context manager, to be entered once."""
-
-    def __init__(self, session: AsyncSession, wish: Wish) -> None:
-        self._session = session
-        self._flight = AsyncFlight(session, wish)
-        self._held: Held | None = None
-        self._guard: Guard | None = None
-        self._ear = ExitStack()
-
-    async def __aenter__(self) -> OwnedClaim | ModelRecord:
-        got = await self._flight.take()
-        if isinstance(got, ModelRecord):
-            return got
-        try:
-            owned: OwnedClaim = (await self._flight.prepare(got))[0]
-        except Exception as error:
-            try:
-                await self._went_wrong(got, error)
-            finally:
-                self._session.keepalive.ended(got)
-            raise
-        except BaseException:
-            await see_through(self._flight.give_up, got)
-            raise
-        self._ear.enter_context(self._flight.overheard(got))
-        self._held, self._guard = got, Guard(got)
-        return owned
-
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        held, guard = self._held, self._guard
-        if held is None or guard is None:
-            return
-        self._held = None
-        self._ear.close()
-        try:
-            if await guard.end(error) or (error is None and held.lost.is_set()):
-                loss = held.loss()
-                await self._went_wrong(held, loss)
-                raise loss from error
-            if error is None:
-                await self._succeed(held)
-            elif isinstance(error, Exception):
-                await self._went_wrong(held, error)
-            else:
-                await see_through(self._flight.give_up, held)
-        finally:
-            self._session.keepalive.ended(held)
-
-    async def _succeed(self, held: Held) -> None:
-        try:
-            await self._flight.succeed(held)
-        except Exception as error:
-            await self._went_wrong(held, error)
-            raise
-        except BaseException:
-            await see_through(self._flight.give_up, held)
-            raise
-
-    async def _went_wrong(self, held: Held, error: Exception) -> None:
-        if await self._flight.went_wrong(held, error) is not None:
-            self._session.backoff.failed()

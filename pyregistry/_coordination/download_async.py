@@ -1,0 +1,88 @@
+"""The block form of `ensure`: what `download` of a client gives."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from typing import TYPE_CHECKING
+
+from pyregistry._coordination.ensure_async import AsyncFlight
+from pyregistry._coordination.lease import Held, OwnedClaim
+from pyregistry._coordination.options import Wish
+from pyregistry._coordination.session_async import AsyncSession
+from pyregistry._coordination.supervise_async import Guard
+from pyregistry._runtime.aio import see_through
+from pyregistry.models import ModelRecord
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+__all__ = ["AsyncDownload"]
+
+
+class AsyncDownload:
+    """The block form of `AsyncFlight.ensure`: an async context manager, to be entered once."""
+
+    def __init__(self, session: AsyncSession, wish: Wish) -> None:
+        self._session = session
+        self._flight = AsyncFlight(session, wish)
+        self._held: Held | None = None
+        self._guard: Guard | None = None
+        self._ear = ExitStack()
+
+    async def __aenter__(self) -> OwnedClaim | ModelRecord:
+        got = await self._flight.take()
+        if isinstance(got, ModelRecord):
+            return got
+        try:
+            owned: OwnedClaim = (await self._flight.owner.prepare(got))[0]
+        except Exception as error:
+            try:
+                await self._went_wrong(got, error)
+            finally:
+                self._session.keepalive.ended(got)
+            raise
+        except BaseException:
+            await see_through(self._flight.owner.give_up, got)
+            raise
+        self._ear.enter_context(self._flight.owner.overheard(got))
+        self._held, self._guard = got, Guard(got)
+        return owned
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        held, guard = self._held, self._guard
+        if held is None or guard is None:
+            return
+        self._held = None
+        self._ear.close()
+        try:
+            if await guard.end(error) or (error is None and held.lost.is_set()):
+                loss = held.loss()
+                await self._went_wrong(held, loss)
+                raise loss from error
+            if error is None:
+                await self._succeed(held)
+            elif isinstance(error, Exception):
+                await self._went_wrong(held, error)
+            else:
+                await see_through(self._flight.owner.give_up, held)
+        finally:
+            self._session.keepalive.ended(held)
+
+    async def _succeed(self, held: Held) -> None:
+        try:
+            await self._flight.owner.succeed(held)
+        except Exception as error:
+            await self._went_wrong(held, error)
+            raise
+        except BaseException:
+            await see_through(self._flight.owner.give_up, held)
+            raise
+
+    async def _went_wrong(self, held: Held, error: Exception) -> None:
+        if await self._flight.owner.went_wrong(held, error) is not None:
+            self._session.backoff.failed()

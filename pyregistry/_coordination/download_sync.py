@@ -1,0 +1,89 @@
+# Made from _coordination/download_async.py by tools/unasync.py: change that one.
+"""The block form of `ensure`: what `download` of a client gives."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from typing import TYPE_CHECKING
+
+from pyregistry._coordination.ensure_sync import Flight
+from pyregistry._coordination.lease import Held, OwnedClaim
+from pyregistry._coordination.options import Wish
+from pyregistry._coordination.session_sync import Session
+from pyregistry._coordination.supervise_sync import Guard
+from pyregistry._runtime.threads import see_through
+from pyregistry.models import ModelRecord
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+__all__ = ["Download"]
+
+
+class Download:
+    """The block form of `Flight.ensure`: a context manager, to be entered once."""
+
+    def __init__(self, session: Session, wish: Wish) -> None:
+        self._session = session
+        self._flight = Flight(session, wish)
+        self._held: Held | None = None
+        self._guard: Guard | None = None
+        self._ear = ExitStack()
+
+    def __enter__(self) -> OwnedClaim | ModelRecord:
+        got = self._flight.take()
+        if isinstance(got, ModelRecord):
+            return got
+        try:
+            owned: OwnedClaim = (self._flight.owner.prepare(got))[0]
+        except Exception as error:
+            try:
+                self._went_wrong(got, error)
+            finally:
+                self._session.keepalive.ended(got)
+            raise
+        except BaseException:
+            see_through(self._flight.owner.give_up, got)
+            raise
+        self._ear.enter_context(self._flight.owner.overheard(got))
+        self._held, self._guard = got, Guard(got)
+        return owned
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        held, guard = self._held, self._guard
+        if held is None or guard is None:
+            return
+        self._held = None
+        self._ear.close()
+        try:
+            if guard.end(error) or (error is None and held.lost.is_set()):
+                loss = held.loss()
+                self._went_wrong(held, loss)
+                raise loss from error
+            if error is None:
+                self._succeed(held)
+            elif isinstance(error, Exception):
+                self._went_wrong(held, error)
+            else:
+                see_through(self._flight.owner.give_up, held)
+        finally:
+            self._session.keepalive.ended(held)
+
+    def _succeed(self, held: Held) -> None:
+        try:
+            self._flight.owner.succeed(held)
+        except Exception as error:
+            self._went_wrong(held, error)
+            raise
+        except BaseException:
+            see_through(self._flight.owner.give_up, held)
+            raise
+
+    def _went_wrong(self, held: Held, error: Exception) -> None:
+        if self._flight.owner.went_wrong(held, error) is not None:
+            self._session.backoff.failed()

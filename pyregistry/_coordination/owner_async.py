@@ -1,0 +1,247 @@
+"""The owner of a claim: downloads, publishes, and says how the download ended."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
+
+from pyregistry._coordination.lease import Held, OwnedClaim, Stall
+from pyregistry._coordination.local_faults import fault_of, is_callers
+from pyregistry._coordination.options import Wish
+from pyregistry._coordination.session_async import AsyncSession
+from pyregistry._coordination.store_identity_async import AsyncStoreIdentity
+from pyregistry._coordination.waiters import OwnersEar
+from pyregistry._core import backoff
+from pyregistry._runtime.aio import ask
+from pyregistry.backend.protocol_async import AsyncBackend
+from pyregistry.backend.values import Ending
+from pyregistry.errors import (
+    CacheMismatch,
+    ClaimLost,
+    LocalFault,
+    OutcomeUnknown,
+    RegistryError,
+    RegistryUnavailable,
+)
+from pyregistry.models import Claim, ModelStatus
+from pyregistry.retry import message_of
+from pyregistry.stores.folder import FolderStore
+
+__all__ = ["AsyncOwner"]
+
+_log = logging.getLogger("pyregistry.flight")
+
+_AWAY = (RegistryUnavailable, OutcomeUnknown)
+_PUBLISH_TRIES = 5  # how often the disk may refuse what was downloaded, before the claim is given back
+
+
+class AsyncOwner:
+    """The owner's part of one call of `ensure` or `download`.
+
+    Args:
+        session: the client.
+        request: what is wanted.
+        backend: gives the registry, with what is left of the caller's patience.
+
+    Attributes:
+        finished: the token of the download that this owner has finished; ``None``: none.
+    """
+
+    def __init__(
+        self,
+        session: AsyncSession,
+        request: Wish,
+        backend: Callable[[], AsyncBackend],
+    ) -> None:
+        self._session = session
+        self._request = request
+        self._backend = backend
+        self._identity = AsyncStoreIdentity(session, request.store, backend)
+        self.finished: int | None = None
+
+    @contextmanager
+    def overheard(self, held: Held) -> Iterator[None]:
+        """Let the owner hear of what others do to its model: whatever it is, its claim is proved, or lost, at once."""
+        session, entry = self._session, self._request.target.entry
+        session.subscriber.come_home()
+        hub = session.subscriber.hub
+        ear = OwnersEar(partial(session.keepalive.look_at, held))
+        hub.sit(entry, ear)
+        session.subscriber.begin()
+        try:
+            yield
+        finally:
+            hub.rise(entry, ear)
+            session.subscriber.leave()
+
+    async def prepare(self, held: Held) -> tuple[Any, ...]:
+        """What the download gets: its claim, and a folder of its own where there is a store."""
+        store, owned = self._request.store, OwnedClaim.of(held)
+        if store is None:
+            return (owned,)
+        await self._identity.check(anew=True)
+        await self._tidy(partial(store.sweep, owned.ref, owned.token, None))
+        try:
+            return (owned, await ask(store.staging, owned))
+        except OSError as error:
+            raise LocalFault(f"{store.root} can't be written to: {error}") from error
+
+    async def went_wrong(self, held: Held, error: Exception) -> LocalFault | None:
+        """The download has ended with an error: its own, or that of an owner who is none any more.
+
+        Returns:
+            The fault of this machine, if it was one. Others may go on, and so may this one after a while.
+        """
+        if held.lost.is_set():
+            _log.warning("%s", held.loss())
+            await self._discard(held)
+            return None
+        if held.over and not isinstance(error, CacheMismatch):
+            raise error  # it was not the download
+        fault = fault_of(error, self._request.retry)
+        if fault is None and not is_callers(error):
+            await self.fail(held, error)
+            return None
+        await self.give_up(held)
+        if fault is None:
+            raise error  # another, with the right folder or program, may go on
+        return fault
+
+    async def succeed(self, held: Held) -> None:
+        """The download has ended well.
+
+        Raises:
+            ClaimLost: somebody else's counts.
+            RegistryUnavailable, OutcomeUnknown: nobody could be told in time.
+        """
+        store = self._request.store
+        held.finished = True
+        held.stall = None  # what comes now is no download, and may take long without progress
+        if store is not None:
+            await self._publish(store, held)
+        artifact = held.artifact
+        ending = Ending(
+            ModelStatus.DOWNLOADED,
+            size_bytes=artifact.get("size_bytes"),
+            location=artifact.get("location"),
+            resolved_revision=artifact.get("resolved_revision"),
+        )
+        await self._end(held, ending)
+        self.finished = held.claim.token
+        if store is not None:
+            await self._tidy(partial(store.sweep, held.claim.ref, held.claim.token, artifact["location"]))
+
+    async def fail(self, held: Held, error: BaseException) -> None:
+        """The download has failed.
+
+        Raises:
+            ClaimLost: somebody else's counts.
+            RegistryUnavailable, OutcomeUnknown: nobody could be told in time.
+        """
+        _log.warning("the download of %s failed: %s", held.claim.ref, message_of(error))
+        retry = self._request.retry
+        permanent = retry is not None and retry.is_permanent(error)
+        ending = self._failed(held.claim, message_of(error), permanent)
+        try:
+            await self._end(held, ending)
+        except ClaimLost:
+            pass  # the state tells what counts
+        finally:
+            await self._discard(held)
+
+    async def give_up(self, held: Held) -> None:
+        """Give the claim back, so that another can go on at once."""
+        self._session.keepalive.drop(held.claim)
+        held.lost.set("it was given back")
+        try:
+            why_not = await self._backend().release(held.claim)
+            _log.info(
+                "gave back %s (token %d)%s", held.claim.ref, held.claim.token, why_not and f": {why_not}"
+            )
+        except RegistryError as error:
+            _log.warning("%s could not be given back, and ends with its lease: %s", held.claim.ref, error)
+        await self._discard(held)
+        self._session.keepalive.ended(held)
+
+    async def _end(self, held: Held, ending: Ending) -> None:
+        """Tell the registry, as long as this claim can be the one that counts."""
+        held.over = True
+        how = f"finished as {ending.status}"
+
+        async def finish() -> str:
+            return await self._backend().finish(held.claim, ending)
+
+        why_not = await self._while_it_counts(held, finish, how)
+        if not self._session.ended(held.claim, how, why_not):
+            held.lost.set(why_not)
+            raise held.loss()
+
+    async def _while_it_counts(self, held: Held, act: Callable[[], Any], what: str) -> Any:
+        """Do it, again and again while nobody answers, as long as the claim is not lost.
+
+        Raises:
+            ClaimLost: it was lost before, or between two tries.
+            RegistryUnavailable, OutcomeUnknown: it was lost in the last one.
+        """
+        pause = backoff.FIRST_PAUSE_S
+        while not held.lost.is_set():
+            try:
+                return await act()
+            except _AWAY as error:
+                if held.lost.is_set():
+                    raise
+                _log.warning("%s can't be %s yet: %s", held.claim.ref, what, error)
+            await asyncio.sleep(pause)
+            pause = min(pause * 2, backoff.LONGEST_PAUSE_S)
+        raise held.loss()
+
+    def _failed(self, claim: Claim, message: str, permanent: bool) -> Ending:
+        retry = self._request.retry
+        if permanent or retry is None:
+            return Ending(ModelStatus.ERROR, message, permanent=permanent)
+        return Ending(
+            ModelStatus.ERROR,
+            message,
+            retry_in=retry.delay(claim.attempts),
+            max_attempts=retry.attempts,
+            cooldown=retry.cooldown,
+        )
+
+    def stall(self) -> Stall | None:
+        timeout = self._request.stall_timeout
+        return None if timeout is None else Stall(timeout, lambda claim, why: self._failed(claim, why, False))
+
+    async def _publish(self, store: FolderStore, held: Held) -> None:
+        publish = partial(ask, store.publish, held.claim, held.prove)
+        pause = backoff.FIRST_PAUSE_S
+        for left in reversed(range(_PUBLISH_TRIES)):
+            try:
+                published = await self._while_it_counts(held, publish, "published")
+                break
+            except _AWAY as error:
+                raise held.loss() from error
+            except OSError as error:
+                # What was downloaded is not thrown away for what may pass.
+                if not left or isinstance(error, FileNotFoundError):
+                    raise LocalFault(f"{store.root} does not take what was downloaded: {error}") from error
+                _log.warning("%s can't be %s yet: %s", held.claim.ref, "published", error)
+            await asyncio.sleep(pause)
+            pause = min(pause * 2, backoff.LONGEST_PAUSE_S)
+        held.artifact["location"] = published.location
+        held.artifact.setdefault("size_bytes", published.size_bytes)
+
+    async def _discard(self, held: Held) -> None:
+        store = self._request.store
+        if store is not None:
+            await self._tidy(partial(store.discard, held.claim))
+
+    async def _tidy(self, sweep: Callable[[], Any]) -> None:
+        """What is left over harms nobody: the next one tries again."""
+        try:
+            await ask(sweep)
+        except OSError as error:
+            _log.warning("leftovers could not be removed: %s", error)

@@ -1,0 +1,93 @@
+"""Is the folder of a store the cache that a namespace stands for?"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+
+from pyregistry._coordination.session_async import AsyncSession
+from pyregistry._core import backoff
+from pyregistry._core.clock import now
+from pyregistry._runtime.aio import ask
+from pyregistry.backend.protocol_async import AsyncBackend
+from pyregistry.errors import CacheMismatch, LocalFault
+from pyregistry.stores.folder import FolderStore
+from pyregistry.stores.mark import CacheMark, how_to_restore
+
+__all__ = ["AsyncStoreIdentity"]
+
+_log = logging.getLogger("pyregistry.flight")
+
+_MARK_PATIENCE = 5.0  # seconds in which a file that another machine wrote may come to be seen
+
+
+class AsyncStoreIdentity:
+    """Compares the mark of a store's folder with what the registry knows.
+
+    Args:
+        session: the client.
+        store: the store; ``None``: there is nothing to compare.
+        backend: gives the registry, with what is left of the caller's patience.
+    """
+
+    def __init__(
+        self,
+        session: AsyncSession,
+        store: FolderStore | None,
+        backend: Callable[[], AsyncBackend],
+    ) -> None:
+        self._session = session
+        self._store = store
+        self._backend = backend
+
+    async def check(self, *, anew: bool = False) -> None:
+        """Is the folder the cache that this namespace stands for?"""
+        store, session = self._store, self._session
+        if store is None or (store.root in session.cache_roots and not anew):
+            return
+        try:
+            await self._compare_marks(store)
+        except OSError as error:
+            raise LocalFault(f"{store.root} can't be used as a store: {error}") from error
+        session.cache_roots.add(store.root)
+
+    async def _compare_marks(self, store: FolderStore) -> None:
+        session = self._session
+        ends = now() + _MARK_PATIENCE
+        known = await self._backend().cache_id()
+        try:
+            mark = await ask(store.read_mark)
+        except CacheMismatch:
+            known = await self._heal_mark(store, known)
+            mark = await ask(store.read_mark)
+        while known is not None and mark is None and now() < ends:
+            await asyncio.sleep(
+                backoff.FIRST_PAUSE_S
+            )  # it was written before it was told, but on another machine
+            mark = await ask(store.read_mark)
+        if mark is None and known is None:
+            mark = await ask(store.write_mark, CacheMark(session.ids.new(), session.backend.namespace))
+        if mark is not None and mark.namespace == session.backend.namespace:
+            known = known or await self._backend().cache_id(mark.cache_id)
+        if mark is None or mark.namespace != session.backend.namespace or mark.cache_id != known:
+            of = "of no cache" if mark is None else f"the cache of namespace {mark.namespace!r}"
+            raise CacheMismatch(
+                f"{store.root} is {of}, not the one that namespace {session.backend.namespace!r} stands for: "
+                "was the folder replaced, or is another registry's?"
+            )
+
+    async def _heal_mark(self, store: FolderStore, known: str | None) -> str | None:
+        """Write a damaged mark anew; the id of the cache. Of all that do so at once the registry takes one's."""
+        session = self._session
+        if known is not None:
+            raise CacheMismatch(how_to_restore(store.root, CacheMark(known, session.backend.namespace)))
+        mark = CacheMark(session.ids.new(), session.backend.namespace)
+        draft = await ask(store.draft_mark, mark)
+        known = await self._backend().cache_id(mark.cache_id)
+        if known != mark.cache_id:
+            await ask(draft.unlink)
+            return known
+        await ask(store.replace_mark, draft)
+        _log.warning("the damaged cache_id of %s is written anew: %s", store.root, known)
+        return known
