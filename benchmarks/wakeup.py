@@ -30,7 +30,7 @@ import redis
 
 from pyregistry import AsyncRegistry, Claimed, ModelStatus, Registry
 from pyregistry.embedded import EmbeddedServer
-from tests.inside import subscriber_of
+from tests.support.internals import subscriber_of
 
 NAMESPACE = "wakeup"
 PROCESSES, TASKS = 4, 250

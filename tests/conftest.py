@@ -24,14 +24,14 @@ from pyregistry import Registry
 from pyregistry._coordination import keepalive
 from pyregistry._redis.protocol.keys import Keyspace
 from pyregistry.embedded import EmbeddedServer
-from tests import servers
-from tests.clients import AsyncFacade, Connect, loop_in_thread
-from tests.proxy import SECONDS, Proxy, until
+from tests.support import servers
+from tests.support.clients import AsyncFacade, Connect, loop_in_thread
+from tests.support.faults.proxy import SECONDS, Proxy, until
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Iterator
 
-pytest_plugins = ["pyregistry.testing", "tests.snapshots"]
+pytest_plugins = ["pyregistry.testing", "tests.support.snapshots"]
 
 # These are about what is built on the clients; which server is below makes no difference to them.
 ABOVE_THE_SERVER = {
