@@ -1,6 +1,6 @@
 """Whether the installed package is whole: run by the Python of its environment, with `-I`.
 
-The argument is the checkout's `lua` folder, which the package must hold a copy of.
+The argument is the checkout's `lua` folder: the package must hold a copy of what Redis runs.
 """
 
 from __future__ import annotations
@@ -18,13 +18,16 @@ print(f"{package}, {version('pyregistry-redis')}")
 
 
 def texts(folder: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in folder.iterdir()}
+    """What Redis runs, and what says so."""
+    paths = [*(folder / "dist").iterdir(), folder / "scripts.lock", folder / "README.md"]
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in paths}
 
 
 # The scripts come from the package, and not from a folder beside it, as in a checkout.
 assert package.is_relative_to(sys.prefix)
 assert not (package.parent / "lua").exists()
 assert texts(package / "lua") == texts(Path(sys.argv[1]))
+assert not (package / "lua" / "src").exists()
 assert (package / "py.typed").exists()
 assert version("pyregistry-redis") == pyregistry.__version__
 

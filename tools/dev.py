@@ -2,7 +2,7 @@
 
     python3 tools/dev.py demo [option ...]    pyregistry demo: the whole thing at work
     python3 tools/dev.py test [option ...]    pytest, with every worker on a server of its own
-    python3 tools/dev.py lint                 ruff and mypy
+    python3 tools/dev.py lint                 ruff, mypy, and whether lua/dist is what its sources give
 
 Each makes or refreshes the virtual environment that it needs, one for each Python, in `.venv` or
 where PYREGISTRY_VENV says, and ends with the exit code of what it ran.
@@ -27,7 +27,15 @@ VENV = VENVS / f"{sys.version_info.major}.{sys.version_info.minor}"
 COMMANDS: dict[str, tuple[str, list[list[str]]]] = {
     "demo": ("all", [["pyregistry", "demo"]]),
     "test": ("test", [["pytest", "-n", "4", "--dist", "worksteal"]]),
-    "lint": ("dev", [["ruff", "check"], ["ruff", "format", "--check"], ["mypy"]]),
+    "lint": (
+        "dev",
+        [
+            ["ruff", "check"],
+            ["ruff", "format", "--check"],
+            ["python", "-m", "tools.build_lua", "--check"],
+            ["mypy"],
+        ],
+    ),
 }
 
 

@@ -19,6 +19,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import msgspec
@@ -32,6 +33,7 @@ from pyregistry._redis.protocol.records import StoredRecord
 from pyregistry._redis.protocol.scripts import Script, load
 from pyregistry.backend.values import Branch, Cancelled, StatusSet, Totals
 from pyregistry.models import EventKind
+from tools.build_lua.contract import Contract, read_contract
 
 SECOND = 1_000_000
 MINUTE = 60 * SECOND
@@ -64,6 +66,12 @@ _DECODERS = {name: msgspec.msgpack.Decoder(type_) for name, type_ in _REPLIES.it
 _META = {"schema", "server", "cache_id", "time", "skew", "clock", *(f"bytes:{status}" for status in STATUSES)}
 _NO_USE = (EventKind.RENEWED, EventKind.RELEASED, EventKind.DELETED)
 _SET_KINDS = {"DOWNLOADED": EventKind.DOWNLOADED, "ERROR": EventKind.FAILED}
+
+
+@cache
+def contract_of(script: Script) -> Contract:
+    """The contract of a script, read from the text that runs."""
+    return read_contract(repr(script), script.text)[0]
 
 
 @dataclass(frozen=True)
@@ -341,13 +349,14 @@ class Lab:
             "any_holds": self.keys.holds("x"),
             "branches": self.keys.branches,
         }
-        keys = [named[name] for name in script.keys]
-        args = [self._argument(arg.name, items, shared) for arg in script.args]
+        contract = contract_of(script)
+        keys = [named[name] for name in contract.keys]
+        args = [self._argument(arg.name, items, shared) for arg in contract.args]
         for each in items:
-            for name in script.item_keys:
+            for name in contract.item_keys:
                 place = {"record_key": self.keys.record, "holds_key": self.keys.holds}.get(name)
                 keys.append(place(each.entry) if place else self.index(each.model))
-            args += [each[arg.name] for arg in script.item_args]
+            args += [each[arg.name] for arg in contract.item_args]
         return keys, args
 
     def _argument(self, name: str, items: tuple[Item, ...], shared: dict[str, Any]) -> Any:

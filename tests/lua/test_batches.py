@@ -11,7 +11,7 @@ from pyregistry._redis.protocol import records as wire
 from pyregistry._redis.protocol.scripts import load
 from pyregistry.backend.values import StatusSet, Totals
 from pyregistry.models import EventKind
-from tests.lua.harness import HOUR, MINUTE, Lab, item
+from tests.lua.harness import HOUR, MINUTE, Lab, contract_of, item
 
 BATCHED = ("claim", "retry", "renew", "finish", "release", "set_status", "touch", "delete", "read", "page")
 CHANGING = ("claim", "retry", "renew", "finish", "release", "set_status", "touch", "delete")
@@ -56,12 +56,13 @@ def test_too_few_and_too_many(lab: Lab, name: str, count: int) -> None:
 def test_counts_of_keys_and_arguments(lab: Lab, name: str) -> None:
     """One key or argument too many or too few; keys without arguments; nothing at all."""
     script = load(name, 1)
-    items = tuple(lab.busy(name, 2)) if script.item_keys else ()
+    contract = contract_of(script)
+    items = tuple(lab.busy(name, 2)) if contract.item_keys else ()
     keys, args = lab.command(script, items, {})
     wrong: list[tuple[list[str], list[Any]]] = [([], args), ([], []), (keys, [*args, "0"])]
     if args:
         wrong += [(keys, args[:-1]), (keys, [])]
-    if script.item_args or not script.item_keys:  # else a key less or more is an item less or more
+    if contract.item_args or not contract.item_keys:  # else a key less or more is an item less or more
         wrong += [(keys[:-1], args), ([*keys, keys[-1]], args)]
     before = lab.state()
     for some_keys, some_args in wrong:

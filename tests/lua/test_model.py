@@ -20,7 +20,7 @@ from pyregistry._redis.protocol.records import StoredRecord
 from pyregistry._redis.protocol.scripts import load
 from pyregistry.backend.values import Cancelled, StatusSet
 from pyregistry.models import EventKind
-from tests.lua.harness import HOUR, MINUTE, Item, Lab, State, item, span
+from tests.lua.harness import HOUR, MINUTE, Item, Lab, State, contract_of, item, span
 from tests.lua.model import Model
 
 MODELS = "abc"
@@ -62,7 +62,8 @@ class Walk:
         names = ["claim", "retry", "renew", "finish", "release", "set_status", "touch", "delete", "cancel"]
         (name,) = self.random.choices(names, [32, 14, 12, 14, 6, 8, 6, 9, 6])
         items = [self.draw(name) for _ in range(self.random.choice([1, 1, 1, 2, 4]))]
-        shared = {arg.name: items[0][arg.name] for arg in load(name, 1).args if arg.name in items[0].args}
+        args = contract_of(load(name, 1)).args
+        shared = {arg.name: items[0][arg.name] for arg in args if arg.name in items[0].args}
         items = [item(each.model, **{**each.args, **shared}) for each in items]
         self.sent.append((name, items))
         self.run(name, items)

@@ -14,7 +14,7 @@ from redis.exceptions import NoPermissionError, OutOfMemoryError
 
 from pyregistry._redis.protocol import records as wire
 from pyregistry._redis.protocol.scripts import load
-from tests.lua.harness import Item, Lab, item
+from tests.lua.harness import Item, Lab, contract_of, item
 
 WRITING = ("claim", "retry", "renew", "finish", "release", "set_status", "touch", "delete")
 PUBLISHING = [name for name in WRITING if name != "touch"]
@@ -48,8 +48,8 @@ NO_STATUS = ["", "downloaded", "REMOVED", "DOWNLOADED ", "\0"]
 def arguments(shared: bool) -> list[tuple[str, str, list[str]]]:
     found = []
     for name in ALL:
-        script = load(name, 1)
-        for arg in script.args if shared else script.item_args:
+        contract = contract_of(load(name, 1))
+        for arg in contract.args if shared else contract.item_args:
             values = list(MALFORMED[arg.type])
             if arg.name == "status":
                 values += NO_STATUS + (["DOWNLOADING", "EVICTING"] if name == "finish" else [])
@@ -73,7 +73,7 @@ def test_malformed_arguments_of_an_item(lab: Lab, name: str, arg: str, values: l
 
 @pytest.mark.parametrize(("name", "arg", "values"), arguments(shared=True))
 def test_malformed_arguments_of_a_call(lab: Lab, name: str, arg: str, values: list[str]) -> None:
-    items = lab.busy(name, 3) if load(name, 1).item_keys else []
+    items = lab.busy(name, 3) if contract_of(load(name, 1)).item_keys else []
     for value in values:
         shared: Any = {arg: value}
         with pytest.raises(redis.ResponseError, match=f"^pyregistry: {arg} is "):

@@ -1,6 +1,6 @@
 """What travels and what is stored, as typed Structs, and what they become in `pyregistry.models`.
 
-A layout is written once, here: `_redis.protocol.scripts` gives Lua the positions of `StoredRecord` by name, and msgspec
+`StoredRecord` has the layout of ``lua/record.toml``: the build of the scripts and a test compare them. msgspec
 reads the MessagePack arrays that the scripts answer. Times are integer microseconds of lease time; ``""``
 and ``0`` say that nothing is there.
 """
