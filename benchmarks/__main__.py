@@ -18,6 +18,7 @@ from benchmarks import (
     blocking,
     claims,
     hotpath,
+    imports,
     memory,
     operations,
     plots,
@@ -41,6 +42,7 @@ SUBJECTS: dict[str, Callable[[Server, Options], list[Figure]]] = {
     "hotpath": hotpath.run,
     "memory": memory.run,
     "scripts": scripts.run,
+    "imports": imports.run,
 }
 
 

@@ -6,7 +6,7 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from benchmarks import blocking, claims, contenders, hotpath, operations, rust, scripts, seed
+from benchmarks import blocking, claims, contenders, hotpath, imports, operations, rust, scripts, seed
 from benchmarks.measure import Figure
 
 OURS, UVLOOP = "pyregistry", "pyregistry on uvloop"
@@ -207,6 +207,14 @@ def _all() -> list[Aim]:
             head,
             Row(seed.GROWTH, "lru_head", OURS, (("records", 1_000),)),
             2.0,
+            least=False,
+        ),
+        Aim(
+            "Import of both clients: against redis.asyncio and msgspec",
+            "import_ms",
+            Row(imports.TABLE, imports.WHAT, imports.CLIENTS),
+            Row(imports.TABLE, imports.WHAT, imports.NEEDED),
+            1.6,
             least=False,
         ),
     ]

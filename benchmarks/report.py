@@ -44,6 +44,7 @@ MEASURES = {
     "commands_per_call": "commands per request",
     "commands_per_second": "commands/s",
     "bytes": "bytes",
+    "import_ms": "import, ms",
 }
 
 

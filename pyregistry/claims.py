@@ -4,4 +4,7 @@ from __future__ import annotations
 
 from pyregistry._coordination.lease import LossSignal, OwnedClaim
 
-__all__ = ["LossSignal", "OwnedClaim"]
+__all__ = ["LossSignal", "Lost", "OwnedClaim"]
+
+Lost = LossSignal
+"""The former name of `LossSignal`."""

@@ -42,7 +42,7 @@ ABOVE_THE_SERVER = {
 # Nor to these, which run on Debian's server all the same: with the other Python.
 ONCE_FOR_EACH_PYTHON = {
     "test_build_lua", "test_cli", "test_cli_health", "test_cli_run", "test_cli_watch", "test_embedded", "test_fork",
-    "test_greenlets", "test_gunicorn", "test_headers", "test_keeper", "test_logging", "test_readme",
+    "test_greenlets", "test_gunicorn", "test_headers", "test_imports", "test_keeper", "test_logging", "test_readme",
     "test_testing_fixture", "test_units",
 }  # fmt: skip
 # Mostly on servers of their own, which in a container can't be had: there these would be the embedded one again.

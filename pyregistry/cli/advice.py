@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import re
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 
 from pyregistry._core.urls import redacted
 from pyregistry.config import BackendConfig
-from pyregistry.doctor import Finding, Level
 from pyregistry.errors import (
     ConfigurationError,
     NotNow,
@@ -18,6 +17,9 @@ from pyregistry.errors import (
     RegistryUnavailable,
     ServerRefused,
 )
+
+if TYPE_CHECKING:
+    from pyregistry.doctor import Finding
 
 __all__ = ["Told", "check_scheme", "clearer", "told"]
 
@@ -160,7 +162,7 @@ def told(error: RegistryError, config: BackendConfig | None) -> Told:
 
 def clearer(finding: Finding, config: BackendConfig) -> Finding:
     """A finding of `doctor`, in the words of `told` where the server refuses to be used at all."""
-    if not (finding.level is Level.ERROR and finding.check in ("server", "rights")):
+    if not (finding.level.value == "error" and finding.check in ("server", "rights")):
         return finding
     message, advice = told(ServerRefused(finding.message), config)
     return msgspec.structs.replace(finding, message=message, advice=advice or finding.advice)

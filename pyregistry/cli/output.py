@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import msgspec
 from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
@@ -28,8 +28,10 @@ from pyregistry.cli.formatting import (
 from pyregistry.cli.listeners import listening_words
 from pyregistry.cli.rows import below
 from pyregistry.cli.units import ago, size
-from pyregistry.doctor import Finding, Level
 from pyregistry.models import ModelRecord, ModelStatus, StatusCounts
+
+if TYPE_CHECKING:
+    from pyregistry.doctor import Finding
 
 __all__ = [
     "STYLES",
@@ -55,7 +57,7 @@ _GAP = 2  # between two columns
 _WIDE_NAME = 60
 _DETAILS = 30  # the least room for details beside the rest
 _DETAIL_LINES = 3  # into how many lines they go below it
-_LEVEL_STYLES = {Level.OK: "green", Level.INFO: "cyan", Level.WARNING: "yellow", Level.ERROR: "bold red"}
+_LEVEL_STYLES = {"ok": "green", "info": "cyan", "warning": "yellow", "error": "bold red"}
 
 
 class View(Protocol):
@@ -342,5 +344,7 @@ class Findings:
                 words.append(f"\n  {ref.provider}:{name_of(ref)}", style="bold")
             if finding.advice:
                 words.append(f"\n-> {printable(finding.advice)}", style="dim")
-            grid.add_row(Text(finding.level, style=_LEVEL_STYLES[finding.level]), Text(finding.check), words)
+            grid.add_row(
+                Text(finding.level, style=_LEVEL_STYLES[finding.level.value]), Text(finding.check), words
+            )
         return grid

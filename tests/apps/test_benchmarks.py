@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import aims, blocking, claims, report
+from benchmarks import aims, blocking, claims, imports, report
 from benchmarks.measure import Figure
 from benchmarks.options import Rounds
 
@@ -82,6 +82,14 @@ def test_the_parts_of_a_blocking_call_are_told(way: list[str]) -> None:
         *measured, _reckoned = figures  # of so few calls it may be anything
         assert len(measured) == 5
         assert all(float(figure.split()[0]) > 0 for figure in measured)
+
+
+def test_imports_are_measured() -> None:
+    command = [sys.executable, "-m", "benchmarks.imports", "--turns", "1"]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+    assert len(result.stdout.splitlines()) == len(imports.STATEMENTS)
+    assert all("median" in line for line in result.stdout.splitlines())
 
 
 def test_an_unknown_subject_is_told() -> None:

@@ -1041,9 +1041,7 @@ def test_an_interrupt(environment: None) -> None:
 
 @pytest.mark.parametrize("missing", ["typer", "rich"])
 def test_without_the_extra(tmp_path: Path, missing: str) -> None:
-    (tmp_path / f"{missing}.py").write_text(
-        f"raise ModuleNotFoundError(\"No module named '{missing}'\", name='{missing}')\n"
-    )
+    (tmp_path / "sitecustomize.py").write_text(f"import sys\nsys.modules[{missing!r}] = None\n")
     path = f"{tmp_path}{os.pathsep}{ROOT}"
     for words in (["--version"], ["ls", "--json"]):
         told = spawn(*words, env={"PYTHONPATH": path})

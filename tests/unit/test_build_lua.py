@@ -17,7 +17,7 @@ from tools.build_lua.contract import Arg, Row, read_contract
 from tools.build_lua.files import LUA, build, compose_all, lock_lines, readme_with_table
 from tools.build_lua.layout import Element, Layout, differences, read_layout
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 LAYOUT = Layout((Element("status", ""), Element("token", 0), Element("owner", ""), Element("extra", 0)))
 
 TEMPLATE = """\

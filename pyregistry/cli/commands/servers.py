@@ -9,7 +9,6 @@ from urllib.parse import quote
 
 import typer
 
-from pyregistry import doctor
 from pyregistry.cli import health
 from pyregistry.cli.advice import clearer
 from pyregistry.cli.command import command
@@ -45,6 +44,8 @@ def examine(
     ] = True,
 ) -> Answer:
     """Look for what is wrong with the server and the namespace."""
+    from pyregistry import doctor
+
     config = cli.config
     found = doctor.examine(config.url, config.namespace, records=records, **config.options)
     wrong = any(finding.is_wrong for finding in found)
