@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import aims, blocking, claims, imports, report
+from benchmarks import aims, blocking, claims, imports, report, texts
 from benchmarks.measure import Figure
 from benchmarks.options import Rounds
 
@@ -90,6 +90,14 @@ def test_imports_are_measured() -> None:
     assert result.returncode == 0, result.stderr
     assert len(result.stdout.splitlines()) == len(imports.STATEMENTS)
     assert all("median" in line for line in result.stdout.splitlines())
+
+
+def test_texts_are_compared() -> None:
+    options = [str(ROOT / "lua" / "dist"), "--turns", "1", "--binary", "embedded"]
+    command = [sys.executable, "-m", "benchmarks.texts", *options]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+    assert len(result.stdout.splitlines()) == 1 + 2 * len(texts.WHATS)
 
 
 def test_an_unknown_subject_is_told() -> None:
