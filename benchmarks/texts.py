@@ -15,8 +15,8 @@ from typing import Any
 import redis
 
 from benchmarks.servers import Server, binaries, serve
-from pyregistry._keys import Keyspace
-from pyregistry._scripts import BATCH, Script, load, script_of
+from pyregistry._redis.protocol.keys import Keyspace
+from pyregistry._redis.protocol.scripts import BATCH, Script, load, script_of
 
 KEYS = Keyspace("texts")
 CALLS = 128  # of one item; in batches twice as many items
