@@ -1,5 +1,8 @@
 """What the tests run on: `--server KIND`, or the URL of a server in PYREGISTRY_TEST_URL.
 
+The marker `server` names the kinds of server that a test runs on. A test, a file and a folder can have one; the
+closest counts. A folder's marker is `pytestmark` in its `__init__.py`. A test without a marker runs on every kind.
+
 Each pytest process has a server of its own, and each test a namespace of its own. The fixtures of
 `pyregistry.testing` (`pyregistry_url`, `pyregistry_namespace`, `registry`) are fed from here.
 """
@@ -8,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import importlib
 import inspect
 import os
 import signal
@@ -29,27 +33,9 @@ from tests.support.clients import AsyncFacade, Connect, loop_in_thread
 from tests.support.faults.proxy import SECONDS, Proxy, until
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine, Iterator
+    from collections.abc import Callable, Coroutine, Generator, Iterator
 
 pytest_plugins = ["pyregistry.testing", "tests.support.snapshots"]
-
-# These are about what is built on the clients; which server is below makes no difference to them.
-ABOVE_THE_SERVER = {
-    "test_benchmarks", "test_cli_cancel", "test_demo", "test_examples", "test_explore", "test_hub_away",
-    "test_huggingface", "test_local_faults", "test_shutdown", "test_store", "test_store_mounts",
-    "test_store_roots", "test_types",
-}  # fmt: skip
-# Nor to these, which run on Debian's server all the same: with the other Python.
-ONCE_FOR_EACH_PYTHON = {
-    "test_build_lua", "test_cli", "test_cli_health", "test_cli_run", "test_cli_watch", "test_embedded", "test_fork",
-    "test_greenlets", "test_gunicorn", "test_headers", "test_imports", "test_keeper", "test_logging", "test_readme",
-    "test_testing_fixture", "test_units",
-}  # fmt: skip
-# Mostly on servers of their own, which in a container can't be had: there these would be the embedded one again.
-ON_THEIR_OWN_SERVER = {
-    "test_credentials", "test_limit", "test_lines", "test_mux", "test_near", "test_read_only", "test_servers",
-    "test_stale", "test_touch", "test_unavailable",
-}  # fmt: skip
 
 SERVER = pytest.StashKey[str]()
 
@@ -89,6 +75,17 @@ def pytest_sessionstart(session: pytest.Session) -> None:
         raise pytest.UsageError(f"no server for --server {_kind(session.config)}: {error}") from None
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_collect_directory(path: Path) -> Generator[None, pytest.Collector | None, pytest.Collector | None]:
+    """Apply `pytestmark` of a folder's `__init__.py` to the folder, which pytest does for files alone."""
+    folder = yield
+    if isinstance(folder, pytest.Package):
+        package = importlib.import_module(".".join(path.relative_to(folder.config.rootpath).parts))
+        if mark := getattr(package, "pytestmark", None):
+            folder.add_marker(mark)
+    return folder
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """All servers and all that is above them, without each with each: what is left out here runs elsewhere."""
     kind = _kind(config)
@@ -117,15 +114,8 @@ def _leaves_no_task(
 
 
 def _belongs_to(kind: str, item: pytest.Item) -> bool:
-    if marked := item.get_closest_marker("server"):
-        return kind in marked.args
-    if kind == "embedded":
-        return True
-    left_out = ABOVE_THE_SERVER | (set() if kind == "debian" else ONCE_FOR_EACH_PYTHON)
-    if kind == "container":
-        left_out |= ON_THEIR_OWN_SERVER
-    parameters = item.callspec.params if hasattr(item, "callspec") else {}
-    return item.path.stem not in left_out and parameters.get("connect_any") != "redis-py"
+    marker = item.get_closest_marker("server")
+    return marker is None or kind in marker.args
 
 
 def pytest_report_header(config: pytest.Config) -> str:
@@ -236,7 +226,10 @@ def make_server(request: pytest.FixtureRequest) -> Iterator[MakeServer]:
         yield make
 
 
-@pytest.fixture(params=["sync", "asyncio", "redis-py"])
+# The pool of redis-py is the same on every server, so it runs on one.
+@pytest.fixture(
+    params=["sync", "asyncio", pytest.param("redis-py", marks=pytest.mark.server("embedded"))],
+)
 def connect_any(request: pytest.FixtureRequest, server_url: str, namespace: str) -> Iterator[Connect]:
     """Connects any number of clients, all `Registry` or all `AsyncRegistry` behind its interface; the latter
     multiplexed, or over a pool of redis-py's.

@@ -14,6 +14,7 @@ from benchmarks import aims, blocking, claims, imports, report, texts
 from benchmarks.measure import Figure
 from benchmarks.options import Rounds
 
+pytestmark = pytest.mark.server("embedded")  # not about the server
 ROOT = Path(__file__).parents[2]
 
 

@@ -17,6 +17,8 @@ from tests.support.faults.proxy import SECONDS
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+pytestmark = pytest.mark.server("embedded")  # not about the server
+
 
 @pytest.fixture
 def run(server_url: str, namespace: str) -> Callable[..., subprocess.CompletedProcess[str]]:

@@ -43,6 +43,7 @@ from pyregistry.demo.scenario import known_models
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+pytestmark = pytest.mark.server("embedded")  # not about the server
 SECONDS = 60.0
 SMALL: dict[str, Any] = {"processes": 4, "models": 3, "lease": 2.0, "timeout": SECONDS}
 PROGRAM = "import sys; from pyregistry.demo import run; sys.exit(run(**eval(sys.argv[1])))"

@@ -27,6 +27,9 @@ if TYPE_CHECKING:
 
     from tests.conftest import MakeServer
 
+from tests.support.servers import KINDS
+
+pytestmark = pytest.mark.server(*KINDS)  # it looks at the server
 PROVIDER: Final = "HuggingFace"
 HEALTHY = {"server", "eviction", "persistence", "clock", "records"}
 

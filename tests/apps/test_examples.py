@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     Start = Callable[..., subprocess.Popen[str]]
 
+pytestmark = pytest.mark.server("embedded")  # not about the server
 SECONDS = 90.0  # for what must come, on a machine that is busy
 ROOT = Path(__file__).parents[2]
 EXAMPLES = ROOT / "examples"

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from tests.support.clients import Connect
     from tests.support.hub import Hub
 
-
+pytestmark = pytest.mark.server("embedded")  # not about the server
 HOUR = 3_600_000_000  # microseconds
 
 

@@ -47,7 +47,7 @@ from tests.support.snapshots import FILES, REPO, SECONDS, Replica, contents, wor
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-
+pytestmark = pytest.mark.server("embedded")  # not about the server
 TOKEN = "hf_averysecrettokenofatest"
 
 

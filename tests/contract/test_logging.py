@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from tests.conftest import MakeServer
     from tests.support.clients import Connect
 
+pytestmark = pytest.mark.server("embedded", "debian")  # not about the server; two Pythons
 ROOT = Path(__file__).parents[2]
 SECRET = "s3cr3t-passw0rd"  # looked for in all that must not show it
 DEBUG, INFO, WARNING = logging.DEBUG, logging.INFO, logging.WARNING

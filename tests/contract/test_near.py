@@ -49,6 +49,7 @@ if TYPE_CHECKING:
     from pyregistry.embedded import EmbeddedServer
     from tests.conftest import MakeServer
 
+pytestmark = pytest.mark.server("embedded", "debian", "stack")  # on servers of their own: not in containers
 HITS = 3_000_000  # more than could be asked in vain before the test is over
 
 

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from tests.conftest import MakeServer
     from tests.support.clients import Connect
 
+pytestmark = pytest.mark.server("embedded", "debian", "stack")  # on servers of their own: not in containers
 MODEL: Final = ("model", "S3")
 BRIEF = 0.5  # seconds that an answer may take
 STALE: dict[str, Any] = {"near_cache": True, "stale_for": 600.0, "timeout": BRIEF}

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from tests.conftest import MakeServer
     from tests.support.clients import Connect
 
+pytestmark = pytest.mark.server("embedded", "debian", "stack")  # on servers of their own: not in containers
 LONG = 3600.0  # an interval that does not end within a test
 
 

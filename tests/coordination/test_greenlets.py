@@ -11,6 +11,7 @@ import pytest
 
 from pyregistry import Claimed, Registry
 
+pytestmark = pytest.mark.server("embedded", "debian")  # not about the server; two Pythons
 SECONDS = 60.0  # a process that is frozen does not end in that time
 ROOT = Path(__file__).parents[2]
 PATCH = {

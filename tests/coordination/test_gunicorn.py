@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
+pytestmark = pytest.mark.server("embedded", "debian")  # not about the server; two Pythons
 SECONDS = 60.0  # a worker that is frozen does not answer in that time
 PATCH = "from gevent import monkey; monkey.patch_all()\n"
 APPLICATION = """

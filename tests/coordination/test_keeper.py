@@ -35,6 +35,8 @@ if TYPE_CHECKING:
     from tests.conftest import MakeServer
     from tests.support.clients import Connect
 
+pytestmark = pytest.mark.server("embedded", "debian")  # not about the server; two Pythons
+
 # Seconds, instead of 30: all that belongs to the lease is as much faster. Where somebody waits for it to end,
 # a machine that is busy for a moment must not be what ends it.
 LEASE = 0.6

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from pyregistry import Registry
     from tests.support.hub import Hub
 
+pytestmark = pytest.mark.server("embedded")  # not about the server
 
 # In every process that starts with it: as on a machine where nobody may write to /tmp, /var/tmp and the working folder.
 NO_TEMPORARY_FOLDER = """

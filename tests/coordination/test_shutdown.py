@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from pyregistry.store import Published
     from tests.support.clients import Connect
 
+pytestmark = pytest.mark.server("embedded")  # not about the server
 MODEL: Final = ("org/model", "S3")
 LEASE = 600.0
 ROOT = Path(__file__).parents[2]

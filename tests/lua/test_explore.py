@@ -17,6 +17,7 @@ from pyregistry.backend.values import Cancelled, StatusSet
 from tests.lua.harness import Item, item
 from tests.lua.model import Model
 
+pytestmark = pytest.mark.server("embedded")  # a model alone
 MODEL = "m"
 STEP, LEASE, BACK_OFF, COOL_DOWN = 100, 50, 50, 150  # ticks lie in between
 MOST = 2  # attempts that everybody allows

@@ -7,6 +7,8 @@ import pytest
 from pyregistry._redis.protocol import records as wire
 from tests.lua.harness import HOUR, Lab, item
 
+pytestmark = pytest.mark.server("embedded", "debian", "stack")  # as tests/contract/test_touch.py
+
 
 @pytest.mark.parametrize("status", ["DOWNLOADING", "DOWNLOADED", "ERROR"])
 def test_known(lab: Lab, status: str) -> None:

@@ -1,0 +1,3 @@
+"""What the tests share: no tests."""
+
+from __future__ import annotations

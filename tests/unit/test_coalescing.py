@@ -8,7 +8,9 @@ from hypothesis import strategies as st
 
 from pyregistry._redis.protocol.scripts import BATCH
 from pyregistry._redis.transport.coalescing import LEAST, gather
+from tests.support.servers import KINDS
 
+pytestmark = pytest.mark.server(*KINDS)
 counts = st.integers(min_value=0, max_value=10_000)
 
 

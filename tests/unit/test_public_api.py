@@ -13,6 +13,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import pytest
+
+from tests.support.servers import KINDS
+
+pytestmark = pytest.mark.server(*KINDS)
 MODULES = (
     "pyregistry",
     "pyregistry.aio",

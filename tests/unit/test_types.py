@@ -7,6 +7,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
+pytestmark = pytest.mark.server("embedded")  # one Python is enough: mypy is told the oldest
 ROOT = Path(__file__).parents[2]
 SNIPPETS = """\
 from __future__ import annotations
