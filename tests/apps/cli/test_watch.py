@@ -24,8 +24,8 @@ import redis
 from pyregistry import Claim, Claimed, Provider, Registry
 from pyregistry._redis.protocol.keys import Keyspace
 from pyregistry.cli.exit_codes import Exit
-from tests.apps.test_cli import COMMAND, ROOT, without_colours
-from tests.apps.test_cli_run import SECONDS, Start, env, start
+from tests.support.cli import COMMAND, ROOT, SECONDS, without_colours
+from tests.support.commands import Start
 from tests.support.faults.proxy import until
 
 if TYPE_CHECKING:
@@ -33,8 +33,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from tests.conftest import MakeServer
-
-__all__ = ["env", "start"]
 
 
 @pytest.fixture

@@ -13,18 +13,18 @@ import redis
 
 from pyregistry import Registry
 from pyregistry.cli.exit_codes import Exit
-from tests.apps.test_cli import environment, run, spawn  # noqa: F401 - fixtures
+from tests.support.cli import spawn
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from tests.apps.test_cli import Run
     from tests.conftest import MakeServer
+    from tests.support.cli import Run
 
 SECONDS = 60.0
 
 
-def test_it_answers(run: Run, registry: Registry) -> None:  # noqa: F811 - the fixture
+def test_it_answers(run: Run, registry: Registry) -> None:
     registry.set_status("m", "S3", "DOWNLOADED")
     for options, writes in ([], None), (["--write"], True):
         answered = run("ping", *options)
@@ -42,7 +42,7 @@ def state(client: redis.Redis) -> dict[Any, Any]:
     return {key: client.dump(key) for key in client.keys("*")}
 
 
-def test_it_changes_nothing(run: Run, make_server: MakeServer) -> None:  # noqa: F811 - the fixture
+def test_it_changes_nothing(run: Run, make_server: MakeServer) -> None:
     server = make_server()
     with redis.Redis.from_url(server.url) as client:
         assert run("ping", "--url", server.url, "--namespace", "n").code == Exit.DONE
@@ -62,7 +62,7 @@ def test_it_changes_nothing(run: Run, make_server: MakeServer) -> None:  # noqa:
                 assert b"last" in first["data"], "no event came before this one"
 
 
-def test_a_write_is_refused_where_a_claim_is(run: Run, make_server: MakeServer) -> None:  # noqa: F811 - the fixture
+def test_a_write_is_refused_where_a_claim_is(run: Run, make_server: MakeServer) -> None:
     server = make_server()
     port = server.url.rpartition(":")[2]
 
@@ -91,7 +91,7 @@ def test_a_write_is_refused_where_a_claim_is(run: Run, make_server: MakeServer) 
         assert code("--write") == Exit.DONE
 
 
-def test_nobody_answers(run: Run) -> None:  # noqa: F811 - the fixture
+def test_nobody_answers(run: Run) -> None:
     gone = run("ping", "--url", "redis://127.0.0.1:1", "--json")
     assert gone.code == Exit.UNAVAILABLE
     assert "redis://127.0.0.1:1" in json.loads(gone.err)["message"]

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import json
 import os
-import pty
 import re
 import shlex
 import shutil
@@ -14,133 +12,21 @@ import signal
 import subprocess
 import sys
 import tempfile
-import threading
-import time
-from datetime import datetime, timezone
-from itertools import count
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import redis
 
-from pyregistry import Claimed, ModelRecord, ModelRef, ModelStatus, Registry
+from pyregistry import Claimed, ModelRecord, ModelStatus, Registry
 from pyregistry.cli.exit_codes import Exit
-from pyregistry.cli.progress import waiting_words
-from pyregistry.cli.throughput import Pace
-from tests.apps.test_cli import COMMAND, NAMES_A_SERVER, ROOT, Ended
+from tests.support.cli import COMMAND, ROOT, SECONDS
+from tests.support.commands import FILL, TRACE, WAIT, Start, has_begun, record_of, sh, traces
 from tests.support.faults import mounts
 from tests.support.faults.proxy import Proxy, until
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
-
     from tests.conftest import MakeServer
-
-SECONDS = 60.0  # for what must come
-
-
-class Started:
-    """A command that runs as a process of its own."""
-
-    def __init__(self, words: tuple[object, ...], env: Mapping[str, str], log: Path) -> None:
-        self._log = log
-        with log.open("wb") as stderr:
-            self.process = subprocess.Popen(
-                [*COMMAND, *map(str, words)],
-                env=env,
-                cwd=ROOT,
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
-                stderr=stderr,
-            )
-
-    @property
-    def err(self) -> str:
-        """What it has written to standard error so far."""
-        return self._log.read_text("utf-8")
-
-    def says(self, words: str) -> None:
-        """Wait until it has written that to standard error."""
-        until(lambda: words in self.err or self.process.poll() is not None, words, SECONDS)
-        assert words in self.err
-
-    def send(self, number: int) -> None:
-        """A signal, to this process alone."""
-        self.process.send_signal(number)
-
-    def end(self) -> Ended:
-        """Wait until it has ended, and every other process that has its standard output."""
-        out, _ = self.process.communicate(timeout=SECONDS)
-        return Ended(self.process.returncode, out.decode(), self.err)
-
-
-class Start(Protocol):
-    """Starts `pyregistry` with these words; an option's value may be a number."""
-
-    def __call__(self, *words: object, **env: str) -> Started: ...
-
-
-@pytest.fixture
-def env(server_url: str, namespace: str, tmp_path: Path) -> dict[str, str]:
-    """The environment names the test's server and namespace, and a folder for the command's traces."""
-    ours = {"PYREGISTRY_URL": server_url, "PYREGISTRY_NAMESPACE": namespace, "TRACES": str(tmp_path)}
-    return {**{name: value for name, value in os.environ.items() if name not in NAMES_A_SERVER}, **ours}
-
-
-@pytest.fixture
-def start(env: dict[str, str], tmp_path: Path) -> Iterator[Start]:
-    """Starts commands, and ends what a failed test leaves of them."""
-    started: list[Started] = []
-
-    def start(*words: object, **more: str) -> Started:
-        log = tmp_path / f"stderr-{len(started)}"
-        started.append(Started(words, {**env, **more}, log))
-        return started[-1]
-
-    yield start
-    for each in started:
-        each.process.kill()
-        each.process.communicate(timeout=SECONDS)
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Path:
-    folder = tmp_path / "cache"
-    folder.mkdir()
-    return folder
-
-
-@pytest.fixture
-def gate(tmp_path: Path) -> Path:
-    """A file for which `WAIT` waits."""
-    return tmp_path / "gate"
-
-
-TRACE = 'echo "$PYREGISTRY_ATTEMPT" >> "$TRACES/trace"; '
-WAIT = 'while [ ! -e "$TRACES/gate" ]; do sleep 0.05; done; '
-FILL = 'echo weights > "$PYREGISTRY_FOLDER/file"; '
-
-
-def sh(*parts: str) -> tuple[str, ...]:
-    """The end of a command line: a shell that does that."""
-    return ("--", "sh", "-c", "".join(parts))
-
-
-def traces(folder: Path) -> list[str]:
-    """What the commands have traced: the attempts that they were."""
-    path = folder / "trace"
-    return path.read_text().split() if path.exists() else []
-
-
-def has_begun(folder: Path, attempts: int = 1) -> None:
-    until(lambda: len(traces(folder)) >= attempts, f"attempt {attempts} begins", SECONDS)
-
-
-def record_of(registry: Registry, name: str = "m") -> ModelRecord:
-    record = registry.get_model_record(name, "HuggingFace")
-    assert record is not None
-    return record
 
 
 # One does it
@@ -567,69 +453,6 @@ def test_what_is_on_disk_is_registered_after_a_loss_of_data(
     assert traces(tmp_path) == [], "nothing is downloaded again"
 
 
-# What is said meanwhile
-
-
-def test_who_waits_in_a_pipe_gets_lines(start: Start, registry: Registry) -> None:
-    result = registry.try_claim_for_download(
-        "m", "HuggingFace", lease=3600, owner="slow", expected_bytes=4096
-    )
-    assert isinstance(result, Claimed)
-    registry.refresh_download_claim(result.claim, bytes_done=1024)
-    run = start("run", "m", "--retry", 1, *sh("true"))
-    run.says("pyregistry: m: slow downloads it, 25 % done\n")
-    registry.finish_download_claim(result.claim, "ERROR", "no\nroute", permanent=True)
-    ended = run.end()
-    assert ended.code == Exit.DOWNLOAD_FAILED
-    assert r"no\nroute" in ended.err
-    assert "\x1b" not in ended.err
-
-
-def test_on_a_terminal_it_is_one_line(env: dict[str, str], registry: Registry) -> None:
-    result = registry.try_claim_for_download(
-        "m", "HuggingFace", lease=3600, owner="slow", expected_bytes=4096
-    )
-    assert isinstance(result, Claimed)
-    leader, follower = pty.openpty()
-    seen = bytearray()
-
-    def read() -> None:
-        # Linux tells the end of a terminal by this error.
-        with contextlib.suppress(OSError):
-            while chunk := os.read(leader, 4096):
-                seen.extend(chunk)
-
-    reader = threading.Thread(target=read)
-    process = subprocess.Popen(
-        [*COMMAND, "run", "m", "--", "true"],
-        env={**env, "TERM": "xterm-256color"},
-        cwd=ROOT,
-        stdin=follower,
-        stdout=follower,
-        stderr=follower,
-    )
-    os.close(follower)
-    reader.start()
-    try:
-        until(lambda: b"slow downloads it" in seen, "it waits", SECONDS)
-        for done in count(1024, 64):
-            registry.refresh_download_claim(result.claim, bytes_done=min(done, 4000))
-            if b" left" in seen and b" B/s" in seen and b" % done" in seen:
-                break
-            assert done < 100_000, seen
-            time.sleep(0.1)  # a pace, from which a speed can be told
-        registry.finish_download_claim(result.claim, "DOWNLOADED")
-        assert process.wait(SECONDS) == 0
-    finally:
-        process.kill()
-        process.wait()
-        reader.join(SECONDS)
-        os.close(leader)
-    text = seen.decode()
-    assert "\x1b[2K" in text, "the line is drawn anew"
-    assert text.endswith("pyregistry: m is there: downloaded by slow\r\n")
-
-
 # This machine
 
 
@@ -702,46 +525,3 @@ def test_wrong_calls(start: Start, registry: Registry, words: list[str]) -> None
     assert ended.err
     assert "Traceback" not in ended.err
     assert registry.get_models_by_last_used() == []
-
-
-# Words and numbers
-
-
-def test_pace() -> None:
-    pace = Pace()
-    assert pace.speed(0.0) is None
-    pace.saw(0.0, 1, None)
-    pace.saw(1.0, 1, 100)
-    assert pace.speed(1.0) is None
-    pace.saw(3.0, 1, 300)
-    assert pace.speed(3.0) == 100
-    assert pace.speed(7.0) == 100, "reports are not to be expected more often"
-    assert pace.speed(21.0) == 10, "silence counts, once it is one"
-    assert pace.silence(21.0) == 18
-    assert pace.seconds_left(3.0, 1300) == 10
-    assert pace.seconds_left(3.0, 200) == 0
-    assert pace.seconds_left(3.0, None) is None
-    pace.saw(4.0, 1, 50)
-    assert pace.speed(4.0) is None, "it began again"
-    pace.saw(5.0, 2, 50)
-    assert pace.silence(6.0) == 1
-    for second in range(6, 100):
-        pace.saw(float(second), 2, 50 + 10 * min(second, 60) + max(second - 60, 0))
-    assert pace.speed(99.0) == 1, "what is long ago does not count"
-    assert Pace().seconds_left(0.0, 10) is None
-
-
-def test_words_for_who_waits() -> None:
-    now = datetime(2026, 1, 1, tzinfo=timezone.utc)
-    ref = ModelRef("m\x1b", "S3", "v1")
-
-    def words(status: ModelStatus, **more: Any) -> str:
-        return waiting_words(ref, ModelRecord("m\x1b", "S3", status, now, now, **more), Pace(), 0.0)
-
-    assert waiting_words(ref, None, Pace(), 0.0) == r"m\x1b @v1: nobody downloads it"
-    downloading = words(ModelStatus.DOWNLOADING, owner="host:1", attempts=2, bytes_done=2048, message="half")
-    assert downloading == r"m\x1b @v1: host:1 downloads it, attempt 2, 2.0 KiB done, half"
-    assert "has no owner" in words(ModelStatus.DOWNLOADING)
-    assert "attempt 2 failed: why" in words(ModelStatus.ERROR, attempts=2, message="why")
-    assert "host:1 evicts it" in words(ModelStatus.EVICTING, owner="host:1")
-    assert "its files are looked for" in words(ModelStatus.DOWNLOADED)
