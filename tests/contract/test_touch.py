@@ -15,9 +15,9 @@ import redis
 from pyregistry import AsyncRegistry, InvalidArgument, InvalidModelName, ModelStatus, Registry, RegistryClosed
 from pyregistry._coordination import touch_buffer_async, touch_buffer_sync
 from pyregistry._core.clock import now
-from tests.coordination.test_fork import left_open
 from tests.support.faults.proxy import Proxy, until
 from tests.support.internals import ops_of
+from tests.support.marks import left_open
 
 if TYPE_CHECKING:
     from tests.conftest import MakeServer

@@ -36,6 +36,7 @@ from pyregistry._core import values
 from pyregistry._redis.transport.endpoint import UrlSource
 from tests.support.faults.proxy import SECONDS, Proxy, until
 from tests.support.internals import ops_of
+from tests.support.marks import left_open
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -45,10 +46,6 @@ pytestmark = [
     # Python says so of every process with threads, and pytest's have some.
     pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning"),
 ]
-# A client that goes on to a second event loop can't close the connections of the first, which has ended.
-left_open = pytest.mark.filterwarnings(
-    "ignore:unclosed:ResourceWarning", "ignore:loop is closed:ResourceWarning"
-)
 
 
 def in_child(function: Callable[[], Any]) -> Any:

@@ -33,11 +33,10 @@ from pyregistry import (
     release_on_signal,
 )
 from pyregistry._client import Client
-from tests.faults.test_fleet import waits
 from tests.support.clients import AsyncFacade
 from tests.support.faults.proxy import SECONDS, Proxy, until
 from tests.support.hub import Hub
-from tests.support.internals import keepalive_of
+from tests.support.internals import keepalive_of, waits
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -29,10 +29,10 @@ from pyregistry import (
 from pyregistry._coordination import waiters
 from pyregistry._core.clock import now
 from pyregistry._redis.protocol.keys import Keyspace
-from tests.coordination.test_ensure import claimed, listens
+from tests.support.downloads import claimed, listens
 from tests.support.faults.proxy import SECONDS, Proxy, until
 from tests.support.faults.truncate import Cutter
-from tests.support.internals import keepalive_of, ops_of, subscriber_of
+from tests.support.internals import keepalive_of, ops_of, subscriber_of, waits
 from tests.support.replica import MODEL, Replica
 
 if TYPE_CHECKING:
@@ -67,12 +67,6 @@ def start(server_url: str, namespace: str, store: FolderStore) -> Iterator[Calla
 def content(store: FolderStore, record: ModelRecord | None) -> str:
     assert record is not None
     return (store.path(record) / "weights").read_text()
-
-
-def waits(registry: Registry | AsyncRegistry, entry: str = "HuggingFace:org/model") -> bool:
-    """Whether somebody has asked for this model after the subscription was there, and now waits to be told."""
-    seat = subscriber_of(registry).hub._seats.get(entry)
-    return seat is not None and seat.view is not None and seat.view.until > now()
 
 
 # Owners that die

@@ -12,15 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 import pytest
 import redis
 
-from pyregistry import (
-    AsyncRegistry,
-    Claimed,
-    FolderStore,
-    ModelStatus,
-    NotNow,
-    Registry,
-    RegistryUnavailable,
-)
+from pyregistry import AsyncRegistry, Claimed, FolderStore, ModelStatus, NotNow, Registry, RegistryUnavailable
 from pyregistry._redis.protocol.outcomes import ATTEMPTS
 from tests.support.faults.proxy import SECONDS, Proxy, until
 

@@ -6,12 +6,10 @@ import errno
 import logging
 import os
 import threading
-import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
-from typing import TypeVar
 from unicodedata import normalize
 
 import pytest
@@ -19,21 +17,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pyregistry import ConfigurationError, InvalidArgument, ModelRef, Provider
-from pyregistry.errors import CacheMismatch, ClaimLost
+from pyregistry.errors import ClaimLost
 from pyregistry.store import CacheMark, FolderStore, Published
 from pyregistry.stores.names import folder_of, former_folder_of
 from tests.support.stores import FOLDER, REF, claim_of, failing, publish, record_at, stage, tokens, tree, yes
-
-T = TypeVar("T")
+from tests.support.threads import at_once
 
 WORDS = st.from_regex(r"[A-Za-z][A-Za-z0-9._-]{0,31}", fullmatch=True)
 TEXTS = st.text(st.characters(exclude_categories=["Cs", "Cc"]), min_size=1, max_size=60)
 REFS = st.builds(ModelRef, TEXTS, WORDS, st.none() | TEXTS, st.none() | TEXTS)
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> FolderStore:
-    return FolderStore(tmp_path)
 
 
 def published(store: FolderStore) -> list[str]:
@@ -46,18 +38,6 @@ def staged(store: FolderStore) -> list[str]:
 
 def trash(store: FolderStore) -> list[str]:
     return tokens(store.root / ".pyregistry/trash" / FOLDER)
-
-
-def at_once(calls: list[Callable[[], T]]) -> list[T]:
-    """Runs them in threads that start together."""
-    start = threading.Barrier(len(calls))
-
-    def run(call: Callable[[], T]) -> T:
-        start.wait()
-        return call()
-
-    with ThreadPoolExecutor(len(calls)) as pool:
-        return list(pool.map(run, calls))
 
 
 # The root and the names of folders
@@ -582,105 +562,3 @@ def test_what_can_not_be_discarded_is_logged(
     assert [record.levelno for record in caplog.records] == [logging.WARNING]
     assert store.sweep(REF, 4, None)
     assert staged(store) == []
-
-
-# Which cache this is
-
-
-MARK = CacheMark("4f2a", "shared-cache")
-
-
-@pytest.fixture(params=["links", "no links"])
-def links(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    if request.param == "no links":
-        monkeypatch.setattr(os, "link", failing(errno.EPERM))
-
-
-@pytest.mark.usefixtures("links")
-def test_the_first_mark_stays(store: FolderStore) -> None:
-    assert store.read_mark() is None
-    assert store.write_mark(MARK) == MARK
-    assert store.write_mark(CacheMark("other", "another")) == MARK
-    assert FolderStore(store.root).read_mark() == MARK
-    assert (
-        store.root / ".pyregistry/cache_id"
-    ).read_text() == '{"cache_id":"4f2a","namespace":"shared-cache"}'
-    assert tree(store.root) == {".pyregistry", ".pyregistry/cache_id"}
-
-
-@pytest.mark.usefixtures("links")
-def test_many_write_the_mark_at_once(store: FolderStore) -> None:
-    for turn in range(20):
-        marks = [CacheMark(f"{turn}-{each}", "n") for each in range(4)]
-        results = at_once([lambda mark=mark: store.write_mark(mark) for mark in marks])  # type: ignore[misc]  # mark
-        assert len({mark.cache_id for mark in results}) == 1
-        assert results[0] in marks
-        assert store.read_mark() == results[0]
-        assert tokens(store.root / ".pyregistry") == ["cache_id"]
-        (store.root / ".pyregistry/cache_id").unlink()
-
-
-def test_a_mark_is_readable_by_others(store: FolderStore) -> None:
-    store.write_mark(MARK)
-    (store.root / "usual").touch()
-    usual = (store.root / "usual").stat().st_mode
-    assert (store.root / ".pyregistry/cache_id").stat().st_mode == usual
-
-
-@pytest.mark.parametrize(
-    "content",
-    [
-        b"",
-        b"{",
-        b"[]",
-        b"4f2a",
-        b'{"cache_id":"a"}',
-        b'{"cache_id":"","namespace":"n"}',
-        b'{"cache_id":"\xff"}',
-    ],
-)
-def test_a_damaged_mark(store: FolderStore, monkeypatch: pytest.MonkeyPatch, content: bytes) -> None:
-    monkeypatch.setattr(time, "sleep", lambda _: None)
-    path = store.root / ".pyregistry/cache_id"
-    path.parent.mkdir()
-    path.write_bytes(content)
-    with pytest.raises(CacheMismatch, match="damaged"):
-        store.read_mark()
-    with pytest.raises(CacheMismatch, match="damaged"):
-        store.write_mark(MARK)
-    assert path.read_bytes() == content
-    assert tokens(path.parent) == ["cache_id"]
-
-
-def test_a_mark_that_is_being_written(store: FolderStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = store.root / ".pyregistry/cache_id"
-    path.parent.mkdir()
-    path.touch()
-    content = b'{"cache_id":"4f2a","namespace":"shared-cache","newer":1}'
-    monkeypatch.setattr(time, "sleep", lambda _: path.write_bytes(content))
-    assert store.read_mark() == MARK
-
-
-def test_a_mark_that_is_removed_at_once_is_written_again(
-    store: FolderStore, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    read = store.read_mark
-    path = store.root / ".pyregistry/cache_id"
-    removals = iter([True, False])
-
-    def read_mark(_self: FolderStore) -> CacheMark | None:
-        if next(removals):
-            path.unlink()
-        return read()
-
-    monkeypatch.setattr(FolderStore, "read_mark", read_mark)
-    assert store.write_mark(MARK) == MARK
-
-
-def test_a_mark_that_can_not_be_written(store: FolderStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    with monkeypatch.context() as patch:
-        patch.setattr(os, "link", failing(errno.EIO))
-        with pytest.raises(OSError, match=os.strerror(errno.EIO)):
-            store.write_mark(MARK)
-    assert tokens(store.root / ".pyregistry") == []
-    assert store.read_mark() is None

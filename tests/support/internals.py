@@ -7,7 +7,9 @@ from typing import Any
 
 from pyregistry import AsyncRegistry, Registry
 from pyregistry._coordination.keepalive import KeptClaims
+from pyregistry._core.clock import now
 from pyregistry._redis.protocol.operations import Ops
+from pyregistry._redis.transport.multiplexed import Batch
 
 # Any: tests look at attributes that no protocol names, on either client or a facade of the asyncio one.
 AnyClient = Registry | AsyncRegistry | Any
@@ -49,3 +51,15 @@ def event_connection_of(registry: AnyClient) -> Any:
 def lease_time_of(registry: Registry) -> datetime:
     """The registry's clock."""
     return registry._backend.lease_time()
+
+
+def waits(registry: Registry | AsyncRegistry, entry: str = "HuggingFace:org/model") -> bool:
+    """Whether somebody has asked for this model after the subscription was there, and now waits to be told."""
+    seat = subscriber_of(registry).hub._seats.get(entry)
+    return seat is not None and seat.view is not None and seat.view.until > now()
+
+
+def under_way(registry: AsyncRegistry) -> list[int]:
+    """How many items each command carries that the server has not answered."""
+    transport: Any = transport_of(registry)
+    return [batch.items for batch in transport._pipe.awaited(Batch)]

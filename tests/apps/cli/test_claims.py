@@ -11,7 +11,6 @@ import subprocess
 import sys
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pytest
 
@@ -19,9 +18,6 @@ from pyregistry import Claimed, ModelStatus, Provider, Registry
 from pyregistry.cli.claim_token import Ticket, shell_failure
 from pyregistry.cli.exit_codes import Exit
 from tests.support.cli import ROOT, SECONDS, Ended, Run, exported, spawn
-
-if TYPE_CHECKING:
-    pass
 
 
 def test_from_claim_to_finish(run: Run, registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:

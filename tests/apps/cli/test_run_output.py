@@ -10,7 +10,7 @@ import threading
 import time
 from datetime import datetime, timezone
 from itertools import count
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pyregistry import Claimed, ModelRecord, ModelRef, ModelStatus, Registry
 from pyregistry.cli.exit_codes import Exit
@@ -19,9 +19,6 @@ from pyregistry.cli.throughput import Pace
 from tests.support.cli import COMMAND, ROOT, SECONDS
 from tests.support.commands import Start, sh
 from tests.support.faults.proxy import until
-
-if TYPE_CHECKING:
-    pass
 
 # What is said meanwhile
 

@@ -6,16 +6,12 @@ import signal
 import subprocess
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pytest
 
 from pyregistry import Registry
 from pyregistry.cli.exit_codes import Exit
 from tests.support.cli import COMMAND, ROOT, SECONDS, Run, spawn
-
-if TYPE_CHECKING:
-    pass
 
 
 def test_options_stand_before_or_after(run: Run, registry: Registry) -> None:

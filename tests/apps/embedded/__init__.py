@@ -1,0 +1,3 @@
+"""The embedded server."""
+
+from __future__ import annotations

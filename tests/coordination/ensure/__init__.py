@@ -1,0 +1,3 @@
+"""`ensure` and `download`: one caller downloads, the others get the result."""
+
+from __future__ import annotations

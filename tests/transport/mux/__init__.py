@@ -1,0 +1,3 @@
+"""The one connection of an `AsyncRegistry`."""
+
+from __future__ import annotations
