@@ -10,9 +10,10 @@ import unicodedata
 from collections.abc import Iterable
 from functools import lru_cache
 
+from pyregistry._core import values
 from pyregistry._core.model_key import ModelKey, entry_of
 from pyregistry.errors import InvalidArgument, InvalidModelName
-from pyregistry.models import ModelProvider, ModelRef, Provider
+from pyregistry.models import Claim, ModelProvider, ModelRef, Provider
 
 MAX_INT = 2**53 - 1
 """The largest integer that Lua's doubles hold exactly."""
@@ -161,6 +162,56 @@ def microseconds(argument: str, seconds: float, *, zero: bool = False) -> int:
     if rounded == 0 and not (zero and seconds == 0):
         raise InvalidArgument(argument, f"must be at least a microsecond, not {seconds} seconds")
     return rounded
+
+
+@lru_cache(maxsize=64)
+def _lease(seconds: float) -> int:
+    return microseconds("lease", seconds)
+
+
+def lease(value: values.Lease) -> tuple[int, float | None]:
+    """A lease in microseconds (0: it never ends) and in seconds; `KEPT` is `KEPT_LEASE`.
+
+    Raises:
+        InvalidArgument: the value is out of its range, or is `Default.ITS_OWN`, which the caller resolves.
+    """
+    if value is None:
+        return 0, None
+    seconds = values.KEPT_LEASE if value is values.KEPT else value
+    if isinstance(seconds, values.Default):
+        raise InvalidArgument("lease", f"{seconds!r} is not for this call")
+    if type(seconds) is float:
+        return _lease(seconds), seconds
+    return microseconds("lease", seconds), float(seconds)
+
+
+def claim_id(value: str) -> str:
+    """A claim id of the caller's own."""
+    return name_like("claim_id", value, WORD_BYTES)
+
+
+def claimed_model(claim: Claim) -> ModelKey:
+    """The model of a claim that a caller gave; the claim id and the token are checked too."""
+    if not isinstance(claim, Claim):
+        raise InvalidArgument("claim", f"must be a Claim, not {type(claim).__name__}")
+    claim_id(claim.claim_id)
+    whole("token", claim.token)
+    return target(claim.model_name, claim.provider, claim.revision, claim.subset)
+
+
+def providers(words: Iterable[str], most: int) -> tuple[ModelProvider | Provider, ...]:
+    """The providers that a call without a provider looks at: the four, then those that are given, without repeats.
+
+    Args:
+        words: providers beyond the four.
+        most: how many there may be in all: they are one batch.
+    """
+    if isinstance(words, str):
+        raise InvalidArgument("providers", "must be a collection of words, not one word")
+    known = tuple(dict.fromkeys([*ModelProvider, *map(provider, words)]))
+    if len(known) > most:
+        raise InvalidArgument("providers", f"must be at most {most - len(ModelProvider)} words")
+    return known
 
 
 def function(argument: str, value: object, arguments: int) -> None:

@@ -163,6 +163,15 @@ class Cancellation(msgspec.Struct, frozen=True):
             checks.whole("expected_token", self.expected_token)
         check_back_off(self.retry_in, self.permanent)
 
+    def told_by(self, owner: str) -> str:
+        """The message of the record: the client that cancels, and why.
+
+        Raises:
+            InvalidArgument: both together are too long.
+        """
+        why = f": {self.message}" if self.message else ""
+        return checks.text("message", f"cancelled by {owner}{why}")
+
 
 def check_back_off(retry_in: float | None, permanent: bool) -> None:
     """Check when an error may be tried again.

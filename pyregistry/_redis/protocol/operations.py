@@ -13,12 +13,10 @@ from typing import Any, ClassVar, Final, TypeAlias, TypeVar
 import msgspec
 
 from pyregistry._core import validation as checks
-from pyregistry._core import values
 from pyregistry._core.claim_ids import ClaimIds, default_owner
 from pyregistry._core.clock import time_of, time_or_none
 from pyregistry._core.model_key import ModelKey, entry_of, parse_entry
 from pyregistry._core.values import (
-    KEPT,
     ClaimResult,
     Default,
     Lease,
@@ -37,7 +35,6 @@ from pyregistry.backend.values import Branch, Cancellation, Cancelled, Ending, S
 from pyregistry.errors import (
     DamagedRecord,
     EvictionInProgress,
-    InvalidArgument,
     ModelHeld,
 )
 from pyregistry.models import (
@@ -103,11 +100,6 @@ MOST_HEADS: Final = 64
 
 MOST_OPS: Final = 4096
 """Of so many models, or kinds of models, the commonest operations are kept."""
-
-
-@lru_cache(maxsize=64)
-def _lease_in_microseconds(seconds: float) -> int:
-    return checks.microseconds("lease", seconds)
 
 
 def damaged(ref: ModelRef, why: str) -> DamagedRecord:
@@ -231,12 +223,7 @@ class Ops:
     def __init__(self, namespace: str, owner: str | None, providers: Iterable[str]) -> None:
         self.keys = Keyspace(checks.namespace(namespace))
         self._owner = None if owner is None else checks.owner(owner)
-        if isinstance(providers, str):
-            raise InvalidArgument("providers", "must be a collection of words, not one word")
-        told = [checks.provider(provider) for provider in providers]
-        self.providers = tuple(dict.fromkeys([*ModelProvider, *told]))
-        if len(self.providers) > BATCH:  # a call without a provider is one call of a script
-            raise InvalidArgument("providers", f"must be at most {BATCH - len(ModelProvider)} words")
+        self.providers = checks.providers(providers, BATCH)
         self.ids = ClaimIds()
         self._heads: dict[tuple[Any, ...], Head] = {}
         # Owner, lease and the like may be anything: only some are kept.
@@ -285,7 +272,7 @@ class Ops:
     ) -> tuple[Head, str, float | None]:
         """The head of such claims, the owner, and the lease in seconds."""
         who = (self._owner or default_owner()) if owner is None else checks.owner(owner)
-        length, seconds = self.lease_of(lease)
+        length, seconds = checks.lease(lease)
         most = 0 if max_attempts is None else checks.whole("max_attempts", max_attempts, least=1)
         cools = 0 if cooldown is None else checks.microseconds("cooldown", cooldown)
         asked = script.name, who, length, most, cools
@@ -338,22 +325,6 @@ class Ops:
         return PlainOp(head, lambda answers: _decode_opened(answers[0]))
 
     # Claims
-
-    def lease_of(self, lease: Lease) -> tuple[int, float | None]:
-        """A lease in microseconds (0: for ever) and in seconds."""
-        if lease is None:
-            return 0, None
-        seconds = values.KEPT_LEASE if lease is KEPT else lease
-        if isinstance(seconds, Default):
-            raise InvalidArgument("lease", f"{seconds!r} is not for this call")
-        if type(seconds) is float:
-            return _lease_in_microseconds(seconds), seconds
-        return checks.microseconds("lease", seconds), float(seconds)
-
-    @staticmethod
-    def named(claim_id: str) -> str:
-        """A claim id of the caller's own, checked."""
-        return checks.name_like("claim_id", claim_id, checks.WORD_BYTES)
 
     def claiming(
         self,
@@ -430,7 +401,7 @@ class Ops:
     ) -> Op[Claim | Rejection]:
         """The right to download again what ended in an error."""
         head, who, seconds = self.head_of_claims(RETRY, owner, lease, max_attempts)
-        each = self.ids.new() if claim_id is None else self.named(claim_id)
+        each = self.ids.new() if claim_id is None else checks.claim_id(claim_id)
 
         def decode(answers: Answers) -> Claim | Rejection:
             answer = answers[0]
@@ -454,13 +425,6 @@ class Ops:
             undo=undo if claim_id is None else None,
         )
 
-    def _claimed_target(self, claim: Claim) -> ModelKey:
-        if not isinstance(claim, Claim):
-            raise InvalidArgument("claim", f"must be a Claim, not {type(claim).__name__}")
-        checks.name_like("claim_id", claim.claim_id, checks.WORD_BYTES)
-        checks.whole("token", claim.token)
-        return checks.target(claim.model_name, claim.provider, claim.revision, claim.subset)
-
     def renew(
         self,
         claims: Sequence[Claim],
@@ -469,8 +433,8 @@ class Ops:
         updates: Sequence[ProgressUpdate] | None = None,
     ) -> Op[list[Claim | Rejection | DamagedRecord]]:
         """The owners of these claims live, and have said this; ``lease`` may be `Default.ITS_OWN`."""
-        targets = [self._claimed_target(claim) for claim in claims]
-        lengths = [self.lease_of(claim.lease if lease is Default.ITS_OWN else lease) for claim in claims]
+        targets = [checks.claimed_model(claim) for claim in claims]
+        lengths = [checks.lease(claim.lease if lease is Default.ITS_OWN else lease) for claim in claims]
         argv: list[str | int] = []
         words = updates or [ProgressUpdate()] * len(claims)
         for claim, (length, _), (message, done, total, order) in zip(claims, lengths, words, strict=True):
@@ -497,6 +461,7 @@ class Ops:
 
     def finish(self, claim: Claim, ending: Ending) -> Op[str]:
         """How the download ended; the reply is empty if this claim could say so, else why not."""
+        target = checks.claimed_model(claim)
         argv = (
             claim.claim_id,
             claim.token,
@@ -510,11 +475,11 @@ class Ops:
             ending.max_attempts or 0,
             _microseconds(ending.cooldown),
         )
-        return self._end("finish", FINISH, self._claimed_target(claim), argv)
+        return self._end("finish", FINISH, target, argv)
 
     def release(self, claim: Claim) -> Op[str]:
         """The claim is given back; the reply is empty if it could be, else why not."""
-        target = self._claimed_target(claim)
+        target = checks.claimed_model(claim)
         return self._end("release", RELEASE, target, (claim.claim_id, claim.token))
 
     def _end(self, name: str, script: Script, target: ModelKey, argv: Sequence[str | int]) -> Op[str]:
@@ -571,8 +536,7 @@ class Ops:
     def cancel(self, target: ModelKey, cancellation: Cancellation) -> Op[Cancelled | None]:
         """End a download from outside of its claim; the reply names the claim, or is None where there was none."""
         expected = cancellation.expected_token
-        why = f": {cancellation.message}" if cancellation.message else ""
-        text = checks.text("message", f"cancelled by {self.owner}{why}")
+        text = cancellation.told_by(self.owner)
 
         def decode(answers: Answers) -> Cancelled | None:
             answer: wire.CancelReply = answers[0]
@@ -784,7 +748,7 @@ class Claiming:
         checks.model_name(name)
         if claim_id is None is expected_bytes:  # nearly always
             return _ClaimOp(self.head, self, name, self._new_id())
-        each = self._new_id() if claim_id is None else Ops.named(claim_id)
+        each = self._new_id() if claim_id is None else checks.claim_id(claim_id)
         expected = 0 if expected_bytes is None else checks.whole("expected_bytes", expected_bytes)
         return _ClaimOp(self.head, self, name, each, expected or "0", claim_id is not None)
 
