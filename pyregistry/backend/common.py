@@ -23,10 +23,13 @@ class BackendEvent(Protocol):
         """The model."""
 
     def state(self) -> ModelState:
-        """The state of the model after the event."""
+        """The state of the model after the event, as of when it was made.
+
+        It has the whole record where the event is a use of the model: all but RENEWED, RELEASED and DELETED.
+        """
 
     def event(self) -> RegistryEvent:
-        """The event in its public form."""
+        """The event in its public form. Of a deleted record it tells what was there."""
 
 
 class Epoch(Protocol):

@@ -1,10 +1,17 @@
 # Made from backend/protocol_async.py by tools/unasync.py: change that one.
 """What coordination needs of a registry.
 
+What a verb makes of a record is stated once for all backends: the state table in ``lua/README.md``. The first row that
+fits wins, and a request takes effect at one moment, in one order for all clients. `backend.conformance` has the
+scenarios that every backend must pass.
+
+Any thread may call a blocking backend, several at once; an asyncio backend belongs to one event loop at a time.
+
 Every verb may raise `RegistryUnavailable` (no answer, and nothing was changed; `NotNow`: a refusal that passes),
 `ServerRefused`, `RegistryClosed`, and `InvalidArgument` before anything is sent. A verb that changes something raises
 `OutcomeUnknown` where no answer came and it may have been carried out. A verb that names one model raises
-`DamagedRecord` where its record can't be read.
+`DamagedRecord` where its record can't be read; in a batch the error stands for that record alone. A verb that returns
+an awaitable may raise when it is called or when it is awaited.
 
 *Retry-safe* says whether a backend sends a request again by itself once it may have been carried out. All verbs are
 sent again while they certainly were not.
@@ -45,7 +52,8 @@ __all__ = ["AnswerCache", "Backend", "EventSource"]
 class EventSource(Protocol):
     """A subscription to the events of a namespace.
 
-    Nothing that happens between `open` and `close` is missed, or `receive` raises.
+    Nothing that happens between `open` and `close` is missed, or `receive` raises. Events come in the order in which
+    the registry made the changes. A touch makes no event, and neither does a renewal that brings no progress.
     """
 
     def open(self) -> None:
@@ -57,7 +65,7 @@ class EventSource(Protocol):
         """
 
     def receive(self) -> Sequence[BackendEvent] | str:
-        """The next events, or an empty sequence after some seconds without any.
+        """The next events, or an empty sequence after some seconds without any. It waits without polling.
 
         Returns:
             The events; a `str` says why some could not be read.
@@ -67,7 +75,10 @@ class EventSource(Protocol):
         """
 
     def interrupt(self) -> None:
-        """End a `receive` of another thread at once. Idempotent."""
+        """End a `receive` of another thread at once: it raises. Idempotent.
+
+        On an event loop the task that receives is cancelled instead, and this may do nothing.
+        """
 
     def close(self) -> None:
         """End the subscription. Idempotent. Of the thread, or the task, that receives."""
@@ -102,11 +113,13 @@ class Backend(Protocol):
     """A registry of one namespace.
 
     Arguments that a caller of a client gave are checked by the backend, with `_core.validation`, or have checked
-    themselves (`backend.values`). Batches hold at most `max_batch` items unless the verb says otherwise.
+    themselves (`backend.values`). A batch holds 1 to `max_batch` items, and its answers are in their order; each item
+    sees what those before it did. A verb ``..._many`` takes any number, also none, and sends batches: once one has
+    failed it may begin no more, and its error stands for each item that got no answer.
 
     Attributes:
         namespace: which registry.
-        max_batch: items of one request.
+        max_batch: items of one request; at least as many as there are known providers.
         display_name: the server, for people; without secrets.
         patience: seconds for which a request is repeated while the server refuses it for now.
         ids: makes claim ids.
@@ -145,10 +158,16 @@ class Backend(Protocol):
         """
 
     def close(self) -> None:
-        """Close the connections. Idempotent. Calls under way end; later ones raise `RegistryClosed`."""
+        """Close the connections. Idempotent. Calls under way end; later ones raise `RegistryClosed`.
+
+        Claims stay as they are. Subscriptions are closed by their users.
+        """
 
     def within(self, seconds: float) -> Backend:
-        """The same backend, with `patience` of this many seconds, at most its own."""
+        """The same backend, with `patience` of this many seconds, at least 0 and at most its own.
+
+        It shares the connections: if one of both is closed, so is the other.
+        """
 
     def keys_of(
         self,
@@ -157,7 +176,10 @@ class Backend(Protocol):
         revision: str | None,
         subset: str | None,
     ) -> list[ModelKey]:
-        """The model, or the same name under every known provider where `provider` is ``None``."""
+        """The model, or the same name under every known provider where `provider` is ``None``.
+
+        The known providers are those of `ModelProvider`, in that order, then those that the backend was given.
+        """
 
     # Claims
 
@@ -177,13 +199,16 @@ class Backend(Protocol):
     ) -> ClaimResult:
         """Claim a model. Retry-safe with a lease: the claim id finds its own claim.
 
+        A claim that was released, or whose lease has ended, is taken over. Where `max_attempts` owners were lost the
+        model becomes an ERROR instead.
+
         Args:
             name: the model.
             provider: its provider.
             revision: its revision.
             subset: its subset.
             lease: seconds; ``None``: the claim never ends; `KEPT`: 30.
-            owner: for people. Defaults to `owner`.
+            owner: for people; cut at 64 bytes. Defaults to `owner`.
             claim_id: names the attempt. Defaults to a new id; requests without an id may be coalesced.
             max_attempts: attempts that the fleet makes. Defaults to no limit.
             cooldown: seconds until the attempts are counted anew. Defaults to never.
@@ -221,7 +246,11 @@ class Backend(Protocol):
         owner: str | None = None,
         max_attempts: int | None = None,
     ) -> Claim | Rejection:
-        """Claim a model that is in ERROR. Retry-safe with a lease. Arguments as in `claim`."""
+        """Claim a model that is in ERROR. Retry-safe with a lease. Arguments as in `claim`.
+
+        Returns:
+            The claim; or why there is none, with the rest of the back-off or cool-down in `Rejection.retry_left`.
+        """
 
     def renew(
         self,
@@ -235,7 +264,12 @@ class Backend(Protocol):
         Args:
             claims: a batch.
             lease: seconds from now; ``None``: for ever. Defaults to each claim's own.
-            updates: progress, one for each claim. Defaults to none.
+            updates: progress, one for each claim. Defaults to none. Of two updates the one with the larger `order`
+                stays, in whatever sequence they arrive.
+
+        Returns:
+            The claim with its new end; or why it was not renewed: `Rejection.lost` says whether another party ended it,
+            rather than its owner. For a claim that was cancelled `Rejection.why` has the reason.
         """
 
     def renew_many(
@@ -244,7 +278,7 @@ class Backend(Protocol):
         """`renew` for any number of claims; an error stands for each that got no answer."""
 
     def finish(self, claim: Claim, ending: Ending) -> str:
-        """End the download of a claim. Retry-safe.
+        """End the download of a claim. Retry-safe. After the end of the lease it counts until another owner takes over.
 
         Returns:
             Empty if the claim counted, or had ended so before; else why not.
@@ -262,7 +296,10 @@ class Backend(Protocol):
         """Set a status. Not retry-safe. Raises `EvictionInProgress`."""
 
     def cancel(self, key: ModelKey, cancellation: Cancellation) -> Cancelled | None:
-        """End a download. Retry-safe with an expected token. ``None``: there was none."""
+        """End a download. Retry-safe with an expected token. ``None``: there was none, or not with that token.
+
+        The message of the record is `Cancellation.told_by` with `owner`.
+        """
 
     def touch(self, keys: Sequence[ModelKey]) -> list[bool | DamagedRecord]:
         """Set the last use of a batch to now. Retry-safe. Returns which models are known."""
@@ -272,7 +309,7 @@ class Backend(Protocol):
         keys: Sequence[ModelKey],
         tell: Callable[[Sequence[bool | DamagedRecord]], None] = lambda results: None,
     ) -> list[bool | Exception]:
-        """`touch` for any number of models; `tell` as in `claim_many`."""
+        """`touch` for any number of models; an error stands for each that got no answer; `tell` as in `claim_many`."""
 
     def touch_model(
         self,
@@ -328,28 +365,32 @@ class Backend(Protocol):
 
         No record that is there throughout is missed; one that is used meanwhile may come again. ``None`` stands for
         one that was deleted meanwhile.
+
+        Args:
+            batch_size: records of one page, 1 to 500.
+            status: only these, as of when their page was read. Defaults to all.
         """
 
     def counts(self) -> StatusCounts:
         """Records by status."""
 
     def totals(self) -> Totals:
-        """Records and bytes by status."""
+        """Records and bytes by status. The bytes of a record are its size, or else the expected size."""
 
     # The registry itself
 
     def lease_time(self) -> datetime:
-        """The registry's clock, by which leases end."""
+        """The registry's clock, by which leases end. It never falls, whichever client asks."""
 
     def cache_id(self, proposed: str | None = None) -> str | None:
         """The id of the cache that the namespace stands for. Retry-safe.
 
         Args:
-            proposed: the id from now on, where none is known.
+            proposed: the id from now on, where none is known; at most 64 bytes.
         """
 
     def branch(self, key: ModelKey) -> Branch:
-        """What is known of a repository, and of one of its branches (`key.revision`)."""
+        """What is known of a repository, and of one of its branches (`key.revision`). Upper and lower case differ."""
 
     def set_branch(self, key: ModelKey, commit: str, name: str, asked: int) -> None:
         """Remember the hub's answer. Retry-safe: an older answer changes nothing.
@@ -358,11 +399,11 @@ class Backend(Protocol):
             key: the repository as it is spelled; its revision is the branch.
             commit: the commit of the branch.
             name: the repository's name as the hub writes it.
-            asked: `Branch.time` before the hub was asked.
+            asked: `Branch.time` before the hub was asked. A later time than now counts as now.
         """
 
     def listeners(self) -> int | None:
-        """How many clients are subscribed to the namespace; ``None``: the user may not ask."""
+        """How many subscriptions to the namespace are open; ``None``: the user may not ask."""
 
     def events(self) -> EventSource:
         """A new subscription, which is not open yet."""
