@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Generator, Iterator
 
 pytest_plugins = ["pyregistry.testing", "tests.support.snapshots"]
+pytest.register_assert_rewrite("pyregistry.backend.conformance")
 
 SERVER = pytest.StashKey[str]()
 

@@ -1,12 +1,13 @@
-"""A model of the state table: what a namespace must hold, in plain Python.
+"""The reference model of the state table: what a namespace must hold, in plain Python.
 
-It is written from the table and the rules, not from the Lua. The walks compare the scripts with it, and the exploration
-goes through all that it can come to.
+It is written from the table and the rules, not from the Lua. The walks (`test_model`) compare the scripts with it, the
+exploration (`test_explore`) goes through all states that it can reach, and the backend in memory
+(`tests.support.memory_backend`) runs on it.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Protocol
 
 import msgspec
 
@@ -14,7 +15,6 @@ from pyregistry._redis.protocol import records as wire
 from pyregistry._redis.protocol.records import StoredRecord
 from pyregistry.backend.values import Cancelled, StatusSet
 from pyregistry.models import EventKind
-from tests.lua.harness import Item
 
 replace = msgspec.structs.replace
 
@@ -25,10 +25,29 @@ NO_CLAIM: dict[str, Any] = {
 ENDS = {"DOWNLOADED": 1, "ERROR": 2, "released": 3, "cancelled": 4}
 
 Outcome = tuple[Any, EventKind | None]
+"""The reply to one item, and the event that it publishes."""
+
+
+class Item(Protocol):
+    """One item of a request: a model, and arguments by the names of the scripts' headers, in their units."""
+
+    @property
+    def model(self) -> str:
+        """The model, in any unique form."""
+
+    def __getitem__(self, name: str) -> Any: ...
 
 
 class Model:
-    """What a namespace must hold. Each script's method is its table: the first row that fits wins."""
+    """What a namespace must hold. Each script's method is its table: the first row that fits wins.
+
+    Attributes:
+        records: the records by model.
+        used: the last use of each model, which is a tick.
+        holds: the ends of each model's holds.
+        clock: the last tick.
+        now: lease time, which the caller sets before each request.
+    """
 
     def __init__(self) -> None:
         self.records: dict[str, StoredRecord] = {}
@@ -264,6 +283,10 @@ class Model:
             held = sum(end > self.now for end in self.holds.get(it.model, ()))
             if held:
                 return wire.Held(held), None
-        del self.records[it.model], self.used[it.model]
-        self.holds.pop(it.model, None)
+        self.forget(it.model)
         return wire.Deleted(), EventKind.DELETED
+
+    def forget(self, model: str) -> None:
+        """Remove all that is kept of a model."""
+        del self.records[model], self.used[model]
+        self.holds.pop(model, None)
