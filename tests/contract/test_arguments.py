@@ -33,6 +33,7 @@ from tests.support.records import HF, claimed, record_of
     ["org/model", "with space", "a:b@c#d", "näme-模型-🦙", "%41", "x" * 1024, "{tag}", "..", "a|b\\c\"'"],
 )
 def test_names_come_back_as_they_were(any_registry: Registry, name: str) -> None:
+    """Names, providers, revisions and subsets are returned exactly as they were given."""
     claim = claimed(
         any_registry.try_claim_for_download(
             name, Provider("custom-1.x"), revision="v1:@#%/ü", subset="tok#:@%", lease=60
@@ -46,6 +47,7 @@ def test_names_come_back_as_they_were(any_registry: Registry, name: str) -> None
 
 
 def test_revisions_subsets_and_providers_are_records_of_their_own(any_registry: Registry) -> None:
+    """Each combination of provider, revision and subset has its own record."""
     variants: list[dict[str, Any]] = [
         {},
         {"revision": "main"},
@@ -62,6 +64,7 @@ def test_revisions_subsets_and_providers_are_records_of_their_own(any_registry: 
 
 
 def test_a_call_without_a_provider_looks_at_all(connect_any: Connect) -> None:
+    """A call without a provider covers all providers known to the client."""
     registry = connect_any(providers=["MyHub"])
     registry.set_status("m", "S3", "ERROR")
     registry.set_status("m", Provider("MyHub"), "DOWNLOADING")
@@ -74,6 +77,7 @@ def test_a_call_without_a_provider_looks_at_all(connect_any: Connect) -> None:
 
 
 def test_namespaces_are_apart(connect_any: Connect, server_url: str, namespace: str) -> None:
+    """Calls in one namespace do not affect another."""
     here, there = connect_any(), connect_any(namespace=f"{namespace}.2")
     claimed(here.try_claim_for_download("m", HF, lease=60))
     assert there.get_status("m") is None
@@ -88,6 +92,7 @@ def test_namespaces_are_apart(connect_any: Connect, server_url: str, namespace: 
 
 
 def test_bad_input_is_refused_and_changes_nothing(any_registry: Registry) -> None:
+    """An invalid argument raises InvalidArgument and changes no record."""
     claim = claimed(any_registry.try_claim_for_download("m", HF, lease=60))
     before = any_registry.get_model_record("m")
     bad: list[Callable[[], object]] = [
@@ -136,15 +141,18 @@ def test_bad_input_is_refused_and_changes_nothing(any_registry: Registry) -> Non
 
 
 def test_owner_is_cut_between_characters(any_registry: Registry) -> None:
+    """An owner longer than 64 bytes is truncated at a character boundary."""
     claim = claimed(any_registry.try_claim_for_download("m", HF, lease=60, owner="ü" * 40))
     assert claim.owner == record_of(any_registry, "m").owner == "ü" * 32
 
 
 def test_default_owner_is_host_and_process(any_registry: Registry) -> None:
+    """The default owner ends with the process id."""
     assert any_registry.owner.endswith(f":{os.getpid()}")
 
 
 def test_many_threads_share_a_client(any_registry: Registry) -> None:
+    """Concurrent claims through one client succeed once for each model."""
     results: list[Claimed | AlreadyExists] = []
     errors: list[BaseException] = []
 

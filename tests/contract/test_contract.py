@@ -41,6 +41,7 @@ from tests.support.records import HF, SHORT, claimed, eventually, record_of
 
 
 def test_the_life_of_a_download(any_registry: Registry) -> None:
+    """A claim creates a DOWNLOADING record, and a finish makes it DOWNLOADED."""
     before = datetime.now(timezone.utc) - timedelta(seconds=5)
     assert any_registry.get_status("org/model") is None
     assert any_registry.get_model_record("org/model") is None
@@ -65,6 +66,7 @@ def test_the_life_of_a_download(any_registry: Registry) -> None:
 
 
 def test_only_the_first_claim_wins(any_registry: Registry) -> None:
+    """A second claim of a model fails, tells the time left of the lease, and changes nothing."""
     first = claimed(any_registry.try_claim_for_download("m", HF))
     before = any_registry.get_model_record("m")
     other = any_registry.try_claim_for_download("m", HF)
@@ -78,6 +80,7 @@ def test_only_the_first_claim_wins(any_registry: Registry) -> None:
 
 @pytest.mark.parametrize("status", [ModelStatus.DOWNLOADED, ModelStatus.ERROR])
 def test_a_claim_of_what_is_over_tells_how(any_registry: Registry, status: ModelStatus) -> None:
+    """A claim of a finished model returns its status and changes nothing."""
     any_registry.set_status("m", HF, status, "by hand")
     before = any_registry.get_model_record("m")
     assert any_registry.try_claim_for_download("m", HF) == AlreadyExists(status)
@@ -85,6 +88,7 @@ def test_a_claim_of_what_is_over_tells_how(any_registry: Registry, status: Model
 
 
 def test_set_status_keeps_created_at_and_clears_the_message(any_registry: Registry) -> None:
+    """set_status keeps created_at, replaces the message, and makes a later token."""
     any_registry.set_status("m", HF, ModelStatus.DOWNLOADING, "by hand")
     first = record_of(any_registry, "m")
     assert (first.message, first.attempts, first.lease_expires_at) == ("by hand", 0, None)
@@ -96,6 +100,7 @@ def test_set_status_keeps_created_at_and_clears_the_message(any_registry: Regist
 
 
 def test_touch_moves_to_the_end_of_the_order(any_registry: Registry) -> None:
+    """A touch makes a model the last used one; an unknown model stays unknown."""
     for name in ("a", "b", "c"):
         any_registry.set_status(name, HF, ModelStatus.DOWNLOADED)
     assert any_registry.touch_model("a")
@@ -105,6 +110,7 @@ def test_touch_moves_to_the_end_of_the_order(any_registry: Registry) -> None:
 
 
 def test_the_order_of_last_use(any_registry: Registry) -> None:
+    """Records come in the order of their last use, limited and filtered by status."""
     statuses = [ModelStatus.DOWNLOADED, ModelStatus.ERROR, ModelStatus.DOWNLOADING]
     for number in range(9):
         any_registry.set_status(f"m{number}", HF, statuses[number % 3])
@@ -121,6 +127,7 @@ def test_the_order_of_last_use(any_registry: Registry) -> None:
 
 @pytest.mark.parametrize("batch_size", [1, 3, 500])
 def test_iteration_reads_every_record_once(any_registry: Registry, batch_size: int) -> None:
+    """An iteration returns each record once, whatever the batch size."""
     refs = [(f"m{number}", "S3") for number in range(10)]
     any_registry.try_claim_many(refs, lease=60)
     listed = [r.model_name for r in any_registry.iter_models_by_last_used(batch_size)]
@@ -131,6 +138,7 @@ def test_iteration_reads_every_record_once(any_registry: Registry, batch_size: i
 def test_iteration_misses_nothing_where_scores_are_equal(
     any_registry: Registry, server_url: str, namespace: str
 ) -> None:
+    """An iteration returns every record of an index with equal scores."""
     any_registry.try_claim_many([(f"m{number}", "S3") for number in range(10)], lease=60)
     keys = Keyspace(namespace)
     with redis.Redis.from_url(server_url) as client:
@@ -141,6 +149,7 @@ def test_iteration_misses_nothing_where_scores_are_equal(
 
 
 def test_iteration_under_use_misses_nothing(any_registry: Registry) -> None:
+    """Touches during an iteration make it miss no record."""
     any_registry.try_claim_many([(f"m{number}", "S3") for number in range(30)], lease=60)
     seen: list[str] = []
     for record in any_registry.iter_models_by_last_used(5):
@@ -151,6 +160,7 @@ def test_iteration_under_use_misses_nothing(any_registry: Registry) -> None:
 
 
 def test_counts(any_registry: Registry) -> None:
+    """get_status_counts returns the number of records of each status."""
     assert any_registry.get_status_counts() == (0, 0, 0)
     for number, status in enumerate(["DOWNLOADED", "DOWNLOADED", "ERROR", "DOWNLOADING"]):
         any_registry.set_status(f"m{number}", HF, status)
@@ -158,6 +168,7 @@ def test_counts(any_registry: Registry) -> None:
 
 
 def test_delete(any_registry: Registry) -> None:
+    """A deleted record is gone from reads and counts, and the number deleted is returned."""
     any_registry.set_status("m", HF, "DOWNLOADED")
     assert any_registry.delete_model("m") == 1
     assert any_registry.delete_model("m") == 0
@@ -166,6 +177,7 @@ def test_delete(any_registry: Registry) -> None:
 
 
 def test_delete_by_token_spares_a_later_record(any_registry: Registry) -> None:
+    """delete_model with an old token deletes nothing."""
     any_registry.set_status("m", HF, "DOWNLOADED")
     old = record_of(any_registry, "m").token
     any_registry.set_status("m", HF, "ERROR")
@@ -174,6 +186,7 @@ def test_delete_by_token_spares_a_later_record(any_registry: Registry) -> None:
 
 
 def test_connect_again_changes_nothing(any_registry: Registry) -> None:
+    """A second connect changes no record."""
     any_registry.set_status("m", HF, "DOWNLOADED")
     before = any_registry.get_model_record("m")
     any_registry.connect()
@@ -181,6 +194,7 @@ def test_connect_again_changes_nothing(any_registry: Registry) -> None:
 
 
 def test_a_closed_client_says_so(connect_any: Connect) -> None:
+    """A call on a closed client raises RegistryClosed, and close is idempotent."""
     registry = connect_any()
     registry.close()
     registry.close()
@@ -192,6 +206,7 @@ def test_a_closed_client_says_so(connect_any: Connect) -> None:
 
 
 def test_the_same_claim_id_gets_the_same_claim(any_registry: Registry) -> None:
+    """A claim with the same claim_id returns the same claim, with its lease extended."""
     first = claimed(any_registry.try_claim_for_download("m", HF, claim_id="mine", lease=20))
     again = claimed(any_registry.try_claim_for_download("m", HF, claim_id="mine", lease=20))
     assert again.token == first.token
@@ -202,6 +217,7 @@ def test_the_same_claim_id_gets_the_same_claim(any_registry: Registry) -> None:
 
 
 def test_a_claim_that_ended_is_not_won_again(any_registry: Registry) -> None:
+    """The claim_id of a finished claim wins neither a claim nor a retry."""
     claim = claimed(any_registry.try_claim_for_download("m", HF, claim_id="mine", lease=20))
     any_registry.finish_download_claim(claim, "ERROR", "boom")
     assert any_registry.try_claim_for_download("m", HF, claim_id="mine") == AlreadyExists(ModelStatus.ERROR)
@@ -209,6 +225,7 @@ def test_a_claim_that_ended_is_not_won_again(any_registry: Registry) -> None:
 
 
 def test_a_lost_owner_is_replaced_when_its_lease_ends(any_registry: Registry) -> None:
+    """A claim after the end of a lease takes over, and every call of the former owner fails."""
     lost = claimed(
         any_registry.try_claim_for_download("m", HF, lease=SHORT, owner="first", expected_bytes=100)
     )
@@ -235,6 +252,7 @@ def test_a_lost_owner_is_replaced_when_its_lease_ends(any_registry: Registry) ->
 
 
 def test_an_owner_whom_nobody_replaced_may_finish_late(any_registry: Registry) -> None:
+    """An owner may renew and finish after the end of its lease if no claim took over."""
     claim = claimed(any_registry.try_claim_for_download("m", HF, lease=0.001))
     eventually(lambda: datetime.now(timezone.utc) > (claim.lease_expires_at or datetime.max))
     assert any_registry.refresh_download_claim(claim, lease=0.001) is not None
@@ -244,6 +262,7 @@ def test_an_owner_whom_nobody_replaced_may_finish_late(any_registry: Registry) -
 
 
 def test_release_lets_another_go_on_at_once(any_registry: Registry) -> None:
+    """After a release another claim wins at once, and learns the progress so far."""
     claim = claimed(any_registry.try_claim_for_download("m", HF, lease=60, owner="first"))
     any_registry.refresh_download_claim(claim, bytes_done=5, bytes_total=10)
     assert any_registry.release_download_claim(claim)
@@ -255,6 +274,7 @@ def test_release_lets_another_go_on_at_once(any_registry: Registry) -> None:
 
 
 def test_renewal_never_shortens_and_tells_progress(any_registry: Registry) -> None:
+    """A renewal never shortens a lease; it stores progress, and keeps a message that is not given."""
     claim = claimed(any_registry.try_claim_for_download("m", HF, lease=60))
     shorter = any_registry.refresh_download_claim(claim, lease=1, message="half", bytes_done=1, bytes_total=2)
     assert shorter is not None
@@ -270,6 +290,7 @@ def test_renewal_never_shortens_and_tells_progress(any_registry: Registry) -> No
 
 
 def test_a_claim_without_a_lease_never_ends(any_registry: Registry) -> None:
+    """A claim without a lease does not expire, and a renewal gives it no lease."""
     claim = claimed(any_registry.try_claim_for_download("m", HF, lease=None))
     assert (claim.lease, claim.lease_expires_at) == (None, None)
     other = any_registry.try_claim_for_download("m", HF)
@@ -279,6 +300,7 @@ def test_a_claim_without_a_lease_never_ends(any_registry: Registry) -> None:
 
 
 def test_retry_has_one_winner_and_counts(any_registry: Registry) -> None:
+    """One retry of an error wins, with a later token and one attempt more."""
     claim = claimed(any_registry.try_claim_for_download("m", HF, lease=60))
     assert any_registry.try_reset_error_for_retry("m", HF) is None, "it is no error yet"
     any_registry.finish_download_claim(claim, "ERROR", "boom")
@@ -293,6 +315,7 @@ def test_retry_has_one_winner_and_counts(any_registry: Registry) -> None:
 
 
 def test_back_off_permanence_and_attempts_stop_a_retry(any_registry: Registry) -> None:
+    """A retry fails during its back-off, beyond max_attempts, and after a permanent error."""
     claim = claimed(any_registry.try_claim_for_download("m", HF, lease=60))
     any_registry.finish_download_claim(claim, "ERROR", "wait", retry_in=3600)
     assert any_registry.try_reset_error_for_retry("m", HF) is None
@@ -313,12 +336,14 @@ def test_back_off_permanence_and_attempts_stop_a_retry(any_registry: Registry) -
 
 
 def test_a_short_back_off_ends(any_registry: Registry) -> None:
+    """A retry wins once the back-off is over."""
     claim = claimed(any_registry.try_claim_for_download("m", HF, lease=60))
     any_registry.finish_download_claim(claim, "ERROR", retry_in=SHORT)
     eventually(lambda: any_registry.try_reset_error_for_retry("m", HF))
 
 
 def test_a_model_that_loses_its_owners_ends_as_error(any_registry: Registry) -> None:
+    """A model whose owners are lost max_attempts times is a permanent error."""
     claimed(any_registry.try_claim_for_download("m", HF, lease=0.001, owner="doomed"))
     eventually(
         lambda: (
@@ -334,6 +359,7 @@ def test_a_model_that_loses_its_owners_ends_as_error(any_registry: Registry) -> 
 
 
 def test_bytes_and_revision_of_a_finished_model_last_until_the_next_claim(any_registry: Registry) -> None:
+    """size_bytes and resolved_revision outlast set_status, and the next claim clears them."""
     claim = claimed(any_registry.try_claim_for_download("m", HF, lease=60, expected_bytes=9))
     any_registry.finish_download_claim(claim, "DOWNLOADED", "ok", size_bytes=8, resolved_revision="abc")
     any_registry.set_status("m", HF, "ERROR", "files are gone")
@@ -345,6 +371,7 @@ def test_bytes_and_revision_of_a_finished_model_last_until_the_next_claim(any_re
 
 
 def test_set_status_ends_a_claim(any_registry: Registry) -> None:
+    """set_status ends a claim, except with DOWNLOADING."""
     claim = claimed(any_registry.try_claim_for_download("m", HF, lease=60))
     any_registry.set_status("m", HF, "DOWNLOADING", "seen")
     assert any_registry.refresh_download_claim(claim) is not None, "DOWNLOADING stays the owner's"
@@ -358,6 +385,7 @@ def test_set_status_ends_a_claim(any_registry: Registry) -> None:
 
 
 def test_claims_of_many(any_registry: Registry) -> None:
+    """Results of many claims and renewals come in the order of the arguments, with increasing tokens."""
     any_registry.set_status("m7", "S3", "DOWNLOADED")
     refs = [ModelRef(f"m{number}", "S3") for number in range(150)]
     results = any_registry.try_claim_many([*refs, refs[3]], lease=60)
@@ -375,6 +403,7 @@ def test_claims_of_many(any_registry: Registry) -> None:
 
 
 def test_touches_and_reads_of_many(any_registry: Registry) -> None:
+    """Results of many touches and reads come in the order of the arguments, also of unknown models."""
     for name, provider in [("a", "S3"), ("a", "Gcs"), ("b", "Ngc")]:
         any_registry.set_status(name, Provider(provider), "DOWNLOADED")
     models: list[ModelRef | tuple[str, ModelProvider | str] | str]
@@ -391,6 +420,7 @@ def test_touches_and_reads_of_many(any_registry: Registry) -> None:
 def test_one_damaged_record_does_not_take_the_others_with_it(
     any_registry: Registry, server_url: str, namespace: str
 ) -> None:
+    """A damaged record fails its own calls alone, and a forced delete removes it."""
     keys = Keyspace(namespace)
     with redis.Redis.from_url(server_url) as client:
         client.set(keys.record("S3:bad"), b"x")
@@ -423,6 +453,7 @@ def test_one_damaged_record_does_not_take_the_others_with_it(
 
 
 def test_a_backend_is_connected(server_url: str, namespace: str) -> None:
+    """create_registry_backend returns a connected client with the settings of its configuration."""
     config = BackendConfig.redis(server_url, namespace, owner="this server", timeout=3.0, near_cache=True)
     with create_registry_backend(config) as registry:
         assert registry.server_version is not None
@@ -432,6 +463,7 @@ def test_a_backend_is_connected(server_url: str, namespace: str) -> None:
 
 
 async def test_a_backend_is_connected_on_a_loop(server_url: str, namespace: str) -> None:
+    """create_async_registry_backend returns a connected client with the settings of its configuration."""
     config = BackendConfig.from_env(
         {"PYREGISTRY_URL": server_url, "PYREGISTRY_NAMESPACE": namespace},
         owner="this server",
@@ -444,6 +476,7 @@ async def test_a_backend_is_connected_on_a_loop(server_url: str, namespace: str)
 
 
 async def test_a_backend_that_is_not_there_leaves_nothing_open(server_url: str) -> None:
+    """A backend that can not connect raises, shows no password, and leaves no connection open."""
     for url in ("redis://127.0.0.1:1", server_url.replace("://", "://nobody:secret@")):
         config = BackendConfig.redis(url, timeout=0.5)
         for make in (
@@ -456,6 +489,7 @@ async def test_a_backend_that_is_not_there_leaves_nothing_open(server_url: str) 
 
 
 def test_a_server_that_is_full(connect_any: Connect, make_server: MakeServer) -> None:
+    """A full server refuses new claims and accepts what ends claims or frees memory."""
     server = make_server()
     registry = connect_any(url=server.url)
     mine = {name: claimed(registry.try_claim_for_download(name, HF, lease=60)) for name in ("a", "b", "c")}
@@ -515,6 +549,7 @@ def plant(server_url: str, namespace: str) -> Callable[..., None]:
 
 
 def test_an_eviction_is_respected(any_registry: Registry, plant: Callable[..., None]) -> None:
+    """An EVICTING record refuses claims, set_status and delete, unless the delete is forced."""
     plant("m", lease_left=60)
     result = any_registry.try_claim_for_download("m", HF)
     assert isinstance(result, AlreadyExists)
@@ -531,12 +566,14 @@ def test_an_eviction_is_respected(any_registry: Registry, plant: Callable[..., N
 
 
 def test_a_lost_eviction_is_taken_over(any_registry: Registry, plant: Callable[..., None]) -> None:
+    """A claim takes over an eviction whose lease is over."""
     plant("m", lease_left=-1)
     claim = claimed(any_registry.try_claim_for_download("m", HF, lease=60))
     assert (claim.attempts, claim.taken_over, claim.previous_owner) == (1, True, "janitor")
 
 
 def test_a_held_model_is_not_deleted(any_registry: Registry, plant: Callable[..., None]) -> None:
+    """A hold refuses a delete until it expires, unless the delete is forced."""
     any_registry.set_status("m", HF, "DOWNLOADED")
     plant("m", hold_left=60)
     with pytest.raises(ModelHeld):

@@ -74,6 +74,7 @@ def told(caplog: pytest.LogCaptureFixture) -> Told:
 
 
 def test_transitions_are_for_those_who_debug(any_registry: Registry, told: Told) -> None:
+    """Each transition logs one DEBUG line with its model."""
     registry = any_registry
     model: Final = ("acme/model", "S3")
     claims: list[Claim] = []
@@ -93,6 +94,8 @@ def test_transitions_are_for_those_who_debug(any_registry: Registry, told: Told)
 
 
 def test_a_model_is_told_with_its_revision_and_subset(any_registry: Registry, told: Told) -> None:
+    """A log line names the model with its provider, revision and subset."""
+
     def claim() -> object:
         return any_registry.try_claim_for_download(
             "m", "HuggingFace", revision="main", subset="tokenizer", lease=5.0
@@ -102,6 +105,7 @@ def test_a_model_is_told_with_its_revision_and_subset(any_registry: Registry, to
 
 
 def test_a_takeover_is_told(any_registry: Registry, other: Registry, told: Told) -> None:
+    """A takeover logs one INFO line with the former owner and its progress."""
     theirs = claimed(other)
     other.refresh_download_claim(theirs, bytes_done=4711)
     other.release_download_claim(theirs)
@@ -110,6 +114,7 @@ def test_a_takeover_is_told(any_registry: Registry, other: Registry, told: Told)
 
 
 def test_a_retry_is_told(any_registry: Registry, told: Told) -> None:
+    """A retry that wins logs one INFO line, and one that fails a DEBUG line."""
     any_registry.finish_download_claim(claimed(any_registry), ModelStatus.ERROR)
 
     def retry() -> object:
@@ -124,6 +129,7 @@ def test_a_retry_is_told(any_registry: Registry, told: Told) -> None:
 def test_ending_somebody_elses_claim_is_a_warning(
     any_registry: Registry, other: Registry, told: Told, lease: float | None
 ) -> None:
+    """set_status on another client's claim logs a WARNING."""
     token = str(claimed(other, lease=lease).token)
 
     def end() -> None:
@@ -138,6 +144,7 @@ def test_ending_somebody_elses_claim_is_a_warning(
 def test_ending_a_claim_of_ones_own_is_no_warning(
     any_registry: Registry, told: Told, options: dict[str, Any]
 ) -> None:
+    """set_status on a claim of the same client logs DEBUG."""
     result = any_registry.try_claim_for_download("acme/model", "S3", **options)
     assert isinstance(result, Claimed)
     assert told.level_of(partial(any_registry.set_status, "acme/model", "S3", ModelStatus.ERROR)) == DEBUG
@@ -146,6 +153,7 @@ def test_ending_a_claim_of_ones_own_is_no_warning(
 def test_a_message_on_a_download_that_goes_on_is_no_warning(
     any_registry: Registry, other: Registry, told: Told
 ) -> None:
+    """set_status with DOWNLOADING on another client's claim logs DEBUG."""
     claimed(other)
     tell = partial(any_registry.set_status, "acme/model", "S3", ModelStatus.DOWNLOADING, "slow")
     assert told.level_of(tell) == DEBUG
@@ -162,6 +170,7 @@ ENDS: dict[str, Callable[[Registry, Claim], object]] = {
 def test_a_claim_that_is_lost_is_a_warning(
     any_registry: Registry, other: Registry, told: Told, end: str
 ) -> None:
+    """A call for a lost claim logs a WARNING."""
     claim = claimed(any_registry)
     other.delete_model("acme/model")
     call = partial(ENDS[end], any_registry, claim)
@@ -169,12 +178,14 @@ def test_a_claim_that_is_lost_is_a_warning(
 
 
 def test_renewing_what_one_has_ended_oneself_is_no_warning(any_registry: Registry, told: Told) -> None:
+    """A renewal of a claim that the same client ended logs DEBUG."""
     claim = claimed(any_registry)
     any_registry.finish_download_claim(claim, ModelStatus.ERROR)
     assert told.level_of(partial(any_registry.refresh_download_claim, claim), "ended") == DEBUG
 
 
 def test_no_claim_id_is_logged(any_registry: Registry, other: Registry, told: Told) -> None:
+    """No log line and no repr contains a claim id."""
     # It is the claim's secret.
     lines: list[tuple[int, str]] = []
     claims: list[Claim] = []
@@ -189,6 +200,7 @@ def test_no_claim_id_is_logged(any_registry: Registry, other: Registry, told: To
 def test_no_password_is_logged(
     connect_any: Connect, make_server: MakeServer, caplog: pytest.LogCaptureFixture
 ) -> None:
+    """No log record contains the password of the server."""
     server = make_server(password=SECRET)
     with caplog.at_level(DEBUG):
         registry = connect_any(url=server.url)
@@ -207,6 +219,7 @@ def test_no_password_is_logged(
 
 
 def test_the_library_installs_no_handlers() -> None:
+    """An import and a client install no log handler and set no level."""
     script = """
 import logging
 before = [*logging.root.handlers]
@@ -246,6 +259,7 @@ def warnings_of(path: Path) -> Iterator[str]:
 
 
 def test_each_warning_is_in_the_table_of_the_docs() -> None:
+    """Each WARNING of the source is in the table of docs/operation.md."""
     rows = (ROOT / "docs" / "operation.md").read_text("utf-8").splitlines()
     formats = {text for path in (ROOT / "pyregistry").rglob("*.py") for text in warnings_of(path)}
     assert len(formats) > 15, "the calls are found"
@@ -258,6 +272,7 @@ def test_each_warning_is_in_the_table_of_the_docs() -> None:
 def test_a_user_who_may_not_wait_is_warned_of(
     make_server: MakeServer, connect_any: Connect, told: Told, lacking: bool
 ) -> None:
+    """A client whose user lacks SSUBSCRIBE logs a WARNING, and doctor finds it."""
     server = make_server()
     with redis.Redis.from_url(server.url) as client:
         right = "-ssubscribe" if lacking else "+ssubscribe"

@@ -81,6 +81,7 @@ def is_refused(registry: Registry) -> bool:
 def test_what_was_known_last_is_told(
     connect_any: Connect, server: EmbeddedServer, caplog: pytest.LogCaptureFixture
 ) -> None:
+    """During an outage status reads return the last known value, with one warning; all other calls fail."""
     registry = connect_any(url=server.url, **STALE)
     for outage in (1, 2):
         set_by_another(server, registry, ModelStatus.DOWNLOADED)
@@ -114,6 +115,7 @@ def test_what_was_known_last_is_told(
 
 @either
 def test_it_is_told_for_so_long(connect_any: Connect, server: EmbeddedServer) -> None:
+    """Stale answers end after stale_for seconds."""
     registry = connect_any(url=server.url, **{**STALE, "stale_for": 4.0})
     set_by_another(server, registry, ModelStatus.DOWNLOADED)
     remembers(registry, "model", ModelStatus.DOWNLOADED)
@@ -126,6 +128,7 @@ def test_it_is_told_for_so_long(connect_any: Connect, server: EmbeddedServer) ->
 def test_nothing_is_told_that_is_older_than_what_was_seen(
     connect_any: Connect, server: EmbeddedServer
 ) -> None:
+    """No stale answer is older than a result that the client has returned or written."""
     registry = connect_any(url=server.url, **STALE)
     for name in ("told", "written", "claimed", "unclear"):
         registry.set_status(name, "S3", ModelStatus.DOWNLOADED)
@@ -148,6 +151,7 @@ def test_nothing_is_told_that_is_older_than_what_was_seen(
 
 @either
 def test_a_server_that_falls_silent(connect_any: Connect, server: EmbeddedServer) -> None:
+    """A silent server leads to stale answers, also for many threads."""
     registry = connect_any(url=server.url, **STALE)
     set_by_another(server, registry, ModelStatus.DOWNLOADED)
     remembers(registry, "model", ModelStatus.DOWNLOADED)
@@ -167,6 +171,7 @@ def test_a_server_that_falls_silent(connect_any: Connect, server: EmbeddedServer
 
 @either
 def test_it_is_off_where_it_was_not_asked_for(connect_any: Connect, server: EmbeddedServer) -> None:
+    """Without stale_for a read during an outage raises."""
     registry = connect_any(url=server.url, **{**STALE, "stale_for": None})
     set_by_another(server, registry, ModelStatus.DOWNLOADED)
     remembers(registry, "model", ModelStatus.DOWNLOADED)
@@ -177,6 +182,7 @@ def test_it_is_off_where_it_was_not_asked_for(connect_any: Connect, server: Embe
 
 @either
 def test_what_makes_no_sense(connect_any: Connect, server: EmbeddedServer) -> None:
+    """stale_for needs a near cache and a positive number."""
     for options in (
         {"stale_for": 5.0},
         {"near_cache": True, "stale_for": 0.0},
@@ -188,6 +194,7 @@ def test_what_makes_no_sense(connect_any: Connect, server: EmbeddedServer) -> No
 
 
 def test_a_backend_that_is_configured(server: EmbeddedServer, namespace: str) -> None:
+    """BackendConfig passes stale_for on to the client."""
     with create_registry_backend(BackendConfig.redis(server.url, namespace, **STALE)) as registry:
         set_by_another(server, registry, ModelStatus.DOWNLOADED)
         remembers(registry, "model", ModelStatus.DOWNLOADED)

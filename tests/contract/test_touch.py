@@ -44,6 +44,7 @@ def newest(other: Registry) -> str:
 
 
 def test_the_first_touch_goes_out_at_once(connect_any: Connect, proxy: Proxy, other: Registry) -> None:
+    """The first touch of a model is sent at once, and repeated ones wait for the interval."""
     registry = connect_any(url=proxy.url, touch_interval=LONG)
     assert registry.touch_model("m5", "S3")
     until(lambda: newest(other) == "m5", "it is told")
@@ -57,6 +58,7 @@ def test_the_first_touch_goes_out_at_once(connect_any: Connect, proxy: Proxy, ot
 def test_within_an_interval_each_model_goes_out_once(
     connect_any: Connect, proxy: Proxy, other: Registry
 ) -> None:
+    """Within an interval each model is touched once, in batches."""
     interval = 1.0  # longer than a hundred touches may take
     registry = connect_any(url=proxy.url, touch_interval=interval)
     this = first = int(now() / interval)
@@ -70,6 +72,7 @@ def test_within_an_interval_each_model_goes_out_once(
 
 
 def test_those_of_an_interval_go_out_together(connect_any: Connect, proxy: Proxy, other: Registry) -> None:
+    """Buffered touches are sent in batches, in the order of the last touch."""
     registry = connect_any(url=proxy.url, touch_interval=LONG)
     mixed = [f"m{at * 7 % 100}" for at in range(100)]
     for name in mixed:
@@ -88,6 +91,7 @@ def test_those_of_an_interval_go_out_together(connect_any: Connect, proxy: Proxy
 def test_later_ones_go_out_when_an_interval_begins(
     connect_any: Connect, proxy: Proxy, other: Registry
 ) -> None:
+    """A repeated touch is sent when the next interval begins."""
     registry = connect_any(url=proxy.url, touch_interval=0.2)
     registry.touch_model("m1", "S3")
     until(lambda: newest(other) == "m1", "it is told")
@@ -109,6 +113,7 @@ def toucher_of(registry: Registry) -> touch_buffer_sync.Toucher:
 
 
 def test_without_a_provider_all_copies_are_touched(connect_any: Connect, other: Registry) -> None:
+    """A buffered touch without a provider touches the model at every provider."""
     other.set_status("m1", "Gcs", ModelStatus.DOWNLOADED)
     other.touch_model("m2", "S3")
     registry = connect_any(touch_interval=LONG)
@@ -127,6 +132,7 @@ def test_when_the_server_is_away_nothing_is_lost_and_nothing_grows(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
+    """An outage keeps the latest touches, bounds the buffer, and logs what is lost."""
     for module in (touch_buffer_async, touch_buffer_sync):
         monkeypatch.setattr(module, "MOST", 50)
     server = make_server(persistent=True, appendonly="yes", appendfsync="always")
@@ -162,6 +168,7 @@ def test_when_the_server_is_away_nothing_is_lost_and_nothing_grows(
 def test_closing_says_what_is_lost(
     connect_any: Connect, make_server: MakeServer, caplog: pytest.LogCaptureFixture
 ) -> None:
+    """close logs the touches that can not be sent."""
     server = make_server()
     registry = connect_any(url=server.url, touch_interval=LONG, timeout=0.2)
     registry.touch_model("model", "S3")
@@ -177,6 +184,7 @@ def test_closing_says_what_is_lost(
 
 
 def test_bad_arguments_are_told(connect_any: Connect) -> None:
+    """Invalid arguments of a buffered touch raise at once and buffer nothing."""
     registry = connect_any(touch_interval=LONG)
     for wrong in (["a"], "", 7, None, "\ud800"):
         with pytest.raises(InvalidModelName):
@@ -195,6 +203,7 @@ def test_bad_arguments_are_told(connect_any: Connect) -> None:
 def test_a_damaged_record_is_told_in_the_log(
     connect_any: Connect, server_url: str, other: Registry, caplog: pytest.LogCaptureFixture
 ) -> None:
+    """A touch of a damaged record is logged, and other touches are sent."""
     with redis.Redis.from_url(server_url) as raw:
         raw.set(ops_of(other).keys.record("S3:m4"), b"x")
     registry = connect_any(touch_interval=LONG)
@@ -209,6 +218,7 @@ def test_a_damaged_record_is_told_in_the_log(
 def test_a_forked_child_tells_nothing_of_its_parents(
     server_url: str, namespace: str, proxy: Proxy, other: Registry
 ) -> None:
+    """A forked child sends its own touches and none of its parent's."""
     with Registry.from_url(proxy.url, namespace, touch_interval=LONG) as registry:
         registry.touch_model("m1", "S3")
         until(lambda: newest(other) == "m1", "it is told")
@@ -232,6 +242,7 @@ def test_a_forked_child_tells_nothing_of_its_parents(
 
 @left_open
 async def test_on_another_event_loop_it_begins_anew(server_url: str, namespace: str, other: Registry) -> None:
+    """The touch buffer works again on a second event loop."""
     registry = AsyncRegistry.from_url(server_url, namespace, touch_interval=LONG)
 
     async def touch(name: str) -> None:

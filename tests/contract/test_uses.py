@@ -51,6 +51,7 @@ def never(_claim: OwnedClaim) -> None:
 
 
 def test_a_model_that_is_there_is_used(connect_any: Connect, other: Registry) -> None:
+    """ensure of a downloaded model touches it, at the latest on close."""
     registry = connect_any()
     assert registry.ensure("m0", "S3", never).status is ModelStatus.DOWNLOADED
     until(lambda: order(other) == ["m1", "m2", "m0"], "the server is told")
@@ -62,6 +63,7 @@ def test_a_model_that_is_there_is_used(connect_any: Connect, other: Registry) ->
 def test_a_caller_that_only_looks_does_not_use_it(
     connect_any: Connect, proxy: Proxy, other: Registry
 ) -> None:
+    """ensure with touch=False sends no touch."""
     registry = connect_any(url=proxy.url)
     registry.ensure("m0", "S3", never, touch=False)
     registry.close()
@@ -70,6 +72,7 @@ def test_a_caller_that_only_looks_does_not_use_it(
 
 
 def test_a_block_uses_it_too(server_url: str, namespace: str, other: Registry) -> None:
+    """The block form touches a downloaded model unless touch is False."""
     with Registry.from_url(server_url, namespace) as registry:
         with registry.download("m0", "S3") as got:
             assert isinstance(got, ModelRecord)
@@ -79,6 +82,7 @@ def test_a_block_uses_it_too(server_url: str, namespace: str, other: Registry) -
 
 
 async def test_an_async_block_uses_it_too(server_url: str, namespace: str, other: Registry) -> None:
+    """The asynchronous block form touches a downloaded model unless touch is False."""
     async with AsyncRegistry.from_url(server_url, namespace) as registry:
         async with registry.download("m0", "S3") as got:
             assert isinstance(got, ModelRecord)
@@ -90,6 +94,7 @@ async def test_an_async_block_uses_it_too(server_url: str, namespace: str, other
 def test_a_waiter_uses_it_and_its_owner_has_done_so(
     connect_any: Connect, proxy: Proxy, server_url: str, other: Registry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """A waiter touches the model once, and its owner not at all."""
     # The proxy hands on what comes unasked with the next reply: that of a PING.
     for module in (pubsub_async, pubsub_sync):
         monkeypatch.setattr(module, "PING_INTERVAL_S", 0.2)
@@ -127,6 +132,7 @@ def waits(server_url: str, namespace: str) -> bool:
 def test_many_uses_are_told_once(
     connect_any: Connect, proxy: Proxy, other: Registry, interval: float | None
 ) -> None:
+    """Many calls of ensure for a downloaded model cause few touches."""
     registry = connect_any(url=proxy.url, touch_interval=interval)
     for _ in range(20):
         registry.ensure("m0", "S3", never)
@@ -138,6 +144,7 @@ def test_many_uses_are_told_once(
 
 @pytest.mark.server("embedded", "debian")
 def test_it_does_not_wait_for_the_use_to_be_told(connect_any: Connect, make_server: MakeServer) -> None:
+    """ensure returns while its touch gets no reply."""
     server = make_server()
     registry = connect_any(url=server.url)
     registry.set_status("m0", "S3", ModelStatus.DOWNLOADED)
@@ -154,6 +161,7 @@ def test_it_does_not_wait_for_the_use_to_be_told(connect_any: Connect, make_serv
 def test_a_use_that_is_refused_is_no_failure(
     connect_any: Connect, make_server: MakeServer, caplog: pytest.LogCaptureFixture
 ) -> None:
+    """A touch that the server refuses does not fail ensure."""
     server = make_server()
     registry = connect_any(url=server.url)
     registry.set_status("m0", "S3", ModelStatus.DOWNLOADED)
@@ -167,6 +175,7 @@ def test_a_use_that_is_refused_is_no_failure(
 def test_what_is_taken_from_disk_is_told_to_nobody(
     connect_any: Connect, make_server: MakeServer, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
+    """A model taken from disk while the server is away is not touched."""
     server = make_server()
     registry = connect_any(url=server.url)
     (tmp_path / "models").mkdir()
@@ -184,6 +193,7 @@ def test_what_is_taken_from_disk_is_told_to_nobody(
 
 
 def test_touch_is_yes_or_no(connect_any: Connect) -> None:
+    """A value of touch other than a bool raises InvalidArgument."""
     wrong: Any = "no"
     with pytest.raises(InvalidArgument, match="touch: must be True or False"):
         connect_any().ensure("m0", "S3", never, touch=wrong)
@@ -195,6 +205,7 @@ COMMIT = "c" * 40
 async def test_a_snapshot_passes_it_on(
     server_url: str, namespace: str, other: Registry, tmp_path: Path
 ) -> None:
+    """ensure_snapshot touches the model unless touch is False."""
     cached = tmp_path / "models--acme--model" / "snapshots" / COMMIT
     cached.mkdir(parents=True)
     (cached / "config.json").write_text("{}")
@@ -218,6 +229,7 @@ async def test_a_snapshot_passes_it_on(
 
 
 def test_the_command_uses_it(server_url: str, namespace: str, other: Registry) -> None:
+    """`pyregistry run` touches the model, and commands that read do not."""
     command = [sys.executable, "-m", "pyregistry", "run", "m0", "--provider", "S3", "--", "false"]
     names = {"PYREGISTRY_URL": server_url, "PYREGISTRY_NAMESPACE": namespace}
     subprocess.run(command, env={**os.environ, **names}, check=True, capture_output=True, timeout=60)

@@ -80,6 +80,7 @@ def test_the_listener_alone_closes_its_connection(server_url: str, namespace: st
 
 
 def test_all_that_happens_is_told(server_url: str, namespace: str, other: Registry) -> None:
+    """A watch yields an event for each change of a record, in order."""
     with Registry.from_url(server_url, namespace) as registry, registry.watch() as events:
         life_of_a_model(other)
         seen = [of_event(next(events)) for _ in KINDS]
@@ -92,6 +93,7 @@ def test_all_that_happens_is_told(server_url: str, namespace: str, other: Regist
 
 
 async def test_all_that_happens_is_told_on_a_loop(server_url: str, namespace: str, other: Registry) -> None:
+    """A watch of an AsyncRegistry yields an event for each change of a record, in order."""
     async with AsyncRegistry.from_url(server_url, namespace) as registry, registry.watch() as events:
         await asyncio.to_thread(life_of_a_model, other)
         seen = [of_event(await anext(events)) for _ in KINDS]
@@ -106,6 +108,7 @@ async def test_all_that_happens_is_told_on_a_loop(server_url: str, namespace: st
 def test_only_what_is_wanted_is_told(
     server_url: str, namespace: str, other: Registry, wanted: dict[str, Any], count: int
 ) -> None:
+    """A watch with a name or a provider yields matching events alone."""
     with Registry.from_url(server_url, namespace) as registry, registry.watch(**wanted) as events:
         with registry.watch("the end", "S3") as end:
             for name in ("a", "b"):
@@ -121,6 +124,7 @@ def test_only_what_is_wanted_is_told(
 
 
 def test_a_break_is_a_gap(server_url: str, namespace: str, other: Registry) -> None:
+    """A broken connection yields an EventGap, and later events follow."""
     with Registry.from_url(server_url, namespace) as registry, registry.watch() as events:
         other.set_status("before", "S3", ModelStatus.DOWNLOADED)
         assert of_event(next(events)).record.model_name == "before"
@@ -133,6 +137,7 @@ def test_a_break_is_a_gap(server_url: str, namespace: str, other: Registry) -> N
 def test_who_does_not_keep_up_is_told(
     server_url: str, namespace: str, other: Registry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """A consumer that lets the buffer overflow gets an EventGap."""
     monkeypatch.setattr(subscriber_sync, "MOST", 3)
     with Registry.from_url(server_url, namespace) as registry, registry.watch() as events:
         with registry.watch("m9") as last:
@@ -147,6 +152,7 @@ def test_who_does_not_keep_up_is_told(
 async def test_on_a_loop_only_what_is_wanted_is_told(
     server_url: str, namespace: str, other: Registry
 ) -> None:
+    """A watch of an AsyncRegistry with a name and a provider yields matching events alone."""
     async with (
         AsyncRegistry.from_url(server_url, namespace) as registry,
         registry.watch("a", "Ngc") as events,
@@ -165,6 +171,7 @@ async def test_on_a_loop_only_what_is_wanted_is_told(
 async def test_on_a_loop_a_break_is_a_gap(
     server_url: str, namespace: str, other: Registry, transport: str
 ) -> None:
+    """A broken connection of an AsyncRegistry yields an EventGap, and later events follow."""
     with Cutter(server_url) as cutter:
         async with (
             AsyncRegistry.from_url(cutter.url, namespace, transport=transport) as registry,
@@ -181,6 +188,7 @@ async def test_on_a_loop_a_break_is_a_gap(
 async def test_on_a_loop_who_does_not_keep_up_is_told(
     server_url: str, namespace: str, other: Registry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """A consumer of an AsyncRegistry that lets the buffer overflow gets an EventGap."""
     monkeypatch.setattr(subscriber_async, "MOST", 3)
     async with (
         AsyncRegistry.from_url(server_url, namespace) as registry,
@@ -195,6 +203,7 @@ async def test_on_a_loop_who_does_not_keep_up_is_told(
 
 
 def test_a_model_that_is_given_up_is_told(connect_any: Connect, other: Registry) -> None:
+    """A model whose attempts are used up yields an event of its own."""
     # Its owners are lost, as often as somebody allows: an event of its own, for who watches and who waits.
     other.try_claim_for_download("a", "S3", lease=0.05)
     with ThreadPoolExecutor(1) as pool, other.watch("a") as events:
@@ -239,6 +248,7 @@ class Dead:
 
 @pytest.mark.parametrize("kind", ["blocking", "multiplexed", "redis-py"])
 def test_a_subscription_is_tried_again_with_back_off(kind: str) -> None:
+    """A subscription that fails is retried with increasing delays."""
     # No sooner than that; how much later is not our business.
     least = 0.5 * (0.02 + 0.08 + 0.32)
     with Dead() as dead, ThreadPoolExecutor(1) as pool:
@@ -263,6 +273,7 @@ def test_a_subscription_is_tried_again_with_back_off(kind: str) -> None:
 
 
 def test_it_ends_with_its_client(server_url: str, namespace: str) -> None:
+    """A watch ends without an error when its client is closed."""
     registry = Registry.from_url(server_url, namespace)
     with ThreadPoolExecutor(1) as pool:
         events = registry.watch()
@@ -276,6 +287,7 @@ def test_it_ends_with_its_client(server_url: str, namespace: str) -> None:
 def test_a_signal_that_does_not_end_the_wait_is_seen(
     server_url: str, namespace: str, other: Registry
 ) -> None:
+    """A signal handler that raises ends the wait for the next event."""
     with (
         interruptible() as came,
         Registry.from_url(server_url, namespace) as registry,
@@ -295,6 +307,7 @@ def test_a_signal_that_does_not_end_the_wait_is_seen(
 
 
 def test_a_signal_that_does_not_end_the_wait_for_a_loss_is_seen() -> None:
+    """A signal handler that raises ends the wait for a lost claim."""
     lost = LossSignal()
     with interruptible() as came, ThreadPoolExecutor(1) as pool:
         sent = pool.submit(
@@ -310,6 +323,7 @@ def test_a_signal_that_does_not_end_the_wait_for_a_loss_is_seen() -> None:
 
 
 async def test_it_ends_with_its_client_on_a_loop(server_url: str, namespace: str) -> None:
+    """A watch of an AsyncRegistry ends without an error when its client is closed."""
     registry = AsyncRegistry.from_url(server_url, namespace)
 
     events = registry.watch()

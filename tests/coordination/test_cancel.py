@@ -59,6 +59,7 @@ def downloads() -> Downloads:
 def test_the_owner_stops_at_once_and_waiters_are_told(
     connect_any: Connect, other: Registry, pool: ThreadPoolExecutor, downloads: Downloads, permanent: bool
 ) -> None:
+    """A cancel ends the owner's download at once, and owner and waiters raise its message."""
     # By the lease alone it would hear of it after ten minutes.
     wanted = pool.submit(connect_any().ensure, MODEL[0], MODEL[1], downloads, lease=1800.0)
     assert downloads.begun.wait(SECONDS)
@@ -89,11 +90,14 @@ def cancelled_block(registry: Registry, other: Registry) -> None:
 
 
 def test_a_block_is_cancelled(registry: Registry, other: Registry) -> None:
+    """A cancel makes a block raise ClaimLost with the message."""
     with pytest.raises(ClaimLost, match="not now"):
         cancelled_block(registry, other)
 
 
 def test_an_async_block_is_cancelled(server_url: str, namespace: str, other: Registry) -> None:
+    """A cancel makes an asynchronous block raise ClaimLost with the message."""
+
     async def block(registry: AsyncRegistry) -> None:
         async with registry.download(*MODEL, lease=1800.0):
             assert await asyncio.to_thread(other.cancel_download, *MODEL, "not now")
@@ -110,6 +114,7 @@ def test_an_async_block_is_cancelled(server_url: str, namespace: str, other: Reg
 def test_another_may_begin_it_at_once(
     connect_any: Connect, other: Registry, pool: ThreadPoolExecutor, downloads: Downloads
 ) -> None:
+    """A cancel with retry_in=0 lets a new attempt begin at once."""
     wanted = pool.submit(connect_any().ensure, MODEL[0], MODEL[1], downloads, lease=1800.0)
     assert downloads.begun.wait(SECONDS)
     downloads.begun.clear()
@@ -122,6 +127,7 @@ def test_another_may_begin_it_at_once(
 
 
 def test_what_it_says_and_to_whom(any_registry: Registry, other: Registry) -> None:
+    """A cancel returns whether it ended a claim, and publishes an event with its caller."""
     assert not any_registry.cancel_download(*MODEL)
     claim = other.try_claim_for_download(*MODEL).claim  # type: ignore[union-attr]  # it is free
     assert not any_registry.cancel_download(*MODEL, expected_token=claim.token + 1)
@@ -143,6 +149,7 @@ def test_what_it_says_and_to_whom(any_registry: Registry, other: Registry) -> No
 
 
 def test_wrong_calls(any_registry: Registry) -> None:
+    """A cancel with invalid arguments raises InvalidArgument."""
     with pytest.raises(InvalidArgument, match="retry_in"):
         any_registry.cancel_download(*MODEL, permanent=True, retry_in=5)
     with pytest.raises(InvalidArgument, match="expected_token"):
@@ -152,6 +159,7 @@ def test_wrong_calls(any_registry: Registry) -> None:
 
 
 def test_set_status_says_more(any_registry: Registry, other: Registry) -> None:
+    """set_status accepts permanent, retry_in, size_bytes and location where the status allows them."""
     any_registry.set_status(*MODEL, "ERROR", "gated", permanent=True)
     with pytest.raises(DownloadFailed, match="gated"):
         other.ensure(*MODEL, print)

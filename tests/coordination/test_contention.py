@@ -41,6 +41,7 @@ def _compete(url: str, namespace: str, how: str, tokens: Any, start: Any) -> Non
 
 @pytest.mark.parametrize("how", ["claim", "retry"])
 def test_eight_processes_want_one_model(server_url: str, namespace: str, how: str) -> None:
+    """Of eight processes that claim or retry one model, one wins."""
     with Registry.from_url(server_url, namespace) as registry:
         if how == "retry":
             registry.set_status("model", "S3", ModelStatus.ERROR)
@@ -66,6 +67,7 @@ def test_eight_processes_want_one_model(server_url: str, namespace: str, how: st
 
 
 def test_many_threads_on_one_client(connect_any: Connect) -> None:
+    """Threads that share a client get their own replies, and each model has one winner."""
     registry = connect_any()
     ready = threading.Barrier(48)
 
@@ -90,6 +92,7 @@ def test_many_threads_on_one_client(connect_any: Connect) -> None:
 
 
 async def test_five_hundred_tasks_want_one_model(server_url: str, namespace: str) -> None:
+    """Of 500 tasks that claim or retry one model, one wins."""
     async with AsyncRegistry.from_url(server_url, namespace) as registry:
         results = await asyncio.gather(
             *(registry.try_claim_for_download("model", "S3", lease=60.0) for _ in range(500))
@@ -115,6 +118,7 @@ async def test_five_hundred_tasks_want_one_model(server_url: str, namespace: str
 async def test_cancelled_tasks_take_nobody_elses_answer(
     server_url: str, namespace: str, seed: int, transport: str
 ) -> None:
+    """Cancelled tasks leave other tasks their own replies and leak no connection."""
     chance = random.Random(seed)
     async with AsyncRegistry.from_url(
         server_url, namespace, client_name=namespace, transport=transport
@@ -171,6 +175,7 @@ async def cancel(tasks: set[asyncio.Task[Any]]) -> None:
 
 
 async def test_cancelled_tasks_give_their_turn_back(proxy: Proxy, namespace: str) -> None:
+    """Cancelled tasks return their connections to the pool."""
     async with AsyncRegistry.from_url(
         proxy.url, namespace, timeout=SECONDS, transport="redis-py"
     ) as registry:
@@ -192,6 +197,7 @@ async def test_cancelled_tasks_give_their_turn_back(proxy: Proxy, namespace: str
 
 
 async def test_a_turn_that_went_to_a_cancelled_task_goes_to_the_next(proxy: Proxy, namespace: str) -> None:
+    """A connection handed to a cancelled task goes to the next waiter."""
     async with AsyncRegistry.from_url(
         proxy.url, namespace, timeout=2 * SECONDS, transport="redis-py"
     ) as registry:
@@ -223,6 +229,7 @@ def keepers() -> list[threading.Thread]:
 
 
 async def test_a_cancelled_claim_is_not_kept_alive(proxy: Proxy, namespace: str) -> None:
+    """A claim whose task is cancelled is not renewed."""
     async with AsyncRegistry.from_url(proxy.url, namespace) as registry:
         (paused,) = proxy.pause("claim")
         task = asyncio.create_task(registry.try_claim_for_download("model", "S3"))

@@ -99,6 +99,7 @@ def check_apart(proxy: Proxy, parent: Callable[[], object], child: Callable[[], 
 
 
 def test_a_child_has_connections_of_its_own(proxy: Proxy, namespace: str, watcher: Registry) -> None:
+    """A forked child opens its own connections."""
     with Registry.from_url(proxy.url, namespace) as registry:
 
         def claim() -> int:
@@ -120,6 +121,7 @@ def test_a_child_has_connections_of_its_own(proxy: Proxy, namespace: str, watche
 async def test_a_child_of_a_running_loop_has_connections_of_its_own(
     proxy: Proxy, namespace: str, watcher: Registry
 ) -> None:
+    """A child forked from a running event loop opens its own connections."""
     async with AsyncRegistry.from_url(proxy.url, namespace) as registry:
         await registry.get_status("model")
         ours, start = brought(proxy, 0)
@@ -145,6 +147,7 @@ async def test_a_child_of_a_running_loop_has_connections_of_its_own(
 
 @left_open
 def test_a_child_of_a_loop_that_has_ended(proxy: Proxy, namespace: str) -> None:
+    """A child forked after an event loop has ended opens its own connections."""
     registry = AsyncRegistry.from_url(proxy.url, namespace)
     asyncio.run(registry.connect())
     ours, start = brought(proxy, 0)
@@ -163,6 +166,7 @@ def test_a_child_of_a_loop_that_has_ended(proxy: Proxy, namespace: str) -> None:
 
 @left_open
 def test_one_loop_after_the_other(proxy: Proxy, namespace: str) -> None:
+    """An AsyncRegistry works on several event loops, one after the other."""
     registry = AsyncRegistry.from_url(proxy.url, namespace)
     for at in range(3):
 
@@ -181,6 +185,7 @@ def test_one_loop_after_the_other(proxy: Proxy, namespace: str) -> None:
 
 
 async def test_two_loops_at_once_are_told_apart(server_url: str, namespace: str) -> None:
+    """Use on a second event loop raises RegistryClosed and closes nothing."""
     async with AsyncRegistry.from_url(server_url, namespace) as registry:
 
         def elsewhere() -> list[str]:
@@ -198,6 +203,7 @@ async def test_two_loops_at_once_are_told_apart(server_url: str, namespace: str)
 
 
 async def test_closing_in_the_child_closes_nothing_of_the_parents(proxy: Proxy, namespace: str) -> None:
+    """close in a forked child leaves the parent's connections open."""
     async with AsyncRegistry.from_url(proxy.url, namespace, timeout=2.0) as registry:
         await registry.get_status("model")
         start = len(proxy.log)
@@ -244,6 +250,7 @@ os._exit(0)
 def test_a_child_that_exits_in_good_order_disturbs_nobody(
     proxy: Proxy, namespace: str, kind: str, used: str
 ) -> None:
+    """The exit of a forked child leaves the parent's connections usable."""
     # Its interpreter takes everything down, the parent's connections included, if it may.
     command = [sys.executable, "-c", CHILD_THAT_EXITS, kind, used, proxy.url, namespace]
     where = Path(pyregistry.__file__).parent.parent
@@ -259,6 +266,7 @@ def test_a_child_that_exits_in_good_order_disturbs_nobody(
 def test_a_lock_that_the_parent_held_does_not_stop_the_child(
     server_url: str, namespace: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """A forked child does not wait for a lock that a parent's thread holds."""
     parent, starting, go = os.getpid(), threading.Event(), threading.Event()
 
     def slow_in_the_parent(_source: UrlSource) -> str:
@@ -303,6 +311,7 @@ def renewed(registry: Registry, name: str) -> bool:
 
 @pytest.mark.usefixtures("short_lease")
 def test_each_process_keeps_its_own_claims(proxy: Proxy, namespace: str, watcher: Registry) -> None:
+    """Parent and forked child renew their own claims, each over its own connection."""
     with Registry.from_url(proxy.url, namespace) as registry:
         ours = registry.try_claim_for_download("ours", "S3")
         assert isinstance(ours, Claimed)
@@ -329,6 +338,7 @@ def test_each_process_keeps_its_own_claims(proxy: Proxy, namespace: str, watcher
 
 @pytest.mark.usefixtures("short_lease")
 def test_a_child_renews_nothing_of_its_parents(server_url: str, namespace: str) -> None:
+    """A forked child does not renew its parent's claims."""
     with Registry.from_url(server_url, namespace) as registry:
         result = registry.try_claim_for_download("ours", "S3")
         assert isinstance(result, Claimed)
@@ -348,6 +358,8 @@ def test_a_child_renews_nothing_of_its_parents(server_url: str, namespace: str) 
 def test_a_child_renews_nothing_of_a_download_under_way(
     server_url: str, namespace: str, watcher: Registry, method: str
 ) -> None:
+    """A child process started in a download renews nothing, and the parent's renewals continue."""
+
     def download(claim: OwnedClaim) -> None:
         context: Any = multiprocessing.get_context(method)  # typeshed: which one is not known
         answers = context.SimpleQueue()
@@ -374,6 +386,8 @@ def _idle_threads(answers: Any) -> None:
 def test_a_subscription_stays_with_the_parent(
     server_url: str, namespace: str, watcher: Registry, kind: str
 ) -> None:
+    """Parent and forked child each have their own subscription."""
+
     # Both wait, for a model of its own each, on the client that the parent has made.
     def claimed(name: str) -> Any:
         result = watcher.try_claim_for_download(name, "S3", lease=600.0)
@@ -421,6 +435,7 @@ def test_a_subscription_stays_with_the_parent(
 
 
 def test_claims_of_parent_and_child_have_names_of_their_own(server_url: str, namespace: str) -> None:
+    """Parent and forked children make claim ids and owner names of their own."""
     with Registry.from_url(server_url, namespace) as registry:
 
         def claim(name: str) -> tuple[str, str, int]:
@@ -439,6 +454,7 @@ def test_claims_of_parent_and_child_have_names_of_their_own(server_url: str, nam
 def test_a_childs_set_status_on_a_parents_claim_is_somebody_elses(
     server_url: str, namespace: str, caplog: pytest.LogCaptureFixture
 ) -> None:
+    """set_status in a forked child on its parent's claim logs a warning."""
     with Registry.from_url(server_url, namespace) as registry:
         result = registry.try_claim_for_download("model", "S3", lease=30.0)
         assert isinstance(result, Claimed)
@@ -453,6 +469,7 @@ def test_a_childs_set_status_on_a_parents_claim_is_somebody_elses(
 
 
 def test_what_a_child_says_of_a_model_is_told_in_its_own_name(server_url: str, namespace: str) -> None:
+    """Events caused by a forked child name the child as the owner."""
     with Registry.from_url(server_url, namespace) as registry, registry.watch() as events:
 
         def say() -> int:
@@ -479,6 +496,7 @@ def _claims_at(url: str, namespace: str, name: str, answers: Any) -> None:
 
 
 def test_multiprocessing_by_fork(server_url: str, namespace: str) -> None:
+    """A client passed to forked processes works in each of them."""
     context = multiprocessing.get_context("fork")
     answers = context.SimpleQueue()
     with Registry.from_url(server_url, namespace) as registry:
@@ -494,6 +512,7 @@ def test_multiprocessing_by_fork(server_url: str, namespace: str) -> None:
 
 
 def test_multiprocessing_by_spawn_takes_a_url(server_url: str, namespace: str) -> None:
+    """A client can not be pickled; a spawned process makes one from the URL."""
     context = multiprocessing.get_context("spawn")
     answers = context.SimpleQueue()
     with Registry.from_url(server_url, namespace) as registry:
@@ -511,6 +530,7 @@ def test_multiprocessing_by_spawn_takes_a_url(server_url: str, namespace: str) -
 
 
 def test_a_users_client_in_a_child_has_connections_of_its_own(proxy: Proxy, namespace: str) -> None:
+    """A client made from a redis.Redis opens its own connections in a forked child."""
     with redis.Redis.from_url(proxy.url) as client:
         registry = Registry(client, namespace)
         check_apart(
@@ -524,6 +544,7 @@ def test_a_users_client_in_a_child_has_connections_of_its_own(proxy: Proxy, name
 async def test_a_users_asyncio_client_belongs_to_its_process(
     proxy: Proxy, namespace: str, used: bool
 ) -> None:
+    """A client made from a redis.asyncio.Redis raises RegistryClosed in a forked child."""
     async with redis.asyncio.Redis.from_url(proxy.url) as client:
         await client.ping()
         registry = AsyncRegistry(client, namespace)
@@ -544,6 +565,7 @@ async def test_a_users_asyncio_client_belongs_to_its_process(
 
 
 async def test_a_users_asyncio_client_belongs_to_its_loop(server_url: str, namespace: str) -> None:
+    """A client made from a redis.asyncio.Redis raises RegistryClosed on another event loop."""
     async with redis.asyncio.Redis.from_url(server_url) as client:
         registry = AsyncRegistry(client, namespace)
         await registry.get_status("model")

@@ -77,6 +77,7 @@ def opened(url: str, namespace: str, **options: Any) -> str:
 
 @pytest.mark.parametrize("options", [{}, {"near_cache": True, "touch_interval": 0.1}], ids=str)
 def test_patched_first_it_works(kind: str, server_url: str, namespace: str, options: Any) -> None:
+    """A client in a process patched before the import serves many greenlets."""
     ended = run(
         PATCH[kind].format(""),
         SPAWN[kind],
@@ -92,6 +93,7 @@ def test_patched_first_it_works(kind: str, server_url: str, namespace: str, opti
 
 
 def test_a_claim_is_kept_and_given_back(kind: str, server_url: str, namespace: str, other: Registry) -> None:
+    """A client in a patched process renews its claims and releases them on shutdown."""
     ended = run(
         PATCH[kind].format(""),
         "import pyregistry, time",
@@ -108,6 +110,7 @@ def test_a_claim_is_kept_and_given_back(kind: str, server_url: str, namespace: s
 
 @pytest.mark.parametrize("when", ["before the client", "after the client"])
 def test_patched_later_it_is_refused(kind: str, server_url: str, namespace: str, when: str) -> None:
+    """A patch after the import raises an error that names the patch."""
     patch, make = PATCH[kind].format(""), opened(server_url, namespace)
     ended = run(
         "import pyregistry",
@@ -122,6 +125,7 @@ def test_patched_later_it_is_refused(kind: str, server_url: str, namespace: str,
 
 
 def test_patched_in_part_it_is_refused(kind: str, server_url: str, namespace: str) -> None:
+    """A patch without threading raises an error that names the parts."""
     part = "thread=False" if kind == "gevent" else "thread=False, socket=True, select=True"
     ended = run(
         PATCH[kind].format(part),
@@ -137,6 +141,7 @@ def test_patched_in_part_it_is_refused(kind: str, server_url: str, namespace: st
 
 
 def test_imported_and_not_patched_it_works(kind: str, server_url: str, namespace: str) -> None:
+    """gevent or eventlet imported without a patch does not affect a client."""
     ended = run(
         f"import {kind}, pyregistry",
         "spawn, joinall = lambda function, *args: function(*args), list",

@@ -98,6 +98,7 @@ def serving(
 def test_greenlets(
     server_url: str, namespace: str, tmp_path: Path, options: list[str], settings: str, answer: str
 ) -> None:
+    """A gunicorn server with gevent workers answers concurrent requests."""
     served = serving(server_url, namespace, tmp_path, settings, "-k", "gevent", *options)
     with served as (_, ask), ThreadPoolExecutor() as pool:
         for said in pool.map(ask, ["/m0", "/m1", "/m0", "/m1", "/m0"]):
@@ -108,6 +109,7 @@ def test_greenlets(
 def test_a_worker_that_is_ended_gives_back(
     server_url: str, namespace: str, tmp_path: Path, other: Registry, worker: str
 ) -> None:
+    """A gunicorn worker that is terminated releases its claims without an attempt used."""
     served = serving(server_url, namespace, tmp_path, RELEASE, "-k", worker, "--threads", "4")
     with served as (process, ask), ThreadPoolExecutor() as pool:
         answer = pool.submit(ask, "/endless")

@@ -100,6 +100,7 @@ def is_over(other: Registry, claim: Claim) -> bool:
 
 @contended
 def test_a_kept_claim_outlives_its_lease(connect_any: Connect, other: Registry, lease: float) -> None:
+    """A kept claim is renewed beyond its lease."""
     registry = connect_any()
     claim = kept(registry)
     while not is_over(other, claim):
@@ -112,6 +113,7 @@ def test_a_kept_claim_outlives_its_lease(connect_any: Connect, other: Registry, 
 async def test_a_blocked_event_loop_keeps_its_claims(
     server_url: str, namespace: str, other: Registry, lease: float
 ) -> None:
+    """Claims are renewed while the event loop is blocked."""
     async with AsyncRegistry.from_url(server_url, namespace) as registry:
         result = await registry.try_claim_for_download("model", "S3")
         assert isinstance(result, Claimed)
@@ -124,6 +126,7 @@ async def test_a_blocked_event_loop_keeps_its_claims(
 def test_one_thread_for_all_clients(
     connect_any: Connect, server_url: str, namespace: str, other: Registry
 ) -> None:
+    """One thread renews the claims of all clients of a process."""
     with Registry.from_url(server_url, namespace) as one_more:
         claims = [kept(connect_any(), "a"), kept(connect_any(), "b"), kept(one_more, "c")]
         for claim in claims:
@@ -134,6 +137,7 @@ def test_one_thread_for_all_clients(
 def test_renewals_go_in_batches_on_one_connection(
     connect_any: Connect, proxy: Proxy, other: Registry
 ) -> None:
+    """Renewals are sent in batches over one connection of their own."""
     registry = connect_any(url=proxy.url)
     results = registry.try_claim_many([(f"m{at}", "S3") for at in range(130)])
     claims = [result.claim for result in results if isinstance(result, Claimed)]
@@ -148,6 +152,7 @@ def test_renewals_go_in_batches_on_one_connection(
 
 
 def test_a_retry_is_kept_too(connect_any: Connect, other: Registry) -> None:
+    """A claim won by a retry is renewed."""
     registry = connect_any()
     other.set_status("model", "S3", ModelStatus.ERROR)
     claim = registry.try_reset_error_for_retry("model", "S3")
@@ -156,6 +161,7 @@ def test_a_retry_is_kept_too(connect_any: Connect, other: Registry) -> None:
 
 
 def test_one_claim_id_for_two_models(connect_any: Connect, other: Registry) -> None:
+    """Claims of two models with the same claim_id are renewed independently."""
     registry = connect_any()
     claims = [kept(registry, name, claim_id="job 7") for name in ("a", "b")]
     for claim in claims:
@@ -180,6 +186,7 @@ ENDS: dict[str, Callable[[Registry, Claim], object]] = {
 
 @pytest.mark.parametrize("end", ENDS)
 def test_it_ends(connect_any: Connect, proxy: Proxy, caplog: pytest.LogCaptureFixture, end: str) -> None:
+    """The renewal thread and its connection end with the last claim."""
     registry = connect_any(url=proxy.url)
     claim = kept(registry)
     until(lambda: proxy.sent["renew"], "the first renewal")
@@ -191,6 +198,7 @@ def test_it_ends(connect_any: Connect, proxy: Proxy, caplog: pytest.LogCaptureFi
 
 
 def test_a_client_that_nobody_has_any_more_keeps_nothing(server_url: str, namespace: str) -> None:
+    """A garbage-collected Registry renews nothing."""
     registry = Registry.from_url(server_url, namespace)
     kept(registry)
     assert threads()
@@ -202,6 +210,7 @@ def test_a_client_that_nobody_has_any_more_keeps_nothing(server_url: str, namesp
 async def test_an_asyncio_client_that_nobody_has_any_more_keeps_nothing(
     server_url: str, namespace: str
 ) -> None:
+    """A garbage-collected AsyncRegistry renews nothing."""
     async with redis.asyncio.Redis.from_url(server_url) as client:
         registry = AsyncRegistry(client, namespace)
         assert isinstance(await registry.try_claim_for_download("model", "S3"), Claimed)
@@ -212,6 +221,7 @@ async def test_an_asyncio_client_that_nobody_has_any_more_keeps_nothing(
 
 
 def test_what_is_told_of_a_claim_does_not_end_its_keeping(connect_any: Connect, other: Registry) -> None:
+    """Messages, renewals by hand and deletes of other tokens do not end renewals."""
     registry = connect_any()
     claim = kept(registry)
     registry.set_status("model", "S3", ModelStatus.DOWNLOADING, "half of it")
@@ -224,6 +234,7 @@ def test_what_is_told_of_a_claim_does_not_end_its_keeping(connect_any: Connect, 
 def test_an_end_that_may_not_have_been_does_not_end_the_keeping(
     connect_any: Connect, proxy: Proxy, other: Registry, call: str
 ) -> None:
+    """A finish or release with an unknown outcome does not end renewals."""
     registry = connect_any(url=proxy.url)
     claim = kept(registry)
     proxy.lose_requests(call)
@@ -235,6 +246,7 @@ def test_an_end_that_may_not_have_been_does_not_end_the_keeping(
 def test_deleting_another_providers_record_does_not_end_the_keeping(
     connect_any: Connect, other: Registry
 ) -> None:
+    """A delete of another provider's record does not end renewals."""
     registry = connect_any()
     claim = kept(registry)
     theirs = other.try_claim_for_download("model", "Ngc", lease=30.0)
@@ -249,6 +261,7 @@ def test_deleting_another_providers_record_does_not_end_the_keeping(
 def test_a_lost_claim_is_logged_once_and_dropped(
     connect_any: Connect, other: Registry, caplog: pytest.LogCaptureFixture
 ) -> None:
+    """A lost claim logs one warning without its claim id, and its renewals end."""
     registry = connect_any()
     lost, mine = kept(registry, "lost"), kept(registry, "mine")
     other.set_status("lost", "S3", ModelStatus.ERROR)
@@ -264,6 +277,7 @@ def test_a_lost_claim_is_logged_once_and_dropped(
 def test_an_owner_who_ended_has_not_lost(
     connect_any: Connect, other: Registry, caplog: pytest.LogCaptureFixture
 ) -> None:
+    """A claim ended through another client ends its renewals without a warning."""
     registry = connect_any()
     claims = [kept(registry, name) for name in ("a", "b", "c")]
     # Through another client, so that the one that keeps them does not know.
@@ -277,6 +291,7 @@ def test_an_owner_who_ended_has_not_lost(
 def test_a_server_that_is_away_for_a_while(
     connect_any: Connect, make_server: MakeServer, caplog: pytest.LogCaptureFixture
 ) -> None:
+    """Renewals resume after an outage, which is logged."""
     server = make_server(persistent=True, appendfsync="always")
     registry = connect_any(url=server.url)
     claim = kept(registry)
@@ -298,6 +313,7 @@ def test_a_server_that_is_silent_does_not_cost_the_others_their_leases(
     lease: float,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    """A silent server does not delay the renewals of claims on other servers."""
     # A renewal waits for 0.3 s, twice: ten batches one after the other would take twice the lease.
     monkeypatch.setattr(keepalive, "_LEAST_TIMEOUT", 0.3)
     paused = proxy.pause("renew", times=100)
@@ -319,6 +335,7 @@ def test_a_server_that_is_silent_does_not_cost_the_others_their_leases(
 def test_closing_while_a_renewal_is_under_way(
     server_url: str, namespace: str, proxy: Proxy, other: Registry, caplog: pytest.LogCaptureFixture
 ) -> None:
+    """close of a client during its renewal does not affect the claims of others."""
     with Registry.from_url(server_url, namespace) as going_on:
         claim = kept(going_on)
         for name in ("a", "b"):
@@ -339,6 +356,8 @@ def test_an_unexpected_error_does_not_end_the_thread(
     caplog: pytest.LogCaptureFixture,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    """An unexpected error of one client is logged and does not end the renewals of others."""
+
     def nowhere(_timeout: float) -> Any:
         """What a broken credential provider, or the like, comes to."""
         raise LookupError("where is that?")
@@ -364,6 +383,7 @@ def test_an_unexpected_error_does_not_end_the_thread(
 async def test_a_users_client_is_cloned(
     make_server: MakeServer, tmp_path: Path, caplog: pytest.LogCaptureFixture, kind: str, way: str
 ) -> None:
+    """Renewals use a clone of the user's client, with all its settings."""
     caplog.set_level(logging.DEBUG)
     path = str(tmp_path / "s")
     server = make_server(password="open sesame", unixsocket=path)
@@ -405,6 +425,7 @@ class OwnAsyncConnection(redis.asyncio.Connection):
 
 
 async def test_a_client_that_cant_be_cloned_is_told_at_once(server_url: str, namespace: str) -> None:
+    """A kept claim of an asyncio client that can not be cloned raises ConfigurationError."""
     pool = redis.asyncio.ConnectionPool.from_url(server_url, connection_class=OwnAsyncConnection)
     async with redis.asyncio.Redis.from_pool(pool) as client:
         registry = AsyncRegistry(client, namespace)
@@ -419,6 +440,7 @@ async def test_a_client_that_cant_be_cloned_is_told_at_once(server_url: str, nam
 
 
 def test_a_blocking_client_that_cant_be_cloned_is_told_at_once(server_url: str, namespace: str) -> None:
+    """A kept claim of a client that can not be cloned raises ConfigurationError."""
     pool = redis.ConnectionPool.from_url(server_url, connection_class=OwnConnection)
     with redis.Redis.from_pool(pool) as client:
         registry = Registry(client, namespace)

@@ -58,6 +58,7 @@ def test_no_temporary_folder_is_needed(
     tmp_path: Path,
     kind: str,
 ) -> None:
+    """A snapshot is downloaded without a temporary folder."""
     (tmp_path / "site").mkdir()
     (tmp_path / "site" / "sitecustomize.py").write_text(NO_TEMPORARY_FOLDER)
     environment["PYTHONPATH"] = str(tmp_path / "site")
@@ -69,6 +70,7 @@ def test_no_temporary_folder_is_needed(
 
 
 def test_a_path_in_sys_path(hub: Hub, replicas: Callable[..., Replica], tmp_path: Path, kind: str) -> None:
+    """A snapshot is downloaded with a Path in sys.path."""
     hub.push(REPO, FILES)
     first = f"import pathlib; sys.path[:0] = [pathlib.Path({str(tmp_path)!r})]"
     assert contents(Path(replicas(hub, kind, first=first).answer()["path"])) == FILES
@@ -127,6 +129,7 @@ def test_a_user_without_a_home(
 def test_what_can_not_start_is_no_error_of_the_fleet(
     hub: Hub, replicas: Callable[..., Replica], registry: Registry, kind: str, first: str, why: str
 ) -> None:
+    """A process that can not start raises LocalFault and leaves no record."""
     commit = hub.push(REPO, FILES)
     broken = replicas(hub, kind, first=first).answer()
     assert broken["error"] == "LocalFault", broken
@@ -143,6 +146,7 @@ def test_what_can_not_start_is_no_error_of_the_fleet(
 def test_a_program_that_embeds_python_names_another(
     hub: Hub, replicas: Callable[..., Replica], kind: str
 ) -> None:
+    """multiprocessing.set_executable chooses the program that downloads."""
     hub.push(REPO, FILES)
     first = (
         "import multiprocessing; multiprocessing.set_executable(sys.executable); sys.executable = '/bin/true'"
@@ -153,6 +157,7 @@ def test_a_program_that_embeds_python_names_another(
 def test_a_cache_that_can_not_be_written_to(
     hub: Hub, replicas: Callable[..., Replica], registry: Registry, tmp_path: Path, kind: str
 ) -> None:
+    """A cache folder that can not be written to raises LocalFault and leaves no record."""
     hub.push(REPO, FILES)
     (tmp_path / "file").touch()
     refused = replicas(hub, kind, cache_dir=str(tmp_path / "file" / "cache")).answer()

@@ -96,6 +96,7 @@ class Downloading:
 def test_a_download_is_told_and_its_claim_is_given_back(
     connect_any: Connect, other: Registry, pool: ThreadPoolExecutor, store: FolderStore
 ) -> None:
+    """shutdown ends a download, releases its claim, and removes its staging."""
     registry, downloading = connect_any(), Downloading()
     wanted = pool.submit(registry.ensure, MODEL[0], MODEL[1], downloading, store=store, lease=LEASE)
     until(lambda: downloading.claims, "it downloads")
@@ -112,6 +113,7 @@ def test_a_download_is_told_and_its_claim_is_given_back(
 
 
 def test_waiters_end(connect_any: Connect, other: Registry, pool: ThreadPoolExecutor) -> None:
+    """shutdown ends the waiters of a client and does not affect the owner."""
     registry, downloading = connect_any(), Downloading()
     claimed = other.try_claim_for_download(*MODEL, lease=LEASE)
     assert isinstance(claimed, Claimed)
@@ -128,6 +130,7 @@ def test_waiters_end(connect_any: Connect, other: Registry, pool: ThreadPoolExec
 def test_claims_that_are_kept_are_given_back_and_the_callers_own_are_not(
     connect_any: Connect, other: Registry
 ) -> None:
+    """shutdown releases kept claims, and leaves claims with a lease of the caller."""
     registry = connect_any()
     names = [f"m{at}" for at in range(100)]
     assert all(
@@ -143,6 +146,7 @@ def test_claims_that_are_kept_are_given_back_and_the_callers_own_are_not(
 def test_a_block_is_given_back(
     server_url: str, namespace: str, other: Registry, pool: ThreadPoolExecutor
 ) -> None:
+    """shutdown releases the claim of a block, which raises ClaimLost."""
     registry = Registry.from_url(server_url, namespace)
     entered = threading.Event()
 
@@ -161,6 +165,7 @@ def test_a_block_is_given_back(
 
 
 async def test_an_async_block_is_given_back(server_url: str, namespace: str, other: Registry) -> None:
+    """shutdown releases the claim of an asynchronous block, which raises ClaimLost."""
     registry = AsyncRegistry.from_url(server_url, namespace)
     entered = asyncio.Event()
 
@@ -191,6 +196,7 @@ class SlowStore(FolderStore):
 def test_what_is_downloaded_is_published(
     connect_any: Connect, other: Registry, pool: ThreadPoolExecutor, store: FolderStore
 ) -> None:
+    """shutdown waits within its timeout for a download that is being published."""
     slow, registry, downloading = SlowStore(store.root), connect_any(), Downloading()
     slow.publishes, slow.may = threading.Event(), threading.Event()
     downloading.go.set()
@@ -215,6 +221,7 @@ def core_of(registry: Registry) -> Client:
 def test_what_is_not_published_in_time_is_given_back(
     connect_any: Connect, other: Registry, pool: ThreadPoolExecutor, store: FolderStore
 ) -> None:
+    """shutdown releases a claim whose download is not published within the timeout."""
     slow, registry, downloading = SlowStore(store.root), connect_any(), Downloading()
     slow.publishes, slow.may = threading.Event(), threading.Event()
     downloading.go.set()
@@ -231,6 +238,7 @@ def test_what_is_not_published_in_time_is_given_back(
 def test_a_claim_that_is_won_meanwhile_is_given_back(
     connect_any: Connect, proxy: Proxy, other: Registry, pool: ThreadPoolExecutor, by_hand: bool
 ) -> None:
+    """A claim won during a shutdown is released."""
     registry, downloading = connect_any(url=proxy.url), Downloading()
     (held,) = proxy.pause("claim", reply=True)
     if by_hand:
@@ -261,6 +269,7 @@ def released(other: Registry) -> bool:
 def test_a_server_that_is_away_is_told_of(
     connect_any: Connect, make_server: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
+    """shutdown logs the claims that it can not release."""
     server = make_server()
     registry = connect_any(url=server.url)
     assert isinstance(registry.try_claim_for_download(*MODEL), Claimed)
@@ -270,6 +279,7 @@ def test_a_server_that_is_away_is_told_of(
 
 
 def test_the_time_is_checked(connect_any: Connect) -> None:
+    """shutdown refuses a negative timeout."""
     with pytest.raises(InvalidArgument, match="timeout"):
         connect_any().shutdown(timeout=-1)
 
@@ -278,6 +288,7 @@ def test_the_time_is_checked(connect_any: Connect) -> None:
 
 
 def test_the_client_stays_open_and_claims_no_more(connect_any: Connect, other: Registry) -> None:
+    """After a signal claims are released, reads work, and new claims raise."""
     registry, came, number = connect_any(), list[int](), signal.SIGUSR1
     other.set_status("there", "S3", ModelStatus.DOWNLOADED)
     assert isinstance(registry.try_claim_for_download(*MODEL), Claimed)
@@ -307,6 +318,7 @@ def test_the_client_stays_open_and_claims_no_more(connect_any: Connect, other: R
 
 
 def test_handlers_of_others_stay(registry: Registry) -> None:
+    """release_on_signal keeps ignored signals ignored, and restores no handler over a later one."""
     number = signal.SIGUSR1
     before = signal.signal(number, signal.SIG_IGN)
     try:
@@ -322,6 +334,7 @@ def test_handlers_of_others_stay(registry: Registry) -> None:
 
 
 def test_in_another_thread_it_does_nothing(registry: Registry, pool: ThreadPoolExecutor) -> None:
+    """release_on_signal outside of the main thread sets no handler."""
     before = signal.getsignal(signal.SIGTERM)
     pool.submit(release_on_signal, registry).result(SECONDS)
     assert signal.getsignal(signal.SIGTERM) is before
@@ -333,6 +346,7 @@ def test_in_another_thread_it_does_nothing(registry: Registry, pool: ThreadPoolE
     ids=str,
 )
 def test_what_is_wrong_is_told(registry: Registry, arguments: Any, argument: str) -> None:
+    """release_on_signal with invalid arguments raises and sets no handler."""
     before = signal.getsignal(signal.SIGTERM)
     with pytest.raises(InvalidArgument, match=argument):
         release_on_signal(**{"registry": registry, **arguments})
@@ -411,6 +425,7 @@ KINDS = [
 def test_a_process_that_a_signal_ends(
     server_url: str, namespace: str, other: Registry, store: FolderStore, kind: str, number: signal.Signals
 ) -> None:
+    """A process ended by a signal releases its claim and leaves no staging."""
     with started([sys.executable, "-c", PROGRAM, server_url, namespace, str(store.root), kind]) as process:
         assert process.stdout is not None
         token = int(process.stdout.readline())
@@ -450,6 +465,7 @@ class started:  # noqa: N801 - used as a function
 def test_the_example_server_that_is_ended_while_it_downloads(
     server_url: str, namespace: str, other: Registry, store: FolderStore
 ) -> None:
+    """The example server, terminated during a download, releases its claim."""
     with Hub() as hub:
         hub.push("acme/large", {"model.bin": b"l" * 900_000})
         hub.sends_only = 100_000

@@ -108,6 +108,7 @@ class Broken(FolderStore):
 def test_it_is_told_here_and_the_healthy_download(
     connect_any: Connect, other: Registry, store: FolderStore, step: str
 ) -> None:
+    """A fault of the store raises LocalFault here, costs no attempt, and others download."""
     broken = Broken(store.root, step)
     with pytest.raises(LocalFault) as caught:
         connect_any().ensure(*MODEL, write, store=broken, timeout=SECONDS)
@@ -127,6 +128,7 @@ def test_it_is_told_here_and_the_healthy_download(
 def test_it_goes_on_when_the_fault_is_gone(
     connect_any: Connect, store: FolderStore, pool: ThreadPoolExecutor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """ensure goes on when a fault of the store is over."""
     monkeypatch.setattr(local_faults, "_FIRST_DELAY", 0.3)
     broken = Broken(store.root, "staging")
     wanted = pool.submit(connect_any().ensure, MODEL[0], MODEL[1], write, store=broken)
@@ -138,6 +140,7 @@ def test_it_goes_on_when_the_fault_is_gone(
 def test_what_was_downloaded_waits_for_the_disk(
     connect_any: Connect, store: FolderStore, pool: ThreadPoolExecutor
 ) -> None:
+    """A finished download is published when the disk works again, without another download."""
     broken = Broken(store.root, "publish", errno.ESTALE)
     begun: list[OwnedClaim] = []
 
@@ -170,6 +173,7 @@ def test_a_broken_one_leaves_the_claim_to_others(
 
 
 def test_each_delay_is_longer() -> None:
+    """The delays after local faults double up to a minute, with jitter."""
     backoff = local_faults.LocalBackoff()
     delays = [backoff.failed() for _ in range(30)]
     for number, delay in enumerate(delays):
@@ -190,6 +194,8 @@ class Unplugged(Exception):
     "error", [LocalFault("no GPU"), Unplugged("the cable"), OSError(errno.EMFILE, "too many open files")]
 )
 def test_errors_that_are_local(connect_any: Connect, other: Registry, error: Exception) -> None:
+    """Errors that the policy calls local raise LocalFault and cost no attempt."""
+
     def download(_claim: OwnedClaim) -> None:
         raise error
 
@@ -201,6 +207,7 @@ def test_errors_that_are_local(connect_any: Connect, other: Registry, error: Exc
 
 
 def test_a_block_gives_back_what_is_local(any_registry: Registry, other: Registry) -> None:
+    """A local error in a block releases the claim and costs no attempt."""
     if isinstance(any_registry, Registry):
         with (
             pytest.raises(Unplugged),
@@ -214,6 +221,8 @@ def test_a_block_gives_back_what_is_local(any_registry: Registry, other: Registr
 def test_mistakes_of_a_program_are_raised_to_it(
     any_registry: Registry, other: Registry, error: Exception
 ) -> None:
+    """A programming error in the download is raised as it is and costs no attempt."""
+
     def download(_claim: OwnedClaim) -> None:
         raise error
 
@@ -224,6 +233,7 @@ def test_mistakes_of_a_program_are_raised_to_it(
 
 
 def test_a_function_that_can_not_be_called_so(any_registry: Registry, store: FolderStore) -> None:
+    """A function with the wrong number of parameters raises InvalidArgument before any claim."""
     with pytest.raises(InvalidArgument, match="must take 2 positional arguments"):
         any_registry.ensure(*MODEL, lambda claim: None, store=store)  # type: ignore[call-overload]  # the point
     with pytest.raises(InvalidArgument, match="must take 1 positional arguments"):
@@ -236,6 +246,7 @@ def test_a_function_that_can_not_be_called_so(any_registry: Registry, store: Fol
 def test_a_download_that_writes_nothing_is_one_error(
     any_registry: Registry, other: Registry, store: FolderStore
 ) -> None:
+    """A download that writes no file raises InvalidArgument and costs no attempt."""
     begun: list[OwnedClaim] = []
     with pytest.raises(InvalidArgument, match="no file"):
         any_registry.ensure(*MODEL, lambda claim, folder: begun.append(claim), store=store)
@@ -247,6 +258,7 @@ def test_a_download_that_writes_nothing_is_one_error(
 def test_a_record_without_a_place_is_downloaded_again(
     any_registry: Registry, other: Registry, store: FolderStore, location: str | None
 ) -> None:
+    """A DOWNLOADED record without a usable location is downloaded again."""
     other.set_status(*MODEL, "DOWNLOADED", location=location)
     record = any_registry.ensure(*MODEL, write, store=store, visibility_timeout=0.1, timeout=SECONDS)
     assert store.contains(record)
@@ -258,6 +270,7 @@ def test_a_record_without_a_place_is_downloaded_again(
 def test_an_error_whose_attempts_are_used_up_is_tried_anew(
     connect_any: Connect, other: Registry, pool: ThreadPoolExecutor
 ) -> None:
+    """Used-up attempts start again after the cool-down, with one new download."""
     policy = RetryPolicy(attempts=2, first_delay=0.01, cooldown=0.5)
     away = threading.Event()
     away.set()
@@ -301,6 +314,7 @@ def _cooled_down(registry: Registry) -> bool:
 
 
 def test_lost_owners_cool_down_too(any_registry: Registry, other: Registry) -> None:
+    """A model that lost its owners has a cool-down and no permanent error."""
     claim = other.try_claim_for_download(*MODEL, lease=0.001).claim  # type: ignore[union-attr]  # it is free
     assert claim.lease_expires_at is not None
     until(
@@ -315,6 +329,8 @@ def test_lost_owners_cool_down_too(any_registry: Registry, other: Registry) -> N
 
 
 def test_without_a_cool_down_it_stays(any_registry: Registry, other: Registry) -> None:
+    """Without a cool-down used-up attempts are final."""
+
     def download(_claim: OwnedClaim) -> None:
         raise ConnectionError("away")
 
@@ -326,6 +342,7 @@ def test_without_a_cool_down_it_stays(any_registry: Registry, other: Registry) -
 
 
 def test_the_default_policy_outlives_an_ordinary_outage() -> None:
+    """The default policy retries for at least 102.5 s and cools down for 300 s."""
     policy = RetryPolicy()
     least = sum(
         min(policy.first_delay * policy.factor**number, policy.max_delay) * (1 - policy.jitter)
@@ -339,6 +356,7 @@ def test_the_default_policy_outlives_an_ordinary_outage() -> None:
     "wrong", [{"cooldown": 0.0}, {"cooldown": -1.0}, {"cooldown": "5"}, {"local": OSError}]
 )
 def test_policies_that_make_no_sense(wrong: dict[str, Any]) -> None:
+    """An invalid RetryPolicy raises InvalidArgument."""
     with pytest.raises(InvalidArgument):
         RetryPolicy(**wrong)
 
@@ -349,6 +367,7 @@ def test_policies_that_make_no_sense(wrong: dict[str, Any]) -> None:
 def test_what_is_waited_for_is_logged(
     any_registry: Registry, other: Registry, pool: ThreadPoolExecutor, caplog: pytest.LogCaptureFixture
 ) -> None:
+    """A waiter logs the owner it waits for and the owner's progress."""
     caplog.set_level(logging.INFO, "pyregistry.flight")
     claim = other.try_claim_for_download(*MODEL, owner="host-7:1").claim  # type: ignore[union-attr]  # it is free
     other.refresh_download_claim(claim, bytes_done=5, bytes_total=10, message="weights")
@@ -361,6 +380,7 @@ def test_what_is_waited_for_is_logged(
 
 
 def test_a_released_download_is_told_apart_from_a_lost_one(any_registry: Registry, other: Registry) -> None:
+    """A record says whether its claim was released."""
     claim = other.try_claim_for_download(*MODEL, lease=0.001).claim  # type: ignore[union-attr]  # it is free
     record = any_registry.get_model_record(*MODEL)
     assert record is not None
@@ -377,5 +397,6 @@ def test_a_released_download_is_told_apart_from_a_lost_one(any_registry: Registr
 
 
 def test_a_store_that_is_not_there_is_no_fault_of_the_fleet(tmp_path: Path) -> None:
+    """A store without its folder raises ConfigurationError."""
     with pytest.raises(ConfigurationError):
         FolderStore(tmp_path / "nowhere")

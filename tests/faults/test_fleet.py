@@ -76,6 +76,7 @@ def content(store: FolderStore, record: ModelRecord | None) -> str:
 def test_an_owner_that_is_killed_is_replaced(
     start: Callable[..., Replica], other: Registry, store: FolderStore, kind: dict[str, Any]
 ) -> None:
+    """A waiter takes over the download of a killed owner."""
     first = start("first", **kind)
     _, token, _ = first.hear("begins")
     second = start("second", **kind)
@@ -92,6 +93,7 @@ def test_an_owner_that_is_killed_is_replaced(
 def test_an_owner_that_is_killed_before_it_begins(
     start: Callable[..., Replica], server_url: str, namespace: str, other: Registry
 ) -> None:
+    """A claim whose owner is killed before its reply is taken over."""
     with Proxy(server_url) as proxy:
         (paused,) = proxy.pause("claim")
         first = start("first", url=proxy.url)
@@ -110,6 +112,7 @@ def test_an_owner_that_is_killed_before_it_begins(
 def test_an_owner_that_is_killed_after_its_download(
     start: Callable[..., Replica], server_url: str, other: Registry, store: FolderStore
 ) -> None:
+    """A late finish of a killed owner does not end the download that took over."""
     with Proxy(server_url) as proxy:
         (paused,) = proxy.pause("finish")
         first = start("first", url=proxy.url)
@@ -134,6 +137,7 @@ def test_an_owner_that_is_killed_after_its_download(
 def test_an_owner_that_stands_still_beyond_its_lease(
     start: Callable[..., Replica], other: Registry, store: FolderStore, kind: dict[str, Any]
 ) -> None:
+    """An owner stopped beyond its lease loses its claim and returns the later download."""
     first = start("first", touch=False, **kind)
     _, token, _ = first.hear("begins")
     first.process.send_signal(signal.SIGSTOP)
@@ -153,6 +157,8 @@ def test_an_owner_that_stands_still_beyond_its_lease(
 def test_what_a_stopped_owner_publishes_harms_nobody(
     server_url: str, namespace: str, other: Registry, store: FolderStore
 ) -> None:
+    """Files that a stale owner publishes do not replace those of a later owner."""
+
     # It is stopped between the proof and the rename, which no check can rule out.
     def download(claim: OwnedClaim, folder: Path) -> None:
         (folder / "weights").write_text(claim.owner)
@@ -176,6 +182,7 @@ def test_what_a_stopped_owner_publishes_harms_nobody(
 async def test_a_blocked_event_loop_keeps_its_claim(
     server_url: str, namespace: str, other: Registry, busy: bool
 ) -> None:
+    """A download that blocks the event loop keeps its claim."""
     lease = LEASE / 2 if busy else LEASE  # it is not alone on this machine
     begun = time.perf_counter()
     sum(range(300_000))
@@ -211,6 +218,7 @@ def fragile(make_server: MakeServer) -> Any:
 def test_the_server_restarts_while_everybody_waits(
     connect_any: Connect, fragile: Any, namespace: str
 ) -> None:
+    """Waiters of all clients go on after a restart of the server."""
     with ExitStack() as stack, ThreadPoolExecutor(20) as pool:
         owner = stack.enter_context(Registry.from_url(fragile.url, namespace, owner="owner"))
         clients = [connect_any(url=fragile.url) for _ in range(3)]
@@ -231,6 +239,7 @@ def test_the_server_restarts_while_everybody_waits(
 def test_the_server_restarts_under_processes_that_wait(
     start: Callable[..., Replica], fragile: Any, store: FolderStore, namespace: str, kind: dict[str, Any]
 ) -> None:
+    """Waiting processes go on after a restart of the server, without another download."""
     first = start("first", fragile.url, **kind, lease=30.0)
     _, token, _ = first.hear("begins")
     others = [start(f"other {at}", fragile.url, **kind, lease=30.0) for at in range(3)]
@@ -248,6 +257,7 @@ def test_the_server_restarts_under_processes_that_wait(
 def test_what_happens_while_the_line_is_down_is_asked_for(
     connect_any: Connect, fragile: Any, namespace: str
 ) -> None:
+    """A waiter learns after a reconnect what happened meanwhile."""
     with (
         Cutter(fragile.url) as cutter,
         ThreadPoolExecutor(4) as pool,
@@ -266,6 +276,7 @@ def test_what_happens_while_the_line_is_down_is_asked_for(
 
 
 def test_who_waits_is_told_when_it_takes_too_long(connect_any: Connect, make_server: MakeServer) -> None:
+    """Waiters raise when the server is away for longer than the timeout."""
     server = make_server()
     with ThreadPoolExecutor(4) as pool:
         client = connect_any(url=server.url, timeout=0.5)
@@ -281,6 +292,7 @@ def test_who_waits_is_told_when_it_takes_too_long(connect_any: Connect, make_ser
 def test_what_is_on_disk_may_count(
     connect_any: Connect, make_server: MakeServer, store: FolderStore, caplog: pytest.LogCaptureFixture
 ) -> None:
+    """on_unavailable="verify" returns a verified model from disk while the server is away."""
     server = make_server()
 
     def download(claim: OwnedClaim, folder: Path) -> None:
@@ -317,6 +329,7 @@ def test_what_is_on_disk_may_count(
 def test_who_waits_goes_on_when_the_registry_is_back(
     connect_any: Connect, fragile: Any, namespace: str
 ) -> None:
+    """A waiter that does not find the files goes on when the server is back."""
     with (
         ThreadPoolExecutor(4) as pool,
         Registry.from_url(fragile.url, namespace, timeout=0.5, owner="owner") as owner,
@@ -340,6 +353,7 @@ def test_who_waits_goes_on_when_the_registry_is_back(
 
 
 async def test_an_owner_that_cant_prove_its_lease_is_cancelled(fragile: Any, namespace: str) -> None:
+    """An owner that can not renew its lease is cancelled at its end."""
     ends: list[str] = []
 
     async def download(claim: OwnedClaim) -> None:
@@ -360,6 +374,8 @@ async def test_an_owner_that_cant_prove_its_lease_is_cancelled(fragile: Any, nam
 def test_an_owner_may_go_on_until_its_claim_is_proved_again(
     fragile: Any, namespace: str, store: FolderStore, kind: str
 ) -> None:
+    """on_unproven="continue" publishes a download whose claim is proved after an outage."""
+
     def download(claim: OwnedClaim, folder: Path) -> None:
         (folder / "weights").write_text("hours of work")
         fragile.kill()
@@ -385,6 +401,8 @@ def test_an_owner_may_go_on_until_its_claim_is_proved_again(
 def test_an_owner_that_went_on_and_was_replaced_publishes_nothing(
     connect_any: Connect, server_url: str, store: FolderStore, other: Registry
 ) -> None:
+    """on_unproven="continue" publishes nothing if another claim took over."""
+
     def download(claim: OwnedClaim, folder: Path) -> None:
         (folder / "weights").write_text("of the first")
         proxy.lose_requests("renew", 10_000)
@@ -412,6 +430,7 @@ def test_an_owner_that_went_on_and_was_replaced_publishes_nothing(
 
 @pytest.mark.server("embedded")  # it is about the client, and takes long
 def test_the_subscription_cut_at_every_point(connect_any: Connect, server_url: str, other: Registry) -> None:
+    """A subscription cut after any byte delays no waiter for good."""
     # From the first byte of the answer to SSUBSCRIBE to the last of the event that ends the wait.
     with Cutter(server_url) as cutter, ThreadPoolExecutor(1) as pool:
         registry = connect_any(url=cutter.url)
@@ -432,6 +451,7 @@ def test_the_subscription_cut_at_every_point(connect_any: Connect, server_url: s
 def test_a_message_that_is_lost(
     server_url: str, namespace: str, other: Registry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """A lost event is made up for by the periodic check."""
     # The download ends, and nobody is told: the record is put there by hand, as another namespace has it.
     monkeypatch.setattr(waiters, "RECHECK", 0.3)
     raw = redis.Redis.from_url(server_url)
@@ -458,6 +478,7 @@ def test_a_message_that_is_lost(
 def test_a_model_that_was_deleted_without_a_word_is_downloaded(
     server_url: str, namespace: str, other: Registry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """A record deleted without an event is found by the periodic check and downloaded."""
     monkeypatch.setattr(waiters, "RECHECK", 0.3)
     with ThreadPoolExecutor(2) as pool, Registry.from_url(server_url, namespace, owner="this") as registry:
         claimed(other, lease=600.0)
@@ -476,6 +497,7 @@ def test_a_model_that_was_deleted_without_a_word_is_downloaded(
 async def test_cancellation_at_every_await(
     server_url: str, namespace: str, store: FolderStore, who: str
 ) -> None:
+    """ensure cancelled at any await leaves no task, no waiter and no claim."""
     begun = 0
 
     async def download(claim: OwnedClaim, folder: Path | None = None) -> None:
@@ -533,6 +555,7 @@ async def test_cancellation_at_every_await(
 async def test_a_cancelled_owner_in_a_thread_is_told(
     server_url: str, namespace: str, other: Registry
 ) -> None:
+    """Cancelling ensure sets `lost` for a download in a thread and releases its claim."""
     begun, ended = threading.Event(), threading.Event()
 
     def download(claim: OwnedClaim) -> None:
@@ -557,6 +580,7 @@ async def test_a_cancelled_owner_in_a_thread_is_told(
 def test_when_a_lease_ends_few_of_many_contend(
     connect_any: Connect, make_server: MakeServer, namespace: str
 ) -> None:
+    """At the end of a lease one waiter of each client contends."""
     server = make_server()
     begun: list[OwnedClaim] = []
     with ThreadPoolExecutor(90) as pool, Registry.from_url(server.url, namespace, owner="lost") as lost:
@@ -586,6 +610,7 @@ def test_when_a_lease_ends_few_of_many_contend(
 
 
 async def test_a_thousand_who_wait_are_one(make_server: MakeServer, namespace: str) -> None:
+    """A thousand waiters of one client cost as many commands as a few."""
     server = make_server()
 
     def calls() -> int:
@@ -619,6 +644,8 @@ async def test_a_thousand_who_wait_are_one(make_server: MakeServer, namespace: s
 
 
 def test_a_file_system_that_shows_new_entries_late(server_url: str, namespace: str, tmp_path: Path) -> None:
+    """Files that appear late on another machine are not downloaded again."""
+
     class Late(FolderStore):
         """As another machine sees it: what is new comes five seconds later."""
 

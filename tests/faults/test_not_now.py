@@ -133,6 +133,7 @@ def test_an_owner_keeps_what_it_has_finished(
     tmp_path: Path,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
+    """A finished download is recorded once a temporary refusal is over."""
     caplog.set_level(logging.WARNING, "pyregistry")
     (tmp_path / "cache").mkdir()
     store, calls = FolderStore(tmp_path / "cache"), []
@@ -178,6 +179,7 @@ def test_a_waiter_goes_on_waiting(
 def test_a_refusal_that_lasts_is_told_and_reads_go_on(
     refusal: Refusal, server: EmbeddedServer, namespace: str
 ) -> None:
+    """A lasting refusal raises NotNow for writes, and reads work."""
     with Registry.from_url(server.url, namespace, timeout=BRIEF) as registry:
         registry.set_status(*MODEL, ModelStatus.DOWNLOADED)
         refusal.begin()
@@ -194,6 +196,7 @@ def test_a_refusal_that_lasts_is_told_and_reads_go_on(
 async def test_calls_that_are_refused_now_hold_up_no_others(
     refusal: Refusal, server: EmbeddedServer, namespace: str
 ) -> None:
+    """Refused calls do not delay other calls, and each has an error of its own."""
     async with AsyncRegistry.from_url(server.url, namespace, timeout=BRIEF) as registry:
         await registry.set_status(*MODEL, ModelStatus.DOWNLOADED)
         await asyncio.to_thread(refusal.begin)

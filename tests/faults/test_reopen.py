@@ -59,6 +59,7 @@ def run_id_of(server: redis.Redis) -> str:
 
 
 def test_flushed_between_calls(connect_any: Connect, flushed: redis.Redis) -> None:
+    """Calls succeed after each script flush, also those that are never sent twice."""
     registry = connect_any(url=url_of(flushed))
     for at in range(3):
         flushed.script_flush()
@@ -73,6 +74,7 @@ def test_flushed_between_calls(connect_any: Connect, flushed: redis.Redis) -> No
 def test_flushed_scripts_are_opened_before_they_are_loaded(
     connect_any: Connect, flushed: redis.Redis
 ) -> None:
+    """After a script flush `open` runs before the other scripts are loaded."""
     with Proxy(url_of(flushed)) as proxy:
         registry = connect_any(url=proxy.url)
         flushed.script_flush()
@@ -86,6 +88,7 @@ def test_flushed_scripts_are_opened_before_they_are_loaded(
 
 
 def test_flushed_while_many_call(connect_any: Connect, flushed: redis.Redis) -> None:
+    """Concurrent calls succeed through several script flushes."""
     registry = connect_any(url=url_of(flushed))
     # A call goes out four times, each time with the scripts loaded anew: three flushes can't make it fail,
     # whenever they come.
@@ -117,6 +120,7 @@ def test_flushed_while_many_call(connect_any: Connect, flushed: redis.Redis) -> 
 def test_replies_of_a_loading_that_failed_are_nobody_elses(
     connect_any: Connect, flushed: redis.Redis
 ) -> None:
+    """Replies to a failed load of scripts are not taken for other calls'."""
     # The scripts are loaded in one write. Where one reply is an error, those after it are still to come.
     with Proxy(url_of(flushed)) as proxy, ThreadPoolExecutor(2) as pool:
         registry = connect_any(url=proxy.url, timeout=2.0)  # so long it goes on trying
@@ -155,6 +159,7 @@ def is_busy(server: redis.Redis) -> bool:
 
 
 def test_a_restart_is_opened_before_the_next_write(connect_any: Connect, make_server: MakeServer) -> None:
+    """After a restart `open` runs before the next write and moves the tokens forward."""
     server = make_server(persistent=True, appendfsync="always")
     registry = connect_any(url=server.url)
     tokens = []
@@ -177,6 +182,7 @@ def test_a_restart_is_opened_before_the_next_write(connect_any: Connect, make_se
 
 
 def test_a_restart_under_a_users_client_is_opened_at_the_first_script(make_server: MakeServer) -> None:
+    """After a restart a user's client runs `open` before the next write."""
     # Its reconnects are out of sight, but a server that restarted has no scripts.
     server = make_server(persistent=True, appendfsync="always")
     with redis.Redis.from_url(server.url) as client:
@@ -196,6 +202,7 @@ def test_a_restart_under_a_users_client_is_opened_at_the_first_script(make_serve
 
 
 async def test_a_restart_under_a_users_asyncio_client(make_server: MakeServer) -> None:
+    """After a restart a user's asyncio client runs `open` before the next write."""
     server = make_server(persistent=True, appendfsync="always")
     async with redis.asyncio.Redis.from_url(server.url) as client:
         registry = AsyncRegistry(client)
@@ -211,6 +218,7 @@ async def test_a_restart_under_a_users_asyncio_client(make_server: MakeServer) -
 
 
 def test_an_open_that_fails_is_tried_again(connect_any: Connect, make_server: MakeServer) -> None:
+    """A connection is used for writes only after its `open` succeeded."""
     # A connection whose `open` failed must not be found open, and unopened, by the next call.
     with Proxy(make_server().url) as proxy:
         registry = connect_any(url=proxy.url)
@@ -228,6 +236,7 @@ def test_an_open_that_fails_is_tried_again(connect_any: Connect, make_server: Ma
 
 
 def test_a_users_client_stays_the_users(make_server: MakeServer) -> None:
+    """A user's client works as before, during and after its use by a Registry."""
     with redis.Redis.from_url(make_server().url, client_name="theirs") as client:
         client.set("mine", "1")
         with Registry(client) as registry:
@@ -239,6 +248,7 @@ def test_a_users_client_stays_the_users(make_server: MakeServer) -> None:
 
 
 async def test_a_users_asyncio_client_stays_the_users(make_server: MakeServer) -> None:
+    """A user's asyncio client works as before, during and after its use by an AsyncRegistry."""
     async with redis.asyncio.Redis.from_url(make_server().url, client_name="theirs") as client:
         await client.set("mine", "1")
         async with AsyncRegistry(client) as registry:
@@ -250,6 +260,7 @@ async def test_a_users_asyncio_client_stays_the_users(make_server: MakeServer) -
 
 
 def test_clients_that_decode_are_refused(server_url: str) -> None:
+    """decode_responses raises an error."""
     options: dict[str, Any] = {"decode_responses": True}
     with pytest.raises(InvalidArgument, match="decode_responses"):
         Registry(redis.Redis.from_url(server_url, **options))
@@ -262,6 +273,7 @@ def test_clients_that_decode_are_refused(server_url: str) -> None:
 
 
 def test_clients_of_the_wrong_kind_are_refused(server_url: str) -> None:
+    """A client of the wrong kind raises InvalidArgument."""
     blocking: Any = redis.Redis.from_url(server_url)
     asynchronous: Any = redis.asyncio.Redis.from_url(server_url)
     wrong: Any

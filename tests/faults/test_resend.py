@@ -116,6 +116,7 @@ def stored(server: redis.Redis, namespace: str) -> dict[str, object]:
 def test_a_claim_gets_the_same_token(
     registry: Registry, proxy: Proxy, other: Registry, events: Events
 ) -> None:
+    """A claim sent again returns the claim of the first request and publishes one event."""
     proxy.lose_replies("claim")
     claim = claimed(registry)
     record = other.get_model_record(NAME, PROVIDER)
@@ -129,6 +130,7 @@ def test_a_claim_gets_the_same_token(
 def test_a_claim_of_many_gets_the_same_tokens(
     registry: Registry, proxy: Proxy, other: Registry, events: Events
 ) -> None:
+    """A batch of claims sent again returns the claims of the first request."""
     claimed(other, "m3")
     proxy.lose_replies("claim")
     results = registry.try_claim_many([(f"m{at}", PROVIDER) for at in range(6)], lease=30.0)
@@ -145,6 +147,7 @@ def test_a_claim_of_many_gets_the_same_tokens(
 def test_a_claim_that_is_kept_alive_gets_the_same_token(
     registry: Registry, proxy: Proxy, other: Registry
 ) -> None:
+    """A kept claim sent again returns the claim of the first request."""
     proxy.lose_replies("claim")
     result = registry.try_claim_for_download(NAME, PROVIDER)
     assert isinstance(result, Claimed)
@@ -157,6 +160,7 @@ def test_a_claim_that_is_kept_alive_gets_the_same_token(
 def test_a_claim_that_is_lost_to_another_stays_lost(
     registry: Registry, proxy: Proxy, other: Registry
 ) -> None:
+    """A failed claim sent again fails again."""
     theirs = claimed(other)
     proxy.lose_replies("claim", times=2)
     result = registry.try_claim_for_download(NAME, PROVIDER, lease=30.0)
@@ -167,6 +171,7 @@ def test_a_claim_that_is_lost_to_another_stays_lost(
 def test_a_takeover_tells_the_previous_owner_again(
     registry: Registry, proxy: Proxy, other: Registry, events: Events
 ) -> None:
+    """A takeover sent again returns the former owner again."""
     theirs = claimed(other)
     assert other.refresh_download_claim(theirs, bytes_done=700)
     assert other.release_download_claim(theirs)
@@ -181,6 +186,7 @@ def test_a_takeover_tells_the_previous_owner_again(
 def test_a_retry_gets_the_same_token(
     registry: Registry, proxy: Proxy, other: Registry, events: Events
 ) -> None:
+    """A retry sent again returns the claim of the first request."""
     failed(other)
     events.kinds()
     proxy.lose_replies("retry")
@@ -194,6 +200,7 @@ def test_a_retry_gets_the_same_token(
 
 
 def test_a_renewal_is_stored(registry: Registry, proxy: Proxy, other: Registry) -> None:
+    """A renewal sent again is stored once and succeeds."""
     claim = claimed(registry)
     proxy.lose_replies("renew")
     renewed = registry.refresh_download_claim(claim, lease=60.0, bytes_done=5, message="half")
@@ -211,6 +218,7 @@ def test_a_renewal_is_stored(registry: Registry, proxy: Proxy, other: Registry) 
 def test_a_finish_is_true(
     registry: Registry, proxy: Proxy, other: Registry, events: Events, status: str, kind: EventKind
 ) -> None:
+    """A finish sent again succeeds and publishes one event."""
     claim = claimed(registry)
     events.kinds()
     proxy.lose_replies("finish")
@@ -225,6 +233,7 @@ def test_a_finish_is_true(
 def test_a_finish_is_true_even_when_somebody_has_retried_since(
     registry: Registry, proxy: Proxy, other: Registry, events: Events
 ) -> None:
+    """A finish sent again succeeds after another client's retry, and does not end it."""
     claim = claimed(registry)
     events.kinds()
     retries: list[Claim | None] = []
@@ -241,6 +250,7 @@ def test_a_finish_is_true_even_when_somebody_has_retried_since(
 
 
 def test_a_release_counts_once(registry: Registry, proxy: Proxy, other: Registry, events: Events) -> None:
+    """A release sent again gives one attempt back."""
     failed(other)
     claim = registry.try_reset_error_for_retry(NAME, PROVIDER, lease=30.0)
     assert claim is not None
@@ -256,6 +266,7 @@ def test_a_release_counts_once(registry: Registry, proxy: Proxy, other: Registry
 
 
 def test_touches_are_known(registry: Registry, proxy: Proxy, other: Registry) -> None:
+    """A touch sent again tells which models exist."""
     other.set_status("old", PROVIDER, ModelStatus.DOWNLOADED)
     other.set_status(NAME, PROVIDER, ModelStatus.DOWNLOADED)
     proxy.lose_replies("touch")
@@ -267,6 +278,7 @@ def test_touches_are_known(registry: Registry, proxy: Proxy, other: Registry) ->
 def test_a_delete_by_token_is_done_once_and_may_count_nothing(
     registry: Registry, proxy: Proxy, other: Registry, events: Events
 ) -> None:
+    """A delete by token sent again succeeds and may count nothing."""
     token = failed(other).token
     events.kinds()
     proxy.lose_replies("delete")
@@ -278,6 +290,7 @@ def test_a_delete_by_token_is_done_once_and_may_count_nothing(
 
 @pytest.mark.parametrize("name", ["MGET", "read", "page", "counts"])
 def test_reads_are_sent_again(registry: Registry, proxy: Proxy, other: Registry, name: str) -> None:
+    """A read is sent again after a lost request and a lost reply."""
     other.set_status(NAME, PROVIDER, ModelStatus.DOWNLOADED)
     reads: dict[str, Callable[[], object]] = {
         "MGET": lambda: registry.get_status(NAME),
@@ -295,6 +308,7 @@ def test_reads_are_sent_again(registry: Registry, proxy: Proxy, other: Registry,
 def test_a_reply_that_is_lost_again_and_again_is_an_unknown_outcome(
     registry: Registry, proxy: Proxy, other: Registry
 ) -> None:
+    """A claim without any reply raises OutcomeUnknown, and its claim_id finds it."""
     proxy.lose_replies("claim", times=100)
     with pytest.raises(OutcomeUnknown) as caught:
         registry.try_claim_for_download(NAME, PROVIDER, lease=30.0, claim_id="ours")
@@ -319,6 +333,7 @@ def test_a_reply_that_is_lost_again_and_again_is_an_unknown_outcome(
 def test_what_could_undo_others_is_sent_once(
     registry: Registry, proxy: Proxy, other: Registry, lose: Callable[[Proxy, str], None], call: str
 ) -> None:
+    """A request that is not idempotent is sent once."""
     if call == "retry":
         failed(other)
     renewed = [claimed(registry, f"m{at}") for at in range(3)] if call.startswith("renew") else []
@@ -348,6 +363,7 @@ def test_what_could_undo_others_is_sent_once(
 def test_what_is_not_sent_again_may_go_out_on_another_connection_first(
     registry: Registry, proxy: Proxy, other: Registry
 ) -> None:
+    """A write whose connection was closed before the request is sent on another one."""
     registry.get_status(NAME)
     proxy.cut()
     # The pool finds the connection closed before anything is sent: nothing can have run.
@@ -356,6 +372,7 @@ def test_what_is_not_sent_again_may_go_out_on_another_connection_first(
 
 
 def test_a_batch_that_fails_says_what_was_won_before(registry: Registry, proxy: Proxy) -> None:
+    """OutcomeUnknown of a batch has the results of the batches before it."""
     first = proxy.pause("claim")[0]
     first.let_go()
     proxy.lose_replies("claim", times=100)
@@ -395,6 +412,7 @@ def late(registry: Registry, proxy: Proxy, other: Registry, server: redis.Redis,
 
 
 def test_a_late_claim_after_somebody_retried(late: Late) -> None:
+    """A delayed copy of a claim changes nothing after another client's retry."""
     held = late.hold("claim")
     failed(late.registry)
     assert late.other.try_reset_error_for_retry(NAME, PROVIDER, lease=30.0)
@@ -403,18 +421,21 @@ def test_a_late_claim_after_somebody_retried(late: Late) -> None:
 
 @pytest.mark.parametrize("status", ["DOWNLOADED", "ERROR"])
 def test_a_late_claim_after_its_own_finish(late: Late, status: str) -> None:
+    """A delayed copy of a claim changes nothing after its own finish."""
     held = late.hold("claim")
     assert late.registry.finish_download_claim(claimed(late.registry), status)
     late.changes_nothing(held, "exists")
 
 
 def test_a_late_claim_after_its_own_release(late: Late) -> None:
+    """A delayed copy of a claim changes nothing after its own release."""
     held = late.hold("claim")
     assert late.registry.release_download_claim(claimed(late.registry))
     late.changes_nothing(held, "exists")
 
 
 def test_a_late_claim_after_it_was_taken_over(late: Late) -> None:
+    """A delayed copy of a claim changes nothing after a takeover."""
     held = late.hold("claim")
     assert late.registry.release_download_claim(claimed(late.registry))
     assert claimed(late.other).taken_over
@@ -422,6 +443,7 @@ def test_a_late_claim_after_it_was_taken_over(late: Late) -> None:
 
 
 def test_a_late_retry_after_its_own_end_and_another_retry(late: Late) -> None:
+    """A delayed copy of a retry changes nothing after its own failure."""
     failed(late.other)
     held = late.hold("retry")
     claim = late.registry.try_reset_error_for_retry(NAME, PROVIDER, lease=30.0)
@@ -431,6 +453,7 @@ def test_a_late_retry_after_its_own_end_and_another_retry(late: Late) -> None:
 
 
 def test_a_late_retry_after_another_retry(late: Late) -> None:
+    """A delayed copy of a retry changes nothing after another client's retry."""
     failed(late.other)
     held = late.hold("retry")
     claim = late.registry.try_reset_error_for_retry(NAME, PROVIDER, lease=30.0)
@@ -441,6 +464,7 @@ def test_a_late_retry_after_another_retry(late: Late) -> None:
 
 
 def test_a_late_renewal_after_its_own_finish(late: Late) -> None:
+    """A delayed copy of a renewal changes nothing after its own finish."""
     claim = claimed(late.registry)
     held = late.hold("renew")
     assert late.registry.refresh_download_claim(claim, lease=600.0, bytes_done=1)
@@ -449,6 +473,7 @@ def test_a_late_renewal_after_its_own_finish(late: Late) -> None:
 
 
 def test_a_late_renewal_after_somebody_retried(late: Late) -> None:
+    """A delayed copy of a renewal changes nothing after another client's retry."""
     claim = claimed(late.registry)
     held = late.hold("renew")
     assert late.registry.refresh_download_claim(claim, lease=600.0, bytes_done=1)
@@ -458,6 +483,7 @@ def test_a_late_renewal_after_somebody_retried(late: Late) -> None:
 
 
 def test_a_late_renewal_after_a_set_status(late: Late) -> None:
+    """A delayed copy of a renewal changes nothing after a set_status."""
     claim = claimed(late.registry)
     held = late.hold("renew")
     assert late.registry.refresh_download_claim(claim, lease=600.0, bytes_done=1)
@@ -468,6 +494,7 @@ def test_a_late_renewal_after_a_set_status(late: Late) -> None:
 
 @pytest.mark.parametrize("status", ["DOWNLOADED", "ERROR"])
 def test_a_late_finish_after_somebody_claimed_again(late: Late, status: str) -> None:
+    """A delayed copy of a finish changes nothing after another client's claim."""
     claim = claimed(late.registry)
     held = late.hold("finish")
     assert late.registry.finish_download_claim(claim, status)
@@ -480,6 +507,7 @@ def test_a_late_finish_after_somebody_claimed_again(late: Late, status: str) -> 
 
 
 def test_a_late_release_after_somebody_claimed_again(late: Late) -> None:
+    """A delayed copy of a release changes nothing after another client's claim."""
     claim = claimed(late.registry)
     held = late.hold("release")
     assert late.registry.release_download_claim(claim)
@@ -488,6 +516,7 @@ def test_a_late_release_after_somebody_claimed_again(late: Late) -> None:
 
 
 def test_a_late_delete_by_token_after_somebody_claimed_again(late: Late) -> None:
+    """A delayed copy of a delete by token changes nothing after another client's claim."""
     token = failed(late.other).token
     held = late.hold("delete")
     assert late.registry.delete_model(NAME, PROVIDER, expected_token=token) == 1
@@ -502,6 +531,7 @@ def test_a_late_delete_by_token_after_somebody_claimed_again(late: Late) -> None
 def test_what_must_not_run_twice_does_not_in_a_users_client(
     proxy: Proxy, namespace: str, server: redis.Redis, lease: float | None
 ) -> None:
+    """The retry policy of a user's client sends no write twice that is not idempotent."""
     with redis.Redis.from_url(proxy.url, retry=Retry(NoBackoff(), 5)) as client:
         registry = Registry(client, namespace)
         proxy.lose_replies("claim")
@@ -522,6 +552,7 @@ def test_what_must_not_run_twice_does_not_in_a_users_client(
 async def test_what_must_not_run_twice_does_not_in_a_users_client_on_a_loop(
     proxy: Proxy, namespace: str, server: redis.Redis
 ) -> None:
+    """The retry policy of a user's asyncio client sends no write twice that is not idempotent."""
     retry = AsyncRetry(NoBackoff(), 5)
     async with redis.asyncio.Redis.from_url(proxy.url, retry=retry) as client:
         registry = AsyncRegistry(client, namespace)

@@ -248,6 +248,7 @@ class Caller:
 @debian
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_failover(kinds: Kinds, service: Service, stack: ExitStack, namespace: str, kind: str) -> None:
+    """Claims, waiters and reads go on over the promoted primary."""
     registry, waiting = (kinds.make(kind, service.url, namespace) for _ in range(2))
     kept = registry.try_claim_for_download("kept", "S3")
     assert isinstance(kept, Claimed)
@@ -309,6 +310,7 @@ def test_a_failover(kinds: Kinds, service: Service, stack: ExitStack, namespace:
 def test_two_of_three_sentinels_decide(
     kinds: Kinds, make_server: MakeServer, tmp_path: Path, stack: ExitStack, namespace: str
 ) -> None:
+    """A failover decided by two of three sentinels is followed by every client."""
     service = Service(make_server, tmp_path, stack, sentinels=3)
     clients = [kinds.make(kind, service.url, namespace) for kind in ("sync", "asyncio", "redis-py")]
     claims = []
@@ -334,6 +336,7 @@ def test_two_of_three_sentinels_decide(
 def test_an_old_primary_that_is_back_is_not_written_to(
     kinds: Kinds, service: Service, namespace: str
 ) -> None:
+    """A former primary that is back gets no request."""
     clients = [kinds.make(kind, service.url, namespace) for kind in KINDS]
 
     def write(text: str) -> None:
@@ -381,6 +384,7 @@ def reads(client: Registry) -> bool:
 def test_a_demoted_primary_says_that_it_has_not_run_it(
     kinds: Kinds, service: Service, namespace: str, kind: str
 ) -> None:
+    """A write to a demoted primary raises RegistryUnavailable, and works once it is promoted."""
     # redis-py makes a lost connection of READONLY here; what is not sent again after that, would be in doubt.
     registry = kinds.make(kind, service.url, namespace)
     registry.set_status("model", "S3", ModelStatus.ERROR)
@@ -400,6 +404,7 @@ def test_a_demoted_primary_says_that_it_has_not_run_it(
 def test_sentinels_that_are_down_are_passed_over(
     kinds: Kinds, service: Service, namespace: str, kind: str
 ) -> None:
+    """A sentinel that is down is skipped, and an unknown service raises a typed error."""
     url = f"redis+sentinel://127.0.0.1:{free_port()},127.0.0.1:{service.port}/{SERVICE}/3"
     registry = kinds.make(kind, url, namespace, client_name="ours")
     registry.set_status("model", "S3", ModelStatus.ERROR)
@@ -419,6 +424,7 @@ def test_sentinels_that_are_down_are_passed_over(
 def test_everything_of_redis_pys_handshake(
     kinds: Kinds, make_server: MakeServer, namespace: str, tmp_path: Path, stack: ExitStack, kind: str
 ) -> None:
+    """Connections to sentinels and servers use TLS, passwords and database of the URL."""
     key, certificate = self_signed(tmp_path)
     files = {
         "tls-cert-file": str(certificate),
@@ -470,6 +476,7 @@ def is_up(sentinel: redis.Redis) -> bool:
 
 @debian
 async def test_a_client_of_replicas_is_refused(service: Service) -> None:
+    """A client of Sentinel's replicas raises InvalidArgument."""
     where = [("127.0.0.1", service.port)]
     with (
         redis.Sentinel(where) as sentinel,  # type: ignore[no-untyped-call]  # redis-py

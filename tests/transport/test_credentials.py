@@ -69,6 +69,7 @@ def change(raw: redis.Redis, word: str) -> None:
 
 
 def test_a_provider_is_asked_again(connect_any: Connect, server: EmbeddedServer, raw: redis.Redis) -> None:
+    """A credential provider is asked again until the server accepts its credentials."""
     provider: Any = Provider("new")
     with ThreadPoolExecutor(1) as pool:
         opening = pool.submit(connect_any, url=server.url, timeout=60.0, credential_provider=provider)
@@ -82,6 +83,7 @@ def test_a_provider_is_asked_again(connect_any: Connect, server: EmbeddedServer,
 def test_a_provider_that_is_wrong_is_told_in_the_end(
     connect_any: Connect, server: EmbeddedServer, raw: redis.Redis
 ) -> None:
+    """A credential provider that stays wrong raises StaleCredentials at the timeout."""
     provider: Any = Provider("wrong")
     with pytest.raises(StaleCredentials, match="invalid username") as caught:
         connect_any(url=server.url, timeout=BRIEF, credential_provider=provider)
@@ -93,6 +95,7 @@ def test_a_provider_that_is_wrong_is_told_in_the_end(
 def test_a_password_that_is_wrong_is_told_at_once(
     connect_any: Connect, server: EmbeddedServer, raw: redis.Redis
 ) -> None:
+    """A wrong password without a provider raises AccessDenied at once."""
     with pytest.raises(AccessDenied) as caught:
         connect_any(url=server.url, username="fleet", password="wrong")
     assert not isinstance(caught.value, NotNow)
@@ -107,6 +110,7 @@ def test_an_owner_keeps_what_it_has_finished(
     tmp_path: Path,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
+    """A finished download is recorded once the provider's credentials are accepted."""
     caplog.set_level(logging.WARNING, "pyregistry")
     provider = Provider("old")
     (tmp_path / "cache").mkdir()

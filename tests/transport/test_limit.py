@@ -109,6 +109,7 @@ def server_time(raw: redis.Redis) -> float:
 def test_the_limit_is_reached_after_connecting(
     registry: Registry, server: EmbeddedServer, raw: redis.Redis
 ) -> None:
+    """A connected client renews its claims on a server that takes no more connections."""
     fill(raw, server.url)
     outlives_its_lease(raw, registry, claim(registry))
 
@@ -128,6 +129,7 @@ def test_the_limit_is_reached_after_the_claim(
 def test_the_limit_is_reached_while_it_reconnects(
     registry: Registry, server: EmbeddedServer, raw: redis.Redis
 ) -> None:
+    """A client whose connection is lost on a full server renews its claims over another one."""
     held = claim(registry)
     keepers = kept_by(registry)
     backend: Any = keepers._backend

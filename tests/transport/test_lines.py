@@ -61,6 +61,7 @@ def token_of(other: Registry, name: str = "model") -> int:
 
 
 def test_cut_at_every_byte_of_a_reply(registry: Registry, proxy: Proxy, other: Registry) -> None:
+    """A connection cut after any byte of a reply loses no claim and makes none twice."""
     at = 0
     proxy.cut_reply("claim", at)
     while True:
@@ -74,6 +75,7 @@ def test_cut_at_every_byte_of_a_reply(registry: Registry, proxy: Proxy, other: R
 
 
 def test_replies_in_pieces_of_one_byte(registry: Registry, proxy: Proxy, other: Registry) -> None:
+    """Replies that arrive byte by byte are read whole."""
     for name in ("claim", "MGET", "read", "page", "counts"):
         proxy.trickle(name, times=3)
     names = [(f"m{at}", "S3") for at in range(130)]
@@ -86,6 +88,7 @@ def test_replies_in_pieces_of_one_byte(registry: Registry, proxy: Proxy, other: 
 
 
 def test_a_late_reply_is_nobody_elses(proxy: Proxy, namespace: str, other: Registry) -> None:
+    """A reply that arrives after its timeout is not taken for another call's."""
     other.set_status("there", "S3", ModelStatus.DOWNLOADED)
     with Registry.from_url(proxy.url, namespace, timeout=0.2) as registry:
         registry.get_status("there", "S3")
@@ -104,6 +107,7 @@ def test_a_late_reply_is_nobody_elses(proxy: Proxy, namespace: str, other: Regis
 
 
 def test_what_the_server_does_not_read(make_server: MakeServer, namespace: str) -> None:
+    """A write that the server does not read times out."""
     server = make_server()
     assert server.pid is not None
     models = [
@@ -124,6 +128,7 @@ def test_what_the_server_does_not_read(make_server: MakeServer, namespace: str) 
 def test_a_connection_that_was_closed_while_it_was_idle(
     make_server: MakeServer, namespace: str, tmp_path: Path, scheme: str
 ) -> None:
+    """A connection closed while idle is replaced before anything is sent."""
     server = make_server(unixsocket=str(tmp_path / "s"))
     url = f"unix://{tmp_path / 's'}" if scheme == "unix" else server.url
     with Registry.from_url(url, namespace) as registry, redis.Redis.from_url(server.url) as raw:
@@ -136,6 +141,7 @@ def test_a_connection_that_was_closed_while_it_was_idle(
 
 
 def test_all_that_were_idle_are_closed_by_a_restart(make_server: MakeServer, namespace: str) -> None:
+    """A restart of the server replaces one idle connection and drops the others."""
     server = make_server()
     with (
         Proxy(server.url) as proxy,
@@ -159,6 +165,7 @@ def test_all_that_were_idle_are_closed_by_a_restart(make_server: MakeServer, nam
 
 
 def test_interrupted_while_a_reply_is_awaited(registry: Registry, proxy: Proxy, other: Registry) -> None:
+    """A call interrupted by a signal closes its connection, and the next call gets its own reply."""
     other.set_status("there", "S3", ModelStatus.DOWNLOADED)
     registry.get_status("there", "S3")
     (held,) = proxy.pause("MGET", reply=True)
@@ -182,6 +189,7 @@ def test_interrupted_while_a_reply_is_awaited(registry: Registry, proxy: Proxy, 
 
 
 def test_interrupted_at_every_line(registry: Registry, proxy: Proxy, other: Registry) -> None:
+    """A call interrupted at any line of the transport leaves later calls their own replies."""
     # An exception in whatever line of a call: the next one gets its own answer all the same.
     other.set_status("there", "S3", ModelStatus.DOWNLOADED)
     files = {connection_sync.__file__, fast_path_sync.__file__, pooled_sync.__file__}
@@ -220,6 +228,8 @@ def test_interrupted_at_every_line(registry: Registry, proxy: Proxy, other: Regi
 
 
 def test_many_threads_share_a_client(registry: Registry, proxy: Proxy) -> None:
+    """Many threads share at most CONNECTIONS connections and get their own replies."""
+
     def work(at: int) -> None:
         for of in range(5):
             name = f"m{at}.{of}"
@@ -236,6 +246,7 @@ def test_many_threads_share_a_client(registry: Registry, proxy: Proxy) -> None:
 
 
 def test_no_more_connections_than_there_may_be(registry: Registry, proxy: Proxy) -> None:
+    """Calls beyond CONNECTIONS wait, and the connection used last is used next."""
     paused = proxy.pause("counts", times=CONNECTIONS)
     with ThreadPoolExecutor(CONNECTIONS + 5) as pool:
         calls = [pool.submit(registry.get_status_counts) for _ in range(CONNECTIONS + 5)]
@@ -254,6 +265,7 @@ def test_no_more_connections_than_there_may_be(registry: Registry, proxy: Proxy)
 
 
 def test_one_that_waits_for_its_turn_is_told_of_the_end(registry: Registry, proxy: Proxy) -> None:
+    """close makes a call that waits for a connection raise RegistryClosed."""
     paused = proxy.pause("counts", times=CONNECTIONS)
     with ThreadPoolExecutor(CONNECTIONS + 1) as pool:
         calls = [pool.submit(registry.get_status_counts) for _ in range(CONNECTIONS)]
@@ -270,6 +282,7 @@ def test_one_that_waits_for_its_turn_is_told_of_the_end(registry: Registry, prox
 
 
 def test_a_call_alone_ends_though_its_client_is_closed(registry: Registry, proxy: Proxy) -> None:
+    """A call in flight at close gets its reply."""
     registry.connect()
     (held,) = proxy.pause("MGET", reply=True)
     with ThreadPoolExecutor(1) as pool:
@@ -282,6 +295,7 @@ def test_a_call_alone_ends_though_its_client_is_closed(registry: Registry, proxy
 
 
 def test_a_call_alone_that_waits_for_its_turn_is_told_of_the_end(registry: Registry, proxy: Proxy) -> None:
+    """close makes a call that waits on the fast path raise RegistryClosed."""
     registry.connect()
     lines = transport_of(registry)._lines
     assert isinstance(lines, OwnLines)
@@ -304,6 +318,7 @@ def test_a_call_alone_that_waits_for_its_turn_is_told_of_the_end(registry: Regis
 
 
 def test_a_users_pool_is_shared(proxy: Proxy, namespace: str) -> None:
+    """A client made from a user's pool uses that pool's connections and leaves them open."""
     pool = redis.BlockingConnectionPool.from_url(proxy.url, max_connections=1, timeout=SECONDS)
     with redis.Redis.from_pool(pool) as client:
         registry = Registry(client, namespace)
@@ -340,6 +355,7 @@ class Counting(redis.Connection):
     ids=["class", "parser", "health check", "protocol"],
 )
 def test_connections_with_ways_of_their_own(proxy: Proxy, namespace: str, options: dict[str, Any]) -> None:
+    """Connections of a user's own class or protocol are used through their own methods."""
     parts = urlsplit(proxy.url)
     with redis.ConnectionPool(host="127.0.0.1", port=parts.port, **options) as pool:
         kind = FastLine if "protocol" in options else Line
@@ -359,6 +375,8 @@ def test_connections_with_ways_of_their_own(proxy: Proxy, namespace: str, option
 
 
 def test_what_needs_redis_pys_care_is_left_in_its_pool() -> None:
+    """Health checks and credential providers keep the connections in redis-py's pool."""
+
     def lines(**options: Any) -> type:
         source = UrlSource("redis://127.0.0.1:1", 1.0, options)
         return type(lines_of(source.sync_pool("redis://127.0.0.1:1", print), shared=False))
@@ -375,6 +393,7 @@ def test_what_needs_redis_pys_care_is_left_in_its_pool() -> None:
 
 
 def test_the_names_that_are_used_are_there(make_server: MakeServer, tmp_path: Path) -> None:
+    """redis-py has the private names that the connections use."""
     # They are private to redis-py. What fails here would fail at every connection, or make every call slow.
     server = make_server(unixsocket=str(tmp_path / "s"))
     for url in (server.url, f"unix://{tmp_path / 's'}"):
@@ -394,6 +413,7 @@ def test_the_names_that_are_used_are_there(make_server: MakeServer, tmp_path: Pa
 def test_what_the_server_says_of_its_own_accord_is_no_reply(
     server_url: str, namespace: str, other: Registry
 ) -> None:
+    """Push messages between replies are not taken for replies."""
     with Registry.from_url(server_url, namespace) as registry:
         transport = transport_of(registry)
         track: Op[Any] = PlainOp(Head("track", None, verb="CLIENT TRACKING ON"), lambda replies: replies[0])
@@ -419,6 +439,7 @@ def only_line(registry: Registry) -> OwnLine:
 
 
 def test_who_looks_in_vain_looks_no_more(registry: Registry, proxy: Proxy) -> None:
+    """Spinning stops after replies that it did not catch, and is tried again later."""
     registry.connect()
     line = only_line(registry)
     with ThreadPoolExecutor(1) as pool:
@@ -436,6 +457,7 @@ def test_who_looks_in_vain_looks_no_more(registry: Registry, proxy: Proxy) -> No
 
 
 def test_a_thread_that_is_not_alone_does_not_look(registry: Registry, proxy: Proxy) -> None:
+    """A thread spins for a reply only if no other thread uses the client."""
     registry.connect()
     lines = transport_of(registry)._lines
     assert isinstance(lines, OwnLines)
@@ -457,6 +479,7 @@ def test_a_thread_that_is_not_alone_does_not_look(registry: Registry, proxy: Pro
 
 
 def test_what_is_more_than_the_socket_takes(server_url: str, namespace: str) -> None:
+    """A batch larger than the socket's buffer is written whole."""
     with Registry.from_url(server_url, namespace) as registry:
         registry.connect()
         line = only_line(registry)
@@ -475,6 +498,7 @@ def test_what_is_more_than_the_socket_takes(server_url: str, namespace: str) -> 
 
 
 def test_who_can_not_write_gives_up(make_server: MakeServer, namespace: str) -> None:
+    """A batch that the server does not read raises OutcomeUnknown."""
     server = make_server()
     assert server.pid is not None
     with Registry.from_url(server.url, namespace, timeout=0.3) as registry:
@@ -496,6 +520,7 @@ def test_who_can_not_write_gives_up(make_server: MakeServer, namespace: str) -> 
 
 @pytest.mark.server("debian")  # the embedded one has no TLS
 def test_over_tls(make_server: MakeServer, namespace: str, tmp_path: Path) -> None:
+    """A Registry connects over TLS, and the loss of the server is seen."""
     key, certificate = self_signed(tmp_path)
     port = free_port()
     server = make_server(

@@ -30,6 +30,7 @@ def many(number: int) -> list[tuple[str, str]]:
 
 
 def test_what_is_for_many_goes_out_together(connect_any: Connect, proxy: Proxy) -> None:
+    """The batches of one call are written before the first reply."""
     registry = connect_any(url=proxy.url)
     models = many(200)
     with ThreadPoolExecutor(1) as pool:
@@ -58,6 +59,7 @@ def test_what_is_for_many_goes_out_together(connect_any: Connect, proxy: Proxy) 
 
 
 def test_no_more_go_out_together_than_is_good(connect_any: Connect, proxy: Proxy) -> None:
+    """At most MOST_BATCHES batches of one call are in flight."""
     registry = connect_any(url=proxy.url, timeout=SECONDS)
     paused = proxy.pause("touch", times=MOST_BATCHES + 3)
     with ThreadPoolExecutor(1) as pool:
@@ -74,6 +76,7 @@ def test_no_more_go_out_together_than_is_good(connect_any: Connect, proxy: Proxy
 
 
 def test_a_reply_in_the_middle_that_is_lost(connect_any: Connect, proxy: Proxy, other: Registry) -> None:
+    """After a lost reply only the batches without a reply are sent again."""
     registry = connect_any(url=proxy.url)
     for held in proxy.pause("claim"):
         held.let_go()
@@ -92,6 +95,7 @@ def test_a_reply_in_the_middle_that_is_lost(connect_any: Connect, proxy: Proxy, 
 def test_what_is_not_sent_again_tells_what_the_others_got(
     connect_any: Connect, proxy: Proxy, other: Registry
 ) -> None:
+    """OutcomeUnknown of a batch has the results of the batches before it."""
     registry = connect_any(url=proxy.url)
     for held in proxy.pause("claim"):
         held.let_go()
@@ -106,6 +110,7 @@ def test_what_is_not_sent_again_tells_what_the_others_got(
 
 
 def test_after_an_error_no_more_are_begun(connect_any: Connect, proxy: Proxy) -> None:
+    """After a batch with an unknown outcome no further batch is sent."""
     registry = connect_any(url=proxy.url)
     proxy.lose_requests("claim")
     with pytest.raises(OutcomeUnknown) as caught:
@@ -115,6 +120,7 @@ def test_after_an_error_no_more_are_begun(connect_any: Connect, proxy: Proxy) ->
 
 
 def test_scripts_that_are_gone_under_a_call_for_many(connect_any: Connect, make_server: MakeServer) -> None:
+    """After a script flush the scripts are loaded once, and all batches are sent again."""
     server = make_server()
     with Proxy(server.url) as proxy, redis.Redis.from_url(server.url) as raw:
         registry = connect_any(url=proxy.url)
@@ -130,6 +136,7 @@ def test_scripts_that_are_gone_under_a_call_for_many(connect_any: Connect, make_
 
 
 def test_scripts_that_go_in_mid_pipeline(connect_any: Connect, make_server: MakeServer) -> None:
+    """A script flush between two batches claims every model exactly once."""
     server = make_server()
     with ThreadPoolExecutor(1) as pool, Proxy(server.url) as proxy, redis.Redis.from_url(server.url) as raw:
         registry = connect_any(url=proxy.url)
@@ -150,6 +157,7 @@ def test_scripts_that_go_in_mid_pipeline(connect_any: Connect, make_server: Make
 
 
 def test_one_that_is_damaged_among_many(connect_any: Connect, server_url: str, namespace: str) -> None:
+    """A damaged record among many fails with the results of all others."""
     registry = connect_any()
     registry.try_claim_many(many(200), lease=LEASE)
     with redis.Redis.from_url(server_url) as raw:
@@ -164,6 +172,7 @@ def test_one_that_is_damaged_among_many(connect_any: Connect, server_url: str, n
 async def test_claims_for_many_that_nobody_waits_for_are_released(
     proxy: Proxy, namespace: str, other: Registry
 ) -> None:
+    """A cancelled call for many claims releases all of them."""
     async with AsyncRegistry.from_url(proxy.url, namespace, timeout=2 * SECONDS) as registry:
         first, second, third = proxy.pause("claim", times=3, reply=True)
         first.let_go()

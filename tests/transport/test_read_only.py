@@ -88,6 +88,7 @@ def test_a_new_client_reads_and_opens_before_it_writes(
     near_cache: bool,
     request: pytest.FixtureRequest,
 ) -> None:
+    """A new client reads while writes are refused, and runs `open` before the first write."""
     transport = request.node.callspec.params["connect_any"]
     with Registry.from_url(server.url, namespace) as other:
         other.set_status(*MODEL, ModelStatus.DOWNLOADED)
@@ -125,6 +126,7 @@ def test_a_new_client_reads_and_opens_before_it_writes(
 def test_flushed_while_writes_are_refused(
     connect_any: Connect, server: EmbeddedServer, raw: redis.Redis, namespace: str
 ) -> None:
+    """After a script flush reads work while writes are refused, and `open` comes before the next write."""
     with Proxy(server.url) as proxy:
         registry = connect_any(url=proxy.url, timeout=BRIEF)
         registry.set_status(*MODEL, ModelStatus.DOWNLOADED)
@@ -146,6 +148,7 @@ def test_flushed_while_writes_are_refused(
 def test_a_replica_is_read_and_becomes_the_primary(
     connect_any: Connect, server: EmbeddedServer, make_server: MakeServer, namespace: str
 ) -> None:
+    """A client reads from a replica, and writes once the replica is promoted."""
     replica = make_server()
     with Registry.from_url(server.url, namespace) as primary:
         primary.set_status(*MODEL, ModelStatus.DOWNLOADED)
@@ -206,6 +209,7 @@ async def test_ensure_ends_by_its_timeout(
 async def test_a_users_own_client_reads_and_opens_before_it_writes(
     server: EmbeddedServer, raw: redis.Redis, namespace: str, kind: str
 ) -> None:
+    """A user's client reads while writes are refused, and runs `open` before the first write."""
     with Registry.from_url(server.url, namespace) as other:
         other.set_status(*MODEL, ModelStatus.DOWNLOADED)
         before = token_of(other, "before")
@@ -240,6 +244,7 @@ async def test_a_users_own_client_reads_and_opens_before_it_writes(
 async def test_thousands_of_calls_that_wait_share_a_timer(
     server: EmbeddedServer, raw: redis.Redis, namespace: str
 ) -> None:
+    """Thousands of refused calls share one timer of the event loop."""
     async with AsyncRegistry.from_url(server.url, namespace, timeout=60.0) as registry:
         await asyncio.to_thread(refuse, raw)
         loop: Any = asyncio.get_running_loop()
@@ -256,6 +261,7 @@ async def test_thousands_of_calls_that_wait_share_a_timer(
 
 
 def test_the_command_line_reads(server: EmbeddedServer, raw: redis.Redis, namespace: str) -> None:
+    """`pyregistry ls` works while the server refuses writes."""
     with Registry.from_url(server.url, namespace) as registry:
         registry.set_status(*MODEL, ModelStatus.DOWNLOADED)
     server.kill()
@@ -269,6 +275,7 @@ def test_the_command_line_reads(server: EmbeddedServer, raw: redis.Redis, namesp
 def test_doctor_says_that_writes_are_refused(
     server: EmbeddedServer, raw: redis.Redis, namespace: str
 ) -> None:
+    """doctor reports a server that refuses writes as an error."""
     with Registry.from_url(server.url, namespace) as registry:
         registry.set_status(*MODEL, ModelStatus.DOWNLOADED)
     refuse(raw)

@@ -84,6 +84,7 @@ def uses(registry: Registry, other: Registry) -> None:
 
 
 def test_without_hello_it_is_resp2(connect_any: Connect, serve: Serve) -> None:
+    """A server without HELLO is used over RESP2."""
     with serve("HELLO") as url:
         registry, other = connect_any(url=url), connect_any(url=url)
         uses(registry, other)
@@ -94,12 +95,14 @@ def test_without_hello_it_is_resp2(connect_any: Connect, serve: Serve) -> None:
 
 @pytest.mark.parametrize("connect_any", ["sync", "asyncio"], indirect=True)
 def test_a_near_cache_needs_hello(connect_any: Connect, serve: Serve) -> None:
+    """A near cache on a server without HELLO raises ServerRefused."""
     options: Any = {"near_cache": True}
     with serve("HELLO") as url, pytest.raises(ServerRefused, match="needs the command HELLO"):
         connect_any(url=url, **options)
 
 
 def test_resp2_that_is_asked_for(connect_any: Connect, make_server: MakeServer) -> None:
+    """protocol=2 is used on every connection."""
     url = make_server().url
     options: Any = {"protocol": 2}
     registry, other = connect_any(url=url, **options), connect_any(url=url, **options)
@@ -111,6 +114,7 @@ def test_resp2_that_is_asked_for(connect_any: Connect, make_server: MakeServer) 
 
 @pytest.mark.parametrize("name", ["INFO", "TIME", "HMGET", "EVALSHA", "SCRIPT"])
 def test_a_command_that_is_not_there_is_named(connect_any: Connect, serve: Serve, name: str) -> None:
+    """A server without a required command raises ServerRefused with the command's name."""
     with serve(name) as url:
         for _ in range(2):
             with pytest.raises(ServerRefused, match=f"needs the command {name}, .*renamed") as caught:
@@ -120,6 +124,7 @@ def test_a_command_that_is_not_there_is_named(connect_any: Connect, serve: Serve
 
 @pytest.mark.parametrize("right", ["info", "time", "evalsha", "script|load", "hmget"])
 def test_a_right_that_is_missing_is_named(connect_any: Connect, make_server: MakeServer, right: str) -> None:
+    """A user without a required right gets AccessDenied with the right's name."""
     server = make_server()
     with redis.Redis.from_url(server.url) as raw:
         command: Any = raw.execute_command
@@ -144,6 +149,7 @@ def is_ok(raw: redis.Redis) -> bool:
 
 
 def test_a_cluster_without_its_slots(connect_any: Connect, make_server: MakeServer, namespace: str) -> None:
+    """A cluster without slots raises NotNow, and a single node with all slots works."""
     server = make_server(cluster_enabled="yes", cluster_port=str(servers.free_port()))
     with pytest.raises(NotNow, match="this is a cluster: CLUSTERDOWN "):
         connect_any(url=server.url, timeout=BRIEF)
@@ -158,6 +164,7 @@ def test_a_cluster_without_its_slots(connect_any: Connect, make_server: MakeServ
 
 
 def test_the_wrong_node_of_a_cluster(connect_any: Connect, make_server: MakeServer, namespace: str) -> None:
+    """The wrong node of a cluster raises ServerRefused, and doctor says so."""
     servers_ = [make_server(cluster_enabled="yes", cluster_port=str(servers.free_port())) for _ in range(2)]
     first, second = (redis.Redis.from_url(each.url) for each in servers_)
     with first, second:

@@ -116,6 +116,7 @@ def listener(answer: Callable[[socket.socket], None]) -> Iterator[int]:
 
 
 def test_nobody_listens(connect_any: Connect, caplog: pytest.LogCaptureFixture) -> None:
+    """A closed port raises RegistryUnavailable without the password."""
     url = f"redis://user:{SECRET}@127.0.0.1:{closed_port()}/0"
     with no_secret(caplog, RegistryUnavailable) as caught:
         connect_any(url=url)
@@ -123,6 +124,7 @@ def test_nobody_listens(connect_any: Connect, caplog: pytest.LogCaptureFixture) 
 
 
 def test_there_is_no_socket(connect_any: Connect, caplog: pytest.LogCaptureFixture, tmp_path: Path) -> None:
+    """A missing unix socket raises RegistryUnavailable without the password."""
     with no_secret(caplog, RegistryUnavailable) as caught:
         connect_any(url=f"unix://:{SECRET}@{tmp_path}/no.sock")
     assert "no.sock" in str(caught[0])
@@ -130,6 +132,7 @@ def test_there_is_no_socket(connect_any: Connect, caplog: pytest.LogCaptureFixtu
 
 @pytest.mark.parametrize("host", ["no-such-host.invalid", "h" * 70])
 def test_there_is_no_such_host(connect_any: Connect, caplog: pytest.LogCaptureFixture, host: str) -> None:
+    """An unknown or invalid host raises a typed error without the password."""
     # A name that can't be a name is told before anybody is asked.
     error = RegistryUnavailable if host.endswith(".invalid") else ConfigurationError
     with no_secret(caplog, error):
@@ -137,6 +140,8 @@ def test_there_is_no_such_host(connect_any: Connect, caplog: pytest.LogCaptureFi
 
 
 def test_it_never_answers(connect_any: Connect, caplog: pytest.LogCaptureFixture) -> None:
+    """A server that never replies raises RegistryUnavailable without the password."""
+
     def listen(client: socket.socket) -> None:
         while client.recv(4096):
             pass
@@ -147,6 +152,8 @@ def test_it_never_answers(connect_any: Connect, caplog: pytest.LogCaptureFixture
 
 
 def test_it_hangs_up(connect_any: Connect, caplog: pytest.LogCaptureFixture) -> None:
+    """A server that closes the connection raises RegistryUnavailable without the password."""
+
     def hang_up(client: socket.socket) -> None:
         client.recv(4096)
 
@@ -157,12 +164,15 @@ def test_it_hangs_up(connect_any: Connect, caplog: pytest.LogCaptureFixture) -> 
 def test_tls_meets_a_plain_port(
     connect_any: Connect, make_server: MakeServer, caplog: pytest.LogCaptureFixture
 ) -> None:
+    """TLS to a plain port raises RegistryUnavailable without the password."""
     port = urlsplit(make_server().url).port
     with no_secret(caplog, RegistryUnavailable):
         connect_any(url=f"rediss://:{SECRET}@127.0.0.1:{port}", timeout=0.2)
 
 
 def test_it_is_no_redis_at_all(connect_any: Connect, caplog: pytest.LogCaptureFixture) -> None:
+    """A server of another protocol raises RegistryUnavailable without the password."""
+
     def http(client: socket.socket) -> None:
         client.recv(4096)
         client.sendall(b"HTTP/1.1 400 Bad Request\r\n\r\n")
@@ -185,6 +195,8 @@ def test_it_is_no_redis_at_all(connect_any: Connect, caplog: pytest.LogCaptureFi
     ],
 )
 def test_a_url_with_a_slip_shows_no_password(url: str, caplog: pytest.LogCaptureFixture) -> None:
+    """A malformed URL raises an error without the password."""
+
     def connect() -> None:
         with Registry.from_url(url, timeout=0.1) as registry:
             raise AssertionError(f"{registry} is connected")
@@ -200,6 +212,7 @@ def test_a_url_with_a_slip_shows_no_password(url: str, caplog: pytest.LogCapture
 
 
 def test_it_died_between_two_calls(connect_any: Connect, make_server: MakeServer) -> None:
+    """Calls to a server that died raise RegistryUnavailable, and work after its restart."""
     server = make_server(password=SECRET)
     registry = connect_any(url=server.url)
     registry.get_status("model")
@@ -218,6 +231,7 @@ def test_it_died_between_two_calls(connect_any: Connect, make_server: MakeServer
 
 
 def test_it_dies_in_the_middle(connect_any: Connect, make_server: MakeServer) -> None:
+    """A server that dies during a write raises OutcomeUnknown, and during a read RegistryUnavailable."""
     server = make_server()
     with Proxy(server.url) as proxy:
         registry = connect_any(url=proxy.url)
@@ -235,6 +249,7 @@ def test_it_dies_in_the_middle(connect_any: Connect, make_server: MakeServer) ->
 
 
 def test_it_stops_answering_and_comes_back(connect_any: Connect, make_server: MakeServer) -> None:
+    """A write to a silent server raises OutcomeUnknown, and the same claim_id finds its claim later."""
     server = make_server()
     assert server.pid is not None
     registry = connect_any(url=server.url, timeout=0.2)
@@ -253,6 +268,7 @@ def test_it_stops_answering_and_comes_back(connect_any: Connect, make_server: Ma
 
 
 def test_connecting_again_over_a_connection_that_went_silent(make_server: MakeServer) -> None:
+    """connect over a silent connection raises RegistryUnavailable."""
     # `open` may run any number of times: that its answer is lost leaves no outcome unknown.
     with Proxy(make_server().url) as proxy, Registry.from_url(proxy.url) as registry:
         proxy.lose_replies("open", times=100)
@@ -261,6 +277,7 @@ def test_connecting_again_over_a_connection_that_went_silent(make_server: MakeSe
 
 
 def test_it_is_still_reading_its_data(connect_any: Connect, make_server: MakeServer, tmp_path: Path) -> None:
+    """A server that loads its data is waited for within the timeout."""
     # It reads one key in 20 ms, of about a kilobyte, and looks after its clients in between.
     server = make_server(
         data_dir=tmp_path,
@@ -297,6 +314,7 @@ def loading(raw: redis.Redis) -> bool:
 
 
 def test_a_line_that_is_half_open(connect_any: Connect, server_url: str) -> None:
+    """A half-open connection is replaced for idempotent requests, and raises OutcomeUnknown for others."""
     # The other side is gone without a word: no end of the connection comes, only silence.
     with Valve(server_url) as valve:
         registry = connect_any(url=valve.url, timeout=1.0)
@@ -314,6 +332,7 @@ def test_a_line_that_is_half_open(connect_any: Connect, server_url: str) -> None
 
 
 def test_a_replica_refuses_and_is_promoted(connect_any: Connect, make_server: MakeServer) -> None:
+    """A replica refuses writes until it is promoted."""
     primary = make_server(shutdown_timeout="0")
     replica = make_server(replicaof=f"127.0.0.1 {urlsplit(primary.url).port}")
     registry = connect_any(url=replica.url, timeout=1.0)
@@ -339,6 +358,7 @@ def check_failover(registry: Registry, proxy: Proxy, old_url: str, new_url: str)
 
 
 def test_a_demoted_primary_is_left_for_the_new_one(connect_any: Connect, make_server: MakeServer) -> None:
+    """A client leaves a demoted primary for the new one."""
     # Without this, one that is stopped waits for its replicas.
     old, new = make_server(shutdown_timeout="0"), make_server(shutdown_timeout="0")
     with Proxy(old.url) as proxy:
@@ -346,6 +366,7 @@ def test_a_demoted_primary_is_left_for_the_new_one(connect_any: Connect, make_se
 
 
 def test_a_users_client_leaves_a_demoted_primary_too(make_server: MakeServer) -> None:
+    """A client made from a user's redis.Redis leaves a demoted primary."""
     old, new = make_server(shutdown_timeout="0"), make_server(shutdown_timeout="0")
     with Proxy(old.url) as proxy, redis.Redis.from_url(proxy.url) as client:
         check_failover(Registry(client), proxy, old.url, new.url)
@@ -358,6 +379,7 @@ def test_a_users_client_leaves_a_demoted_primary_too(make_server: MakeServer) ->
 def test_wrong_credentials(
     connect_any: Connect, make_server: MakeServer, caplog: pytest.LogCaptureFixture, user: str
 ) -> None:
+    """Wrong credentials raise AccessDenied without the password."""
     port = urlsplit(make_server(password="another").url).port
     with no_secret(caplog, AccessDenied):
         connect_any(url=f"redis://{user}:{SECRET}@127.0.0.1:{port}")
@@ -366,6 +388,7 @@ def test_wrong_credentials(
 def test_no_credentials(
     connect_any: Connect, make_server: MakeServer, caplog: pytest.LogCaptureFixture
 ) -> None:
+    """Missing credentials raise AccessDenied."""
     port = urlsplit(make_server(password=SECRET).url).port
     with no_secret(caplog, AccessDenied):
         connect_any(url=f"redis://127.0.0.1:{port}")
@@ -374,6 +397,7 @@ def test_no_credentials(
 def test_credentials_that_are_options_do_not_show(
     connect_any: Connect, make_server: MakeServer, caplog: pytest.LogCaptureFixture
 ) -> None:
+    """Credentials given as options appear in no error and no repr."""
     server = make_server(password="another")
     port = urlsplit(server.url).port
     with no_secret(caplog, AccessDenied):
@@ -387,6 +411,7 @@ def test_credentials_that_are_options_do_not_show(
 def test_a_user_who_lacks_rights(
     connect_any: Connect, make_server: MakeServer, caplog: pytest.LogCaptureFixture, rights: str
 ) -> None:
+    """A user without rights gets AccessDenied without the password."""
     server = make_server()
     with redis.Redis.from_url(server.url) as raw:
         raw.execute_command("ACL", "SETUSER", "weak", "on", f">{SECRET}", "~*", "&*", *rights.split())
@@ -395,6 +420,7 @@ def test_a_user_who_lacks_rights(
 
 
 def test_a_schema_that_is_too_new(connect_any: Connect, make_server: MakeServer) -> None:
+    """A newer schema raises SchemaTooNew on connect and on reconnect, and is left as it is."""
     server = make_server()
     with redis.Redis.from_url(server.url) as raw:
         raw.hset("pyregistry:{new}:meta", "schema", "99")
@@ -434,6 +460,7 @@ OLD_SERVERS = {
 def test_a_server_that_is_too_old(
     connect_any: Connect, caplog: pytest.LogCaptureFixture, version: str
 ) -> None:
+    """A server older than 7.0 raises ServerTooOld with its version."""
     # No such server is at hand where the tests run: this one gives the answers of theirs, over a real socket.
     answers = OLD_SERVERS[version]
     heard: list[bytes] = []
@@ -472,6 +499,7 @@ ASYNC_NO_RETRY = redis.asyncio.retry.Retry(NoBackoff(), 0)
 
 
 def test_a_users_client_whose_server_is_away(caplog: pytest.LogCaptureFixture) -> None:
+    """A user's client without a server raises RegistryUnavailable without the password."""
     port = closed_port()
     with redis.Redis(host="127.0.0.1", port=port, password=SECRET, retry=NO_RETRY) as client:
         registry = Registry(client)
@@ -484,6 +512,7 @@ def test_a_users_client_whose_server_is_away(caplog: pytest.LogCaptureFixture) -
 
 
 def test_a_users_client_connects_as_often_as_its_user_wants() -> None:
+    """A user's client connects as often as its own retry policy says."""
     tries = 0
 
     def hang_up(client: socket.socket) -> None:
@@ -503,6 +532,7 @@ def test_a_users_client_connects_as_often_as_its_user_wants() -> None:
 def test_a_users_client_with_wrong_credentials(
     make_server: MakeServer, caplog: pytest.LogCaptureFixture
 ) -> None:
+    """A user's client with wrong credentials raises AccessDenied without the password."""
     port = urlsplit(make_server(password="another").url).port
 
     async def connect() -> None:
@@ -520,6 +550,7 @@ def test_a_users_client_with_wrong_credentials(
 
 
 def test_closed_is_closed(connect_any: Connect, caplog: pytest.LogCaptureFixture, server_url: str) -> None:
+    """Every call on a closed client raises RegistryClosed."""
     registry = connect_any()
     registry.close()
     registry.close()
@@ -534,6 +565,7 @@ def test_closed_is_closed(connect_any: Connect, caplog: pytest.LogCaptureFixture
 def test_calls_that_are_under_way_when_their_client_is_closed(
     connect_any: Connect, make_server: MakeServer
 ) -> None:
+    """Calls in flight at close get their replies, and their connections end."""
     with Proxy(make_server().url) as proxy, ThreadPoolExecutor(2) as pool:
         registry = connect_any(url=proxy.url)
         paused = proxy.pause("claim") + proxy.pause("set_status")
@@ -555,6 +587,7 @@ def test_calls_that_are_under_way_when_their_client_is_closed(
 def test_a_reply_that_is_lost_when_the_client_is_closed(
     connect_any: Connect, make_server: MakeServer
 ) -> None:
+    """A reply lost at close raises OutcomeUnknown, and nothing is sent again."""
     with Proxy(make_server().url) as proxy:
         registry = connect_any(url=proxy.url)
         proxy.lose_replies("claim", then=registry.close)
@@ -564,6 +597,7 @@ def test_a_reply_that_is_lost_when_the_client_is_closed(
 
 
 async def test_closing_while_a_connection_is_being_made(make_server: MakeServer) -> None:
+    """close while an AsyncRegistry connects leaves no connection open."""
     # At any point of its way. Where it comes to be all the same, there is nobody left to close it.
     with Proxy(make_server().url) as proxy:
         for turns in range(0, 120, 3):
@@ -578,6 +612,7 @@ async def test_closing_while_a_connection_is_being_made(make_server: MakeServer)
 
 
 def test_closing_while_threads_connect(make_server: MakeServer) -> None:
+    """close while threads connect leaves no connection open."""
     with Proxy(make_server().url) as proxy, ThreadPoolExecutor(8) as pool:
         for _ in range(4):
             registry = Registry.from_url(proxy.url)

@@ -44,6 +44,7 @@ def looks_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_nothing_is_older_than_what_was_heard_elsewhere(
     blocking: Registry, other: Registry, raw: redis.Redis, heard: str
 ) -> None:
+    """A reply on any other connection makes later cached reads at least as recent."""
     other.set_status("model", "S3", ModelStatus.DOWNLOADED)
     other.set_status("there", "S3", ModelStatus.DOWNLOADED)
     assert blocking.is_downloaded("model")
@@ -86,6 +87,7 @@ def test_nothing_is_older_than_what_was_heard_elsewhere(
 
 @pytest.mark.usefixtures("looks_no_more")
 def test_no_thread_sees_less_than_another_has_seen(blocking: Registry, other: Registry) -> None:
+    """No thread reads a value older than one that another thread has read or written."""
     # One thread writes, and says when it has; whoever asks after that must not see less.
     begun = done = token = 0
     over = False
@@ -136,6 +138,7 @@ def test_no_thread_sees_less_than_another_has_seen(blocking: Registry, other: Re
 def test_scripts_that_are_gone_are_asked_for_elsewhere(
     blocking: Registry, other: Registry, raw: redis.Redis
 ) -> None:
+    """After a script flush reads succeed over the other connections, and are cached again."""
     other.set_status("model", "S3", ModelStatus.DOWNLOADED)
     raw.script_flush()
     for _ in range(3):
@@ -148,6 +151,7 @@ def test_scripts_that_are_gone_are_asked_for_elsewhere(
 def test_an_interrupted_answer_is_nobody_elses(
     blocking: Registry, other: Registry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """An interrupted read closes the tracked connection, and later reads get their own replies."""
     other.set_status("model", "S3", ModelStatus.DOWNLOADED)
     assert blocking.get_status("nothing", "S3") is None
     line = tracked(blocking)._line
@@ -167,6 +171,8 @@ def test_an_interrupted_answer_is_nobody_elses(
 def test_an_error_while_the_news_is_taken_in_is_told_and_costs_no_news(
     blocking: Registry, other: Registry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """An exception during an invalidation is raised, and the invalidation is not lost."""
+
     # As a signal's handler may raise one, anywhere.
     class Alarm(Exception):
         pass
@@ -188,6 +194,7 @@ def test_an_error_while_the_news_is_taken_in_is_told_and_costs_no_news(
 def test_an_interrupted_end_of_the_connection_is_its_end(
     blocking: Registry, other: Registry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """A tracked connection whose close is interrupted is used no more."""
     other.set_status("model", "S3", ModelStatus.DOWNLOADED)
     assert not blocking.is_downloaded("nothing", "S3")
 
@@ -208,6 +215,7 @@ def test_an_interrupted_end_of_the_connection_is_its_end(
 def test_it_follows_to_another_server(
     make_server: MakeServer, server: EmbeddedServer, namespace: str, raw: redis.Redis
 ) -> None:
+    """After a move to another server nothing cached from the former one is returned."""
     # What was the primary goes on by itself, and nobody closes the connections to it.
     with Cutter(server.url) as cutter, Registry.from_url(cutter.url, namespace, near_cache=True) as blocking:
         blocking.set_status("model", "S3", ModelStatus.DOWNLOADED)
@@ -226,6 +234,7 @@ def test_it_follows_to_another_server(
 def test_more_news_than_one_can_be_called_for(
     server: EmbeddedServer, namespace: str, raw: redis.Redis
 ) -> None:
+    """More invalidations than the recursion limit are read from one connection."""
     # On a connection that redis-py's methods read, of which one calls itself for each.
     with Registry.from_url(server.url, namespace, near_cache=True, health_check_interval=1000) as blocking:
         names = [f"m{at}" for at in range(2 * sys.getrecursionlimit())]
@@ -239,6 +248,7 @@ def test_more_news_than_one_can_be_called_for(
 
 
 def test_who_closes_it_waits_for_nobody(blocking: Registry) -> None:
+    """close does not wait for a thread that uses the tracked connection."""
     assert not blocking.is_downloaded("model", "S3")
     with tracked(blocking)._held(1.0) as held:  # as another thread does, which waits for the server
         assert held
@@ -252,6 +262,7 @@ def test_who_closes_it_waits_for_nobody(blocking: Registry) -> None:
 def test_who_can_not_have_the_connection_asks_by_the_others(
     blocking: Registry, other: Registry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """A thread that can not get the tracked connection reads over another one."""
     # As in a signal's handler, while what it interrupts waits there.
     monkeypatch.setattr(tracking_sync, "_PATIENCE", 0.01)
     assert not blocking.is_downloaded("model", "S3")
@@ -266,6 +277,7 @@ def test_who_can_not_have_the_connection_asks_by_the_others(
 def test_a_server_that_takes_no_writes_is_read_by_the_others(
     blocking: Registry, other: Registry, raw: redis.Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Reads succeed where the server refuses the tracked connection's setup."""
     other.set_status("model", "S3", ModelStatus.DOWNLOADED)
     assert not blocking.is_downloaded("another", "S3")
     raw.config_set("min-replicas-to-write", "1")
@@ -278,6 +290,7 @@ def test_a_server_that_takes_no_writes_is_read_by_the_others(
 def test_without_its_connection_it_asks_by_the_others_and_has_one_again(
     blocking: Registry, other: Registry, raw: redis.Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Without a tracked connection reads are not cached, until there is one again."""
     assert not blocking.is_downloaded("model", "S3")
     (ours,) = [each for each in raw.client_list() if "t" in each["flags"]]
     assert raw.client_kill_filter(_id=ours["id"]) == 1
@@ -302,6 +315,7 @@ def test_without_its_connection_it_asks_by_the_others_and_has_one_again(
 def test_whatever_the_connection_is_like(
     make_server: MakeServer, namespace: str, tmp_path: Path, way: str
 ) -> None:
+    """Invalidations are read over unix sockets, TLS, and redis-py's own connections."""
     port = free_port()
     settings: dict[str, Any] = {"unixsocket": str(tmp_path / "s")}
     options: dict[str, Any] = {}
@@ -338,6 +352,7 @@ def test_whatever_the_connection_is_like(
 
 
 def test_a_conclusion_is_drawn_before_what_it_rests_on_is_forgotten() -> None:
+    """An answer derived from cached values is dropped when one of them is invalidated meanwhile."""
     near = SharedClientCache()
     near.learn(["a"], [b"1"])
     news = threading.Thread(target=near.invalidate, args=([b"invalidate", [b"a"]],))
@@ -353,6 +368,7 @@ def test_a_conclusion_is_drawn_before_what_it_rests_on_is_forgotten() -> None:
 
 
 def test_a_forked_child_of_threads_has_a_memory_of_its_own(blocking: Registry, other: Registry) -> None:
+    """A forked child starts with an empty cache, and its parent goes on to get invalidations."""
     other.set_status("model", "S3", ModelStatus.DOWNLOADED)
     assert blocking.is_downloaded("model", "S3")
     reads, writes = os.pipe()

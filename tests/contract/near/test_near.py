@@ -77,6 +77,7 @@ async def test_all_pairs_of_questions_of_one_turn_get_their_own_answers(
 
 
 def test_operations_that_may_share_a_request_are_decoded_alike() -> None:
+    """Only requests with the same decoder share a coalesce key."""
     ops = Ops("namespace", None, ())
     (target,) = ops.targets("model", "S3", None, None)
     model = ("model", "S3", None, None)
@@ -99,6 +100,7 @@ def test_operations_that_may_share_a_request_are_decoded_alike() -> None:
 async def test_what_is_known_is_not_asked_for(
     registry: AsyncRegistry, other: Registry, raw: redis.Redis
 ) -> None:
+    """A cached status costs no command, and answers follow from a lookup of all providers."""
     other.set_status("model", "S3", ModelStatus.DOWNLOADED)
     for _ in range(100):
         assert await registry.is_downloaded("model")
@@ -114,6 +116,7 @@ async def test_what_is_known_is_not_asked_for(
 async def test_records_come_from_memory_with_the_last_use_as_of_then(
     registry: AsyncRegistry, other: Registry, raw: redis.Redis
 ) -> None:
+    """A cached record keeps the last use of its first read, until the record changes."""
     other.set_status("model", "S3", ModelStatus.DOWNLOADED, "a message")
     first = await registry.get_model_record("model", "S3")
     assert first == other.get_model_record("model", "S3")
@@ -135,6 +138,7 @@ async def test_records_come_from_memory_with_the_last_use_as_of_then(
 async def test_what_changes_costs_what_others_know_no_command(
     registry: AsyncRegistry, other: Registry, raw: redis.Redis
 ) -> None:
+    """A change of one model invalidates no other model."""
     other.set_status("model", "S3", ModelStatus.DOWNLOADED)
     other.set_status("another", "S3", ModelStatus.DOWNLOADED)
     record = await registry.get_model_record("model", "S3")
@@ -152,6 +156,7 @@ async def test_what_changes_costs_what_others_know_no_command(
 
 
 async def test_touches_invalidate_nothing(registry: AsyncRegistry, other: Registry, raw: redis.Redis) -> None:
+    """A touch invalidates no cached record."""
     other.set_status("model", "S3", ModelStatus.DOWNLOADED)
     assert await registry.is_downloaded("model", "S3")
     await registry.get_model_record("model", "S3")
@@ -167,6 +172,7 @@ async def test_touches_invalidate_nothing(registry: AsyncRegistry, other: Regist
 async def test_it_is_off_by_default(
     server: EmbeddedServer, namespace: str, raw: redis.Redis, from_url: Callable[..., AsyncRegistry]
 ) -> None:
+    """A client without near_cache sends every read and tracks nothing."""
     async with from_url(server.url, namespace) as registry:
         for _ in range(5):
             assert not await registry.is_downloaded("model", "S3")
@@ -177,6 +183,7 @@ async def test_it_is_off_by_default(
 async def test_it_is_bounded(
     registry: AsyncRegistry, other: Registry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """The cache holds no more entries than its maximum."""
     monkeypatch.setattr(client_cache, "MOST", 10)
     for at in range(50):
         assert await registry.get_status(f"m{at}", "S3") is None
@@ -194,6 +201,7 @@ async def test_it_is_bounded(
 async def test_whatever_changes_it_is_heard(
     registry: AsyncRegistry, other: Registry, raw: redis.Redis, way: str
 ) -> None:
+    """Any change of a record invalidates its cached reads, also a flush of the database."""
     key = ops_of(other).keys.record("S3:model")
     if way != "claim":
         other.set_status("model", "S3", ModelStatus.DOWNLOADED)
@@ -222,6 +230,7 @@ async def test_whatever_changes_it_is_heard(
 
 
 async def test_a_tight_loop_of_hits_lets_the_news_in(registry: AsyncRegistry, other: Registry) -> None:
+    """A loop of cached reads that never waits gets invalidations."""
     assert not await registry.is_downloaded("model")
     other.set_status("model", "S3", ModelStatus.DOWNLOADED)
     for _ in range(HITS):
@@ -233,6 +242,7 @@ async def test_a_tight_loop_of_hits_lets_the_news_in(registry: AsyncRegistry, ot
 async def test_what_is_read_is_never_older_than_what_was_read_before(
     registry: AsyncRegistry, other: Registry
 ) -> None:
+    """Successive reads under concurrent changes never go back in time."""
     # The record is made anew all the time, and read all the time, from memory and not.
     over = asyncio.Event()
 
@@ -267,6 +277,7 @@ async def test_what_is_read_is_never_older_than_what_was_read_before(
 
 
 async def test_who_waited_finds_what_he_waited_for(asyncio_registry: AsyncRegistry, other: Registry) -> None:
+    """Cached reads after ensure agree with the record that ensure returned."""
     # The event comes on the same connection, after the invalidation.
     registry = asyncio_registry
     for at in range(50):
@@ -293,6 +304,7 @@ def told(registry: AsyncRegistry, entry: str) -> bool:
 
 
 async def test_ones_own_writes_are_seen_at_once(registry: AsyncRegistry) -> None:
+    """A read after a write of the same client returns the written value."""
     for at in range(100):
         for wanted in (ModelStatus.ERROR, ModelStatus.DOWNLOADED):
             await registry.set_status("model", "S3", wanted)
@@ -311,6 +323,8 @@ async def test_ones_own_writes_are_seen_at_once(registry: AsyncRegistry) -> None
 
 
 async def test_ones_own_writes_among_many_reads(registry: AsyncRegistry) -> None:
+    """A read after a write returns the written value while other tasks read."""
+
     async def read() -> None:
         while not over.is_set():
             await registry.is_downloaded("model", "S3")
@@ -327,6 +341,7 @@ async def test_ones_own_writes_among_many_reads(registry: AsyncRegistry) -> None
 
 
 def test_nothing_is_kept_of_what_is_being_written() -> None:
+    """The cache keeps no value of a key while a write of it has no reply."""
     near = ClientCache()
     near.learn(["a", "b"], [b"1", None])
     assert near.values(["a", "b"]) == [b"1", None]
@@ -350,6 +365,7 @@ def test_nothing_is_kept_of_what_is_being_written() -> None:
 
 
 def test_a_last_use_belongs_to_the_record_that_it_was_read_with() -> None:
+    """The cache returns a last use only with the record value it was read with."""
     near = ClientCache()
     near.learn(["a"], [b"1"])
     assert near.last_uses(["a"]) is None
@@ -370,6 +386,7 @@ def test_a_last_use_belongs_to_the_record_that_it_was_read_with() -> None:
 async def test_a_broken_connection_empties_it(
     server: EmbeddedServer, namespace: str, other: Registry, from_url: Callable[..., AsyncRegistry]
 ) -> None:
+    """The end of the tracked connection empties the cache."""
     with Cutter(server.url) as cutter:
         async with from_url(cutter.url, namespace, near_cache=True) as registry:
             for at in range(20):
@@ -396,6 +413,7 @@ async def test_a_broken_connection_empties_it(
 async def test_what_a_connection_brings_after_it_was_left_is_not_kept(
     asyncio_registry: AsyncRegistry, raw: redis.Redis
 ) -> None:
+    """A reply on a retired connection is not cached."""
     registry = asyncio_registry
     transport: Any = transport_of(registry)
     read = asyncio.create_task(registry.get_status("model", "S3"))
@@ -414,6 +432,7 @@ async def test_silence_ends_it(
     monkeypatch: pytest.MonkeyPatch,
     from_url: Callable[..., AsyncRegistry],
 ) -> None:
+    """The cache stops to answer once the server is silent for too long."""
     # The server stops, and its end of the connection stays open: nobody will say what changes.
     monkeypatch.setattr(client_cache, "SILENCE", 0.3)
     monkeypatch.setattr(tracking_async, "PING_EVERY", 1000.0)
@@ -439,6 +458,7 @@ async def test_silence_ends_it(
 async def test_the_answer_to_a_ping_keeps_it(
     server: EmbeddedServer, namespace: str, raw: redis.Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Replies to pings keep the cache valid without other traffic."""
     monkeypatch.setattr(client_cache, "SILENCE", 0.4)
     monkeypatch.setattr(tracking_async, "PING_EVERY", 0.1)
     async with AsyncRegistry.from_url(server.url, namespace, near_cache=True) as registry:
@@ -452,6 +472,7 @@ async def test_the_answer_to_a_ping_keeps_it(
 async def test_a_loop_that_stood_still_lets_the_news_in_first(
     registry: AsyncRegistry, other: Registry
 ) -> None:
+    """After a blocked event loop, pending invalidations come before the next cached answer."""
     for at in range(20):
         wanted = ModelStatus.DOWNLOADED if at % 2 else ModelStatus.ERROR
         other.set_status("model", "S3", wanted)  # blocks: the loop can't have heard of it
@@ -466,6 +487,7 @@ async def test_a_loop_that_stood_still_lets_the_news_in_first(
 
 
 async def test_bad_names_are_told(registry: AsyncRegistry) -> None:
+    """An invalid argument of a cached read raises."""
     assert not await registry.is_downloaded("m", "S3")  # nor is this answered by what is kept of that
     for wrong in (["a"], "", 7, None, "\ud800", ("m", "S3", None, None), ("m", ModelProvider.S3, None, None)):
         with pytest.raises(InvalidModelName):
@@ -477,6 +499,7 @@ async def test_bad_names_are_told(registry: AsyncRegistry) -> None:
 async def test_after_the_end_nothing_is_answered(
     server: EmbeddedServer, namespace: str, from_url: Callable[..., AsyncRegistry]
 ) -> None:
+    """A cached read on a closed client raises RegistryClosed."""
     registry = from_url(server.url, namespace, near_cache=True)
     assert not await registry.is_downloaded("model", "S3")
     await registry.close()
@@ -486,6 +509,7 @@ async def test_after_the_end_nothing_is_answered(
 
 
 def test_it_needs_the_one_connection() -> None:
+    """near_cache with the transport of redis-py raises InvalidArgument."""
     with pytest.raises(InvalidArgument, match="multiplexed"):
         AsyncRegistry.from_url("redis://localhost", near_cache=True, transport="redis-py")
 
@@ -493,6 +517,7 @@ def test_it_needs_the_one_connection() -> None:
 async def test_who_may_not_have_the_server_track_is_told(
     server: EmbeddedServer, namespace: str, raw: redis.Redis, from_url: Callable[..., AsyncRegistry]
 ) -> None:
+    """A user without the right to CLIENT TRACKING gets AccessDenied with near_cache alone."""
     raw.acl_setuser(
         "limited", True, passwords=["+secret"], keys=["*"], channels=["*"], categories=["+@all"],
         commands=["-client|tracking"],
@@ -515,6 +540,7 @@ async def test_what_the_server_does_not_track_is_not_remembered(
     other: Registry,
     from_url: Callable[..., AsyncRegistry],
 ) -> None:
+    """A user without the right to CLIENT CACHING gets correct reads, uncached."""
     raw.acl_setuser(
         "limited", True, passwords=["+secret"], keys=["*"], channels=["*"], categories=["+@all"],
         commands=["-client|caching"],
@@ -535,6 +561,7 @@ async def test_what_the_server_does_not_track_is_not_remembered(
 async def test_a_damaged_record_is_told_from_memory_too(
     registry: AsyncRegistry, other: Registry, raw: redis.Redis
 ) -> None:
+    """Every read of a damaged record raises DamagedRecord."""
     raw.set(ops_of(other).keys.record("S3:model"), b"x")
     for _ in range(3):
         for question in (registry.is_downloaded, registry.get_status, registry.get_model_record):
@@ -544,6 +571,7 @@ async def test_a_damaged_record_is_told_from_memory_too(
 
 @left_open
 def test_another_event_loop_has_a_memory_of_its_own(server: EmbeddedServer, other: Registry) -> None:
+    """A second event loop starts with an empty cache."""
     registry = AsyncRegistry.from_url(server.url, other.namespace, near_cache=True)
     for at in range(6):
         # Nobody has read what the server has said to the loop that has ended.
@@ -564,6 +592,7 @@ def test_another_event_loop_has_a_memory_of_its_own(server: EmbeddedServer, othe
 async def test_a_forked_child_has_a_memory_of_its_own(
     registry: AsyncRegistry, other: Registry, server: EmbeddedServer, namespace: str
 ) -> None:
+    """A forked child starts with an empty cache, and its parent keeps its own."""
     other.set_status("model", "S3", ModelStatus.DOWNLOADED)
     assert await registry.is_downloaded("model", "S3")
     reads, writes = os.pipe()
@@ -583,6 +612,7 @@ async def test_a_forked_child_has_a_memory_of_its_own(
 
 
 def test_the_loop_has_its_turn_however_many_ask(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Cached answers do not extend their epoch until the event loop has run."""
     clock = [100.0]
     monkeypatch.setattr(client_cache, "now", lambda: clock[0])
     near = ClientCache()

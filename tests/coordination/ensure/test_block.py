@@ -26,6 +26,7 @@ from tests.support.faults.proxy import SECONDS, until
 
 
 def test_a_block_downloads_or_gets_the_record(server_url: str, namespace: str, other: Registry) -> None:
+    """A block gets the claim of a missing model and the record of a downloaded one."""
     with Registry.from_url(server_url, namespace) as registry:
         with registry.download(*MODEL) as got:
             assert isinstance(got, OwnedClaim)
@@ -37,6 +38,7 @@ def test_a_block_downloads_or_gets_the_record(server_url: str, namespace: str, o
 
 
 def test_a_block_that_fails_is_recorded(server_url: str, namespace: str) -> None:
+    """An exception in a block makes the model an ERROR with its text."""
     with Registry.from_url(server_url, namespace) as registry:
         with pytest.raises(LookupError), registry.download(*MODEL):
             raise LookupError("no")
@@ -51,6 +53,7 @@ def test_a_block_that_fails_is_recorded(server_url: str, namespace: str) -> None
 def test_a_block_that_is_left_for_good_gives_its_claim_back(
     server_url: str, namespace: str, other: Registry, end: type[BaseException]
 ) -> None:
+    """KeyboardInterrupt and SystemExit release the claim without an attempt used."""
     with Registry.from_url(server_url, namespace) as registry:
         with pytest.raises(end), registry.download(*MODEL):
             raise end
@@ -71,6 +74,8 @@ def test_a_block_that_is_left_for_good_gives_its_claim_back(
 def test_a_loop_that_is_left_for_good_gives_its_claim_back(
     server_url: str, namespace: str, other: Registry, end: type[BaseException], form: str
 ) -> None:
+    """KeyboardInterrupt and SystemExit on an event loop release the claim without an attempt used."""
+
     async def download(_claim: OwnedClaim) -> None:
         raise end
 
@@ -96,6 +101,7 @@ def end_with(end: type[BaseException]) -> None:
 
 
 def test_a_block_whose_claim_is_lost(server_url: str, namespace: str, other: Registry) -> None:
+    """A block whose claim is lost raises ClaimLost at its end."""
     with Registry.from_url(server_url, namespace) as registry:
         with pytest.raises(ClaimLost), registry.download(*MODEL, lease=0.6) as got:  # noqa: PT012 - a block
             assert isinstance(got, OwnedClaim)
@@ -106,6 +112,7 @@ def test_a_block_whose_claim_is_lost(server_url: str, namespace: str, other: Reg
 
 
 async def test_an_async_block(server_url: str, namespace: str, other: Registry) -> None:
+    """An asynchronous block is cancelled on loss, and a cancelled one releases its claim."""
     async with AsyncRegistry.from_url(server_url, namespace) as registry:
         async with registry.download(*MODEL) as got:
             assert isinstance(got, OwnedClaim)

@@ -46,6 +46,7 @@ if TYPE_CHECKING:
 
 
 def test_it_is_downloaded_once(any_registry: Registry, downloads: Downloads) -> None:
+    """A second ensure of a downloaded model returns the same record without a download."""
     record = any_registry.ensure(*MODEL, downloads)
     assert record.status is ModelStatus.DOWNLOADED
     assert record == any_registry.get_model_record(*MODEL)
@@ -58,6 +59,7 @@ def test_it_is_downloaded_once(any_registry: Registry, downloads: Downloads) -> 
 def test_all_who_want_it_get_the_same_record(
     connect_any: Connect, pool: ThreadPoolExecutor, downloads: Downloads
 ) -> None:
+    """Concurrent calls of several clients cause one download and return the same record."""
     downloads.go.clear()
     clients = [connect_any(), connect_any(), connect_any()]
     wanted = [
@@ -76,6 +78,7 @@ def test_all_who_want_it_get_the_same_record(
 def test_revisions_and_subsets_are_downloads_of_their_own(
     any_registry: Registry, downloads: Downloads
 ) -> None:
+    """Each revision and subset is downloaded for itself."""
     every: list[dict[str, Any]] = [{}, {"revision": "main"}, {"revision": "main", "subset": "tokenizer"}]
     for options in every:
         record = any_registry.ensure(*MODEL, downloads, **options)
@@ -84,6 +87,8 @@ def test_revisions_and_subsets_are_downloads_of_their_own(
 
 
 def test_what_it_was_is_recorded(any_registry: Registry) -> None:
+    """What the download describes is in the record."""
+
     def download(claim: OwnedClaim) -> None:
         claim.describe(size_bytes=5, location="there")
         claim.describe(resolved_revision="abc")
@@ -94,6 +99,7 @@ def test_what_it_was_is_recorded(any_registry: Registry) -> None:
 
 
 def test_progress_is_seen(any_registry: Registry, other: Registry, pool: ThreadPoolExecutor) -> None:
+    """The progress that a download reports is in the record."""
     go = threading.Event()
 
     def download(claim: OwnedClaim) -> None:
@@ -116,6 +122,8 @@ def test_progress_is_seen(any_registry: Registry, other: Registry, pool: ThreadP
 
 
 def test_a_thousand_reports_are_few_renewals(connect_any: Connect, server_url: str) -> None:
+    """Many progress reports cause few renewals."""
+
     def download(claim: OwnedClaim) -> None:
         for done in range(1, 1001):
             claim.report(done, 1000)
@@ -132,6 +140,8 @@ def test_a_thousand_reports_are_few_renewals(connect_any: Connect, server_url: s
     ids=repr,
 )
 def test_wrong_progress_is_told_at_once(any_registry: Registry, wrong: Any) -> None:
+    """Invalid progress raises in the download and does not end it."""
+
     def download(claim: OwnedClaim) -> None:
         with pytest.raises(InvalidArgument):
             claim.report(*wrong)
@@ -142,6 +152,7 @@ def test_wrong_progress_is_told_at_once(any_registry: Registry, wrong: Any) -> N
 def test_a_takeover_is_told_of_the_one_before(
     any_registry: Registry, other: Registry, downloads: Downloads
 ) -> None:
+    """A claim that takes over has the former owner and its progress."""
     theirs = claimed(other)
     other.refresh_download_claim(theirs, bytes_done=4711)
     other.release_download_claim(theirs)
@@ -153,6 +164,7 @@ def test_a_takeover_is_told_of_the_one_before(
 def test_who_waits_takes_over_when_the_lease_ends(
     any_registry: Registry, other: Registry, downloads: Downloads
 ) -> None:
+    """A waiter takes over when the owner's lease expires."""
     theirs = claimed(other, lease=0.5)  # nobody renews it
     record = any_registry.ensure(*MODEL, downloads)
     assert record.token > theirs.token
@@ -163,6 +175,7 @@ def test_who_waits_takes_over_when_the_lease_ends(
 def test_who_waits_goes_on_at_once_when_it_is_given_back(
     any_registry: Registry, other: Registry, downloads: Downloads, pool: ThreadPoolExecutor
 ) -> None:
+    """A waiter claims at once when the owner releases."""
     theirs = claimed(other, lease=3600.0)
     wanted = pool.submit(any_registry.ensure, MODEL[0], MODEL[1], downloads)
     until(lambda: listens(other), "it waits")
@@ -174,6 +187,7 @@ def test_who_waits_goes_on_at_once_when_it_is_given_back(
 
 
 def test_an_error_is_recorded_and_told(any_registry: Registry, downloads: Downloads) -> None:
+    """An error of the download is recorded and raised with its cause, without secrets."""
     downloads.error = LookupError("no https://user:secret@host/path?token=secret#x here")
     with pytest.raises(DownloadFailed, match="LookupError: no https://host/path") as caught:
         any_registry.ensure(*MODEL, downloads, retry=None)
@@ -193,6 +207,7 @@ def test_an_error_is_recorded_and_told(any_registry: Registry, downloads: Downlo
 def test_the_fleet_tries_as_often_as_the_policy_says(
     connect_any: Connect, pool: ThreadPoolExecutor, downloads: Downloads
 ) -> None:
+    """Several clients together make as many attempts as the policy allows."""
     downloads.error = LookupError("no")
     retry = RetryPolicy(attempts=4, first_delay=0.02)
     clients = [connect_any(), connect_any(), connect_any()]
@@ -208,6 +223,8 @@ def test_the_fleet_tries_as_often_as_the_policy_says(
 
 
 def test_a_retry_may_do_better(any_registry: Registry, downloads: Downloads) -> None:
+    """A failed attempt is retried until one succeeds."""
+
     def download(claim: OwnedClaim) -> None:
         downloads.claims.append(claim)
         if claim.attempts < 3:
@@ -221,6 +238,7 @@ def test_a_retry_may_do_better(any_registry: Registry, downloads: Downloads) -> 
 def test_a_permanent_error_is_not_tried_again(
     any_registry: Registry, other: Registry, downloads: Downloads
 ) -> None:
+    """An error that the policy calls permanent is retried by no client."""
     downloads.error = PermissionError("gated")
     with pytest.raises(DownloadFailed):
         any_registry.ensure(*MODEL, downloads, retry=RetryPolicy(permanent=(PermissionError,)))
@@ -233,6 +251,7 @@ def test_a_permanent_error_is_not_tried_again(
 def test_who_waits_is_told_of_the_error(
     any_registry: Registry, other: Registry, downloads: Downloads, pool: ThreadPoolExecutor
 ) -> None:
+    """A waiter without retries raises the owner's error."""
     theirs = claimed(other)
     wanted = pool.submit(any_registry.ensure, MODEL[0], MODEL[1], downloads, retry=None)
     until(lambda: listens(other), "it waits")
@@ -245,6 +264,7 @@ def test_who_waits_is_told_of_the_error(
 def test_a_model_that_loses_its_owners_is_an_error(
     any_registry: Registry, other: Registry, downloads: Downloads
 ) -> None:
+    """A model that has lost as many owners as allowed attempts raises DownloadFailed."""
     for _ in range(3):
         claimed(other, lease=0.001)
         until(lambda: is_over(other), "the lease ends")
@@ -264,6 +284,7 @@ def is_over(other: Registry) -> bool:
 
 
 def test_each_try_comes_after_its_back_off(any_registry: Registry, other: Registry) -> None:
+    """Attempts are separated by the delays of the policy."""
     begun: list[float] = []
 
     def download(_claim: OwnedClaim) -> None:
@@ -294,6 +315,7 @@ def test_each_try_comes_after_its_back_off(any_registry: Registry, other: Regist
 def test_who_cant_prove_its_lease_says_nothing_any_more(
     connect_any: Connect, server_url: str, other: Registry, form: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """An owner whose lease is over sends no finish."""
     # Nobody has taken over, and the server would believe it; but it can't know that. Its lease ends while it
     # pauses after the first try.
     monkeypatch.setattr(backoff, "FIRST_PAUSE_S", 2.5)
@@ -350,6 +372,7 @@ async def lose_in_a_block(registry: AsyncRegistry, download: Callable[[OwnedClai
 def test_the_owners_deadline_counts_from_the_sending(
     connect_any: Connect, server_url: str, pool: ThreadPoolExecutor, what: str
 ) -> None:
+    """An owner counts its lease from when the request was sent, and renews at a third of it."""
     # The server's lease ends later than that, however long the answer took.
     lease = 3.0
     holds: list[tuple[float, float]] = []
@@ -379,6 +402,7 @@ def test_the_owners_deadline_counts_from_the_sending(
 
 
 def test_a_wait_that_takes_too_long(any_registry: Registry, other: Registry, downloads: Downloads) -> None:
+    """A wait beyond the timeout raises WaitTimedOut."""
     claimed(other)
     for timeout in (0.0, 0.3):
         with pytest.raises(WaitTimedOut) as caught:
@@ -388,6 +412,7 @@ def test_a_wait_that_takes_too_long(any_registry: Registry, other: Registry, dow
 
 
 def test_the_back_off_is_a_wait_too(any_registry: Registry, other: Registry, downloads: Downloads) -> None:
+    """A back-off beyond the timeout raises WaitTimedOut."""
     other.finish_download_claim(claimed(other), ModelStatus.ERROR, retry_in=3600.0)
     with pytest.raises(WaitTimedOut):
         any_registry.ensure(*MODEL, downloads, timeout=0.2)
@@ -396,6 +421,7 @@ def test_the_back_off_is_a_wait_too(any_registry: Registry, other: Registry, dow
 def test_every_wait_is_bounded(
     any_registry: Registry, connect_any: Connect, make_server: MakeServer, store: FolderStore, other: Registry
 ) -> None:
+    """The timeout bounds waits for files, in blocks, and for a server that is away."""
     # For files that may still come to be seen.
     other.ensure(*MODEL, lambda _: None)
     with pytest.raises(WaitTimedOut):
@@ -435,6 +461,7 @@ def enter(registry: Registry, *model: Any, **options: Any) -> None:
 
 
 def test_a_block_wants_what_ensure_wants(any_registry: Registry) -> None:
+    """The block form refuses the same invalid options as ensure."""
     for argument, wrong in (("lease", None), ("retry", 3), ("timeout", -1.0), ("on_unproven", "maybe")):
         with pytest.raises(InvalidArgument) as caught:
             enter(any_registry, *MODEL, **{argument: wrong})
@@ -443,6 +470,8 @@ def test_a_block_wants_what_ensure_wants(any_registry: Registry) -> None:
 
 
 def test_what_is_no_function_is_told(connect_any: Connect, server_url: str, namespace: str) -> None:
+    """A download or verify of the wrong kind raises InvalidArgument before any claim."""
+
     async def download(_claim: OwnedClaim) -> None:
         raise AssertionError("nobody awaits it")
 
@@ -470,6 +499,7 @@ def test_what_is_no_function_is_told(connect_any: Connect, server_url: str, name
 def test_a_download_that_somebody_set_by_hand(
     any_registry: Registry, other: Registry, downloads: Downloads, pool: ThreadPoolExecutor
 ) -> None:
+    """A waiter accepts a status that set_status has written."""
     other.set_status(*MODEL, ModelStatus.DOWNLOADING)
     wanted = pool.submit(any_registry.ensure, MODEL[0], MODEL[1], downloads, touch=False)
     until(lambda: listens(other), "it waits")
@@ -481,6 +511,7 @@ def test_a_download_that_somebody_set_by_hand(
 def test_who_waits_learns_that_its_client_is_closed(
     connect_any: Connect, other: Registry, downloads: Downloads, pool: ThreadPoolExecutor
 ) -> None:
+    """close makes the waiters of a client raise RegistryClosed."""
     registry = connect_any()
     claimed(other)
     wanted = [pool.submit(registry.ensure, MODEL[0], MODEL[1], downloads) for _ in range(3)]
@@ -509,6 +540,7 @@ def test_who_waits_learns_that_its_client_is_closed(
     ids=str,
 )
 def test_wrong_arguments(any_registry: Registry, downloads: Downloads, options: Any, argument: str) -> None:
+    """An invalid option raises InvalidArgument with its name and claims nothing."""
     with pytest.raises(InvalidArgument) as caught:
         any_registry.ensure(*MODEL, downloads, **options)
     assert caught.value.argument == argument
@@ -518,6 +550,7 @@ def test_wrong_arguments(any_registry: Registry, downloads: Downloads, options: 
 
 
 def test_a_policy_is_checked() -> None:
+    """RetryPolicy refuses invalid values and bounds its delays."""
     wrongs: list[dict[str, Any]] = [
         {"attempts": 0}, {"factor": 0.5}, {"jitter": 2}, {"first_delay": "1"}, {"permanent": (3,)},
     ]  # fmt: skip

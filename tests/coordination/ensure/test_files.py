@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 def test_a_store_publishes_what_was_downloaded(
     any_registry: Registry, downloads: Downloads, store: FolderStore
 ) -> None:
+    """A download with a store is published, recorded with size and location, and leaves no staging."""
     record = any_registry.ensure(*MODEL, downloads, store=store)
     assert (store.path(record) / "weights").read_bytes() == b"x" * 14
     assert record.size_bytes == 14
@@ -50,6 +51,7 @@ def test_a_store_publishes_what_was_downloaded(
 def test_a_download_that_fails_publishes_nothing(
     any_registry: Registry, downloads: Downloads, store: FolderStore
 ) -> None:
+    """A failed download publishes no file and leaves no staging."""
     downloads.error = LookupError("no")
     with pytest.raises(DownloadFailed):
         any_registry.ensure(*MODEL, downloads, store=store, retry=None)
@@ -60,6 +62,7 @@ def test_a_download_that_fails_publishes_nothing(
 def test_a_download_with_a_link_that_would_not_hold(
     any_registry: Registry, store: FolderStore, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
+    """A link out of the download is refused unless the store allows it."""
     away = tmp_path_factory.mktemp("away") / "weights"
     away.touch()
 
@@ -79,6 +82,7 @@ def test_a_download_with_a_link_that_would_not_hold(
 def test_a_link_by_name_leads_to_what_was_downloaded(
     any_registry: Registry, downloads: Downloads, tmp_path: Path, publish: Any
 ) -> None:
+    """The link by name leads to the latest download."""
     store = FolderStore(tmp_path, by_name=True, publish=publish)
     for _ in range(2):
         record = any_registry.ensure(*MODEL, downloads, store=store)
@@ -92,6 +96,7 @@ def test_a_link_by_name_leads_to_what_was_downloaded(
 def test_the_leftovers_of_the_dead_are_removed(
     any_registry: Registry, other: Registry, downloads: Downloads, store: FolderStore
 ) -> None:
+    """The staging folder of a dead owner is removed."""
     dead = claimed(other, lease=0.2)
     (store.staging(dead) / "half").write_bytes(b"x")
     record = any_registry.ensure(*MODEL, downloads, store=store)
@@ -103,6 +108,7 @@ def test_the_leftovers_of_the_dead_are_removed(
 def test_files_that_are_gone_are_downloaded_again(
     any_registry: Registry, downloads: Downloads, store: FolderStore
 ) -> None:
+    """Missing files are downloaded again under a later token."""
     first = any_registry.ensure(*MODEL, downloads, store=store)
     (store.path(first) / "weights").unlink()
     store.path(first).rmdir()
@@ -113,6 +119,7 @@ def test_files_that_are_gone_are_downloaded_again(
 
 
 def test_files_that_somebody_verifies(any_registry: Registry, downloads: Downloads) -> None:
+    """A verify that returns False causes a new download."""
     seen: list[ModelRecord] = []
 
     def verify(record: ModelRecord) -> bool:
@@ -127,6 +134,7 @@ def test_files_that_somebody_verifies(any_registry: Registry, downloads: Downloa
 
 
 def test_a_push_outruns_the_file_system(any_registry: Registry, downloads: Downloads) -> None:
+    """Files that appear within visibility_timeout are not downloaded again."""
     # The files come to be seen a little later: they are looked for again, and nothing is deleted.
     looks = 0
 
@@ -141,6 +149,7 @@ def test_a_push_outruns_the_file_system(any_registry: Registry, downloads: Downl
 
 
 def test_files_that_never_come_to_be_seen(any_registry: Registry, downloads: Downloads) -> None:
+    """Files that stay invisible for visibility_timeout are downloaded again."""
     first = any_registry.ensure(*MODEL, downloads)
     record = any_registry.ensure(
         *MODEL, downloads, verify=lambda record: record.token > first.token, visibility_timeout=0.5
@@ -153,6 +162,7 @@ def test_files_that_never_come_to_be_seen(any_registry: Registry, downloads: Dow
 def test_a_slow_answer_takes_nothing_from_the_time_to_be_seen(
     connect_any: Connect, make_server: MakeServer, downloads: Downloads
 ) -> None:
+    """A slow reply does not shorten visibility_timeout."""
     server = make_server()
     registry = connect_any(url=server.url)
     first = registry.ensure(*MODEL, downloads)
@@ -175,6 +185,7 @@ def test_a_slow_answer_takes_nothing_from_the_time_to_be_seen(
 def test_a_rivals_fresh_claim_is_not_deleted(
     any_registry: Registry, other: Registry, downloads: Downloads
 ) -> None:
+    """A failed verification does not delete a record that has replaced the verified one."""
     first = any_registry.ensure(*MODEL, downloads)
     rival: list[Any] = []
 
@@ -194,6 +205,8 @@ def test_a_rivals_fresh_claim_is_not_deleted(
 
 
 def test_a_verification_that_fails_is_the_callers(any_registry: Registry, downloads: Downloads) -> None:
+    """An exception of verify reaches the caller and leaves the record as it is."""
+
     def verify(record: ModelRecord) -> bool:
         raise ZeroDivisionError(record.model_name)
 
@@ -219,6 +232,7 @@ class Nfs(FolderStore):
 def test_files_that_only_a_listing_shows_are_there(
     any_registry: Registry, other: Registry, store: FolderStore, downloads: Downloads
 ) -> None:
+    """Files that only a listing of their folder shows are found."""
     record = other.ensure(*MODEL, downloads, store=store)
     seen = Nfs(store.root)
     assert any_registry.ensure(*MODEL, downloads, store=seen) == record
@@ -230,6 +244,7 @@ def test_files_that_only_a_listing_shows_are_there(
 def test_how_old_files_are_is_told_by_lease_time(
     any_registry: Registry, other: Registry, server_url: str, downloads: Downloads
 ) -> None:
+    """The age of files is measured in the server's lease time."""
     # The server's time is two hours ahead of everybody's clock.
     with redis.Redis.from_url(server_url) as raw:
         ahead = round((time.time() + 7200) * 1_000_000)
@@ -251,6 +266,7 @@ def test_how_old_files_are_is_told_by_lease_time(
 def test_a_root_that_was_replaced_is_not_the_cache(
     connect_any: Connect, downloads: Downloads, store: FolderStore
 ) -> None:
+    """A root that lost its mark raises CacheMismatch and is not written to."""
     registry = connect_any()
     record = registry.ensure(*MODEL, downloads, store=store)
     store.root.rename(store.root.with_name("unmounted"))
@@ -268,6 +284,7 @@ def test_a_root_that_was_replaced_is_not_the_cache(
 def test_a_root_of_another_namespace_is_not_the_cache(
     any_registry: Registry, downloads: Downloads, store: FolderStore
 ) -> None:
+    """A root with the mark of another namespace raises CacheMismatch."""
     store.write_mark(CacheMark("id", "another-namespace"))
     with pytest.raises(CacheMismatch, match="another-namespace"):
         any_registry.ensure(*MODEL, downloads, store=store)
@@ -277,6 +294,7 @@ def test_a_root_of_another_namespace_is_not_the_cache(
 def test_a_second_root_is_not_the_cache(
     any_registry: Registry, downloads: Downloads, store: FolderStore, tmp_path: Path
 ) -> None:
+    """A second root for the same namespace raises CacheMismatch."""
     any_registry.ensure(*MODEL, downloads, store=store)
     (tmp_path / "second").mkdir()
     with pytest.raises(CacheMismatch):
@@ -286,6 +304,7 @@ def test_a_second_root_is_not_the_cache(
 def test_after_the_loss_of_all_data_the_root_is_still_the_cache(
     any_registry: Registry, other: Registry, downloads: Downloads, store: FolderStore, server_url: str
 ) -> None:
+    """The mark of a root outlasts the loss of all data on the server."""
     any_registry.ensure(*MODEL, downloads, store=store)
     mark = store.read_mark()
     with redis.Redis.from_url(server_url) as raw:
@@ -298,6 +317,7 @@ def test_after_the_loss_of_all_data_the_root_is_still_the_cache(
 def test_many_who_begin_at_once_agree_on_the_cache(
     connect_any: Connect, pool: ThreadPoolExecutor, downloads: Downloads, store: FolderStore
 ) -> None:
+    """Concurrent first downloads agree on one mark."""
     clients = [connect_any() for _ in range(4)]
     wanted = [
         pool.submit(client.ensure, f"m{at}", "S3", downloads, store=store)
@@ -328,6 +348,7 @@ def test_a_cut_mark_is_written_anew(
     content: bytes,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
+    """A truncated mark of an unknown cache is rewritten once, with a warning."""
     path = store.root / ".pyregistry" / "cache_id"
     path.parent.mkdir()
     path.write_bytes(content)
@@ -345,6 +366,7 @@ def test_a_cut_mark_is_written_anew(
 def test_many_who_find_a_cut_mark_agree_on_the_cache(
     connect_any: Connect, pool: ThreadPoolExecutor, downloads: Downloads, store: FolderStore
 ) -> None:
+    """Concurrent clients that find a truncated mark agree on one new mark."""
     path = store.root / ".pyregistry" / "cache_id"
     path.parent.mkdir()
     path.touch()
@@ -364,6 +386,7 @@ def test_many_who_find_a_cut_mark_agree_on_the_cache(
 def test_a_cut_mark_of_a_cache_that_the_registry_knows_is_for_a_person(
     connect_any: Connect, downloads: Downloads, store: FolderStore, content: bytes
 ) -> None:
+    """A truncated mark of a known cache raises an error that says how to restore it."""
     record = connect_any().ensure(*MODEL, downloads, store=store)
     path = store.root / ".pyregistry" / "cache_id"
     whole = path.read_text()

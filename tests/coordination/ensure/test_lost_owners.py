@@ -20,6 +20,7 @@ def test_what_was_lost_does_not_count(
     pool: ThreadPoolExecutor,
     error: Exception | None,
 ) -> None:
+    """The result of a download whose claim is lost is dropped for the current record."""
     downloads.go.clear()
     downloads.error = error  # who comes later sweeps the folders of those who lost their claim
     wanted = pool.submit(any_registry.ensure, MODEL[0], MODEL[1], downloads, lease=1.0, touch=False)
@@ -34,6 +35,7 @@ def test_what_was_lost_does_not_count(
 
 @pytest.mark.parametrize("retry", [MOST_BATCHES, None], ids=["retried", "not retried"])
 def test_a_download_that_hangs(any_registry: Registry, retry: RetryPolicy | None) -> None:
+    """A download without progress for stall_timeout loses its claim and counts as failed."""
     claims: list[OwnedClaim] = []
 
     def download(claim: OwnedClaim) -> None:
@@ -52,6 +54,8 @@ def test_a_download_that_hangs(any_registry: Registry, retry: RetryPolicy | None
 
 
 def test_what_hung_publishes_nothing_though_it_ends_well(any_registry: Registry, store: FolderStore) -> None:
+    """A stalled download publishes nothing even if it ends without an error."""
+
     def download(claim: OwnedClaim, folder: Path) -> None:
         (folder / "weights").write_text("late")
         claim.report(5, 10)
@@ -65,6 +69,8 @@ def test_what_hung_publishes_nothing_though_it_ends_well(any_registry: Registry,
 
 
 def test_a_slow_download_that_advances_is_not_ended(any_registry: Registry) -> None:
+    """Progress within stall_timeout keeps a download alive."""
+
     def download(claim: OwnedClaim) -> None:
         for done in range(12):
             claim.report(done)
@@ -74,6 +80,8 @@ def test_a_slow_download_that_advances_is_not_ended(any_registry: Registry) -> N
 
 
 def test_a_download_that_reports_nothing_is_not_ended(any_registry: Registry) -> None:
+    """stall_timeout does not apply to a download that never reports progress."""
+
     def download(claim: OwnedClaim) -> None:
         assert not claim.lost.wait(0.5)
 

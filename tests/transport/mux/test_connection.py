@@ -45,6 +45,7 @@ if TYPE_CHECKING:
 
 
 async def test_cut_at_every_byte_of_a_reply(registry: AsyncRegistry, proxy: Proxy, other: Registry) -> None:
+    """A connection cut after any byte of a reply loses no claim and makes none twice."""
     at = 0
     proxy.cut_reply("claim", at)
     while True:
@@ -64,6 +65,7 @@ async def test_cut_at_every_byte_of_a_reply(registry: AsyncRegistry, proxy: Prox
 
 
 async def test_replies_in_pieces_of_one_byte(registry: AsyncRegistry, proxy: Proxy) -> None:
+    """Replies that arrive byte by byte are read whole."""
     for name in ("claim", "MGET", "read", "page", "counts"):
         proxy.trickle(name)
     results = await asyncio.gather(*(claim(registry, f"m{at}") for at in range(20)))
@@ -94,6 +96,7 @@ def of_all_kinds(registry: AsyncRegistry, number: int) -> list[asyncio.Task[Any]
 async def test_the_server_dies_with_a_thousand_calls_under_way(
     make_server: MakeServer, namespace: str
 ) -> None:
+    """Every call in flight on a server that dies raises an error of its own, and none hangs."""
     server = make_server()
     assert server.pid is not None
     async with AsyncRegistry.from_url(server.url, namespace) as registry:
@@ -111,6 +114,7 @@ async def test_the_server_dies_with_a_thousand_calls_under_way(
 
 
 async def test_a_server_that_falls_silent(make_server: MakeServer, namespace: str) -> None:
+    """Every call in flight on a silent server times out, and later calls work."""
     server = make_server()
     assert server.pid is not None
     async with AsyncRegistry.from_url(server.url, namespace, timeout=0.2) as registry:
@@ -126,6 +130,8 @@ async def test_a_server_that_falls_silent(make_server: MakeServer, namespace: st
 
 
 async def test_a_connection_that_is_cut_again_and_again(registry: AsyncRegistry, proxy: Proxy) -> None:
+    """Calls of many tasks succeed although their connection is cut again and again."""
+
     async def work(name: str) -> None:
         for _ in range(10):
             won = await claim(registry, name)
@@ -147,6 +153,7 @@ async def test_a_connection_that_is_cut_again_and_again(registry: AsyncRegistry,
 
 
 async def test_no_more_than_so_many_commands_are_under_way(registry: AsyncRegistry, proxy: Proxy) -> None:
+    """Commands in flight are bounded, and waiting calls are sent as one batch."""
     (held,) = proxy.pause("counts")
     tasks = [start(registry.get_status_counts()) for _ in range(3 * COMMANDS)]
     await arrived(held)
@@ -167,6 +174,7 @@ async def test_no_more_than_so_many_commands_are_under_way(registry: AsyncRegist
 
 
 async def test_what_the_server_does_not_read_is_not_written(make_server: MakeServer, namespace: str) -> None:
+    """The write buffer is bounded while the server does not read."""
     server = make_server()
     assert server.pid is not None
     async with AsyncRegistry.from_url(server.url, namespace, timeout=2 * SECONDS) as registry:
@@ -183,6 +191,7 @@ async def test_what_the_server_does_not_read_is_not_written(make_server: MakeSer
 
 
 async def test_a_server_that_reads_no_more(server_url: str, namespace: str) -> None:
+    """Calls to a server that stops reading time out, with a bounded write buffer."""
     # Connections are opened as ever: it is what is asked on them that nobody reads.
     with Valve(server_url) as valve:
         async with AsyncRegistry.from_url(valve.url, namespace, timeout=0.3) as registry:
@@ -202,6 +211,7 @@ async def test_a_server_that_reads_no_more(server_url: str, namespace: str) -> N
 
 
 async def test_who_waits_behind_the_bound_gives_up_too(server_url: str, namespace: str) -> None:
+    """Calls that wait for their turn on a stalled connection time out."""
     with Valve(server_url) as valve:
         async with AsyncRegistry.from_url(valve.url, namespace, timeout=0.3) as registry:
             valve.shut_at("counts", times=1000)
@@ -216,6 +226,7 @@ async def test_who_waits_behind_the_bound_gives_up_too(server_url: str, namespac
 
 
 async def test_everything_of_redis_pys_handshake(make_server: MakeServer, namespace: str) -> None:
+    """The connection uses the password, database, client name and protocol of the URL."""
     server = make_server(password="a secret")
     url = urlunsplit(urlsplit(server.url)._replace(path="/3"))
     async with AsyncRegistry.from_url(url, namespace, client_name="ours") as registry:
@@ -226,6 +237,7 @@ async def test_everything_of_redis_pys_handshake(make_server: MakeServer, namesp
 
 
 async def test_over_a_unix_socket(make_server: MakeServer, namespace: str, tmp_path: Path) -> None:
+    """An AsyncRegistry connects over a unix socket."""
     path = tmp_path / "s"
     make_server(unixsocket=str(path))
     async with AsyncRegistry.from_url(f"unix://{path}", namespace) as registry:
@@ -234,6 +246,7 @@ async def test_over_a_unix_socket(make_server: MakeServer, namespace: str, tmp_p
 
 @pytest.mark.server("debian")  # the embedded one has no TLS
 async def test_over_tls(make_server: MakeServer, namespace: str, tmp_path: Path) -> None:
+    """An AsyncRegistry connects over TLS, and the loss of the server is seen."""
     key, certificate = self_signed(tmp_path)
     port = free_port()
     server = make_server(
@@ -253,6 +266,7 @@ async def test_over_tls(make_server: MakeServer, namespace: str, tmp_path: Path)
 async def test_what_the_server_says_of_its_own_accord_is_no_reply(
     server_url: str, namespace: str, other: Registry
 ) -> None:
+    """Push messages between replies are not taken for replies."""
     registry = AsyncRegistry.from_url(server_url, namespace)
     transport: Any = transport_of(registry)
     pushed: list[list[Any]] = []
@@ -272,6 +286,8 @@ async def test_what_the_server_says_of_its_own_accord_is_no_reply(
 async def test_events_are_heard_on_the_connection_of_the_calls(
     server_url: str, namespace: str, other: Registry
 ) -> None:
+    """Events arrive on the connection of the calls, whose subscription ends with the watch."""
+
     def ours() -> int:
         return sum(each["name"] == namespace for each in raw.client_list())
 
@@ -294,6 +310,7 @@ async def test_events_are_heard_on_the_connection_of_the_calls(
 async def test_a_subscription_that_is_refused_moves_no_answer(
     make_server: MakeServer, namespace: str
 ) -> None:
+    """A refused subscription leaves other calls their own replies."""
     server = make_server()
     with redis.Redis.from_url(server.url) as raw:
         raw.acl_setuser(
@@ -311,6 +328,7 @@ async def test_a_subscription_that_is_refused_moves_no_answer(
 
 
 async def test_the_names_that_are_taken_over_are_there(server_url: str) -> None:
+    """redis-py has the private names that the transport uses."""
     # They are private to redis-py. What fails here would fail at every connection.
     pool = redis.asyncio.ConnectionPool.from_url(server_url, protocol=3)
     made: Any = pool.make_connection()  # type: ignore[no-untyped-call]  # redis-py
@@ -323,6 +341,7 @@ async def test_the_names_that_are_taken_over_are_there(server_url: str) -> None:
 
 
 async def test_the_other_transport_is_a_choice(server_url: str, namespace: str) -> None:
+    """transport="redis-py" works, and an unknown transport raises InvalidArgument."""
     async with AsyncRegistry.from_url(server_url, namespace, transport="redis-py") as registry:
         results = await asyncio.gather(*(claim(registry) for _ in range(5)))
         assert [type(result) for result in results].count(Claimed) == 1
@@ -332,6 +351,7 @@ async def test_the_other_transport_is_a_choice(server_url: str, namespace: str) 
 
 @pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning")
 async def test_a_client_that_nobody_has_any_more_hangs_up(proxy: Proxy, namespace: str) -> None:
+    """A garbage-collected AsyncRegistry closes its connection."""
     registry = AsyncRegistry.from_url(proxy.url, namespace)
     await registry.get_status("model")
     assert proxy.open
@@ -341,6 +361,7 @@ async def test_a_client_that_nobody_has_any_more_hangs_up(proxy: Proxy, namespac
 
 
 async def test_a_hundred_calls_to_nobody(namespace: str) -> None:
+    """Every call to a closed port raises RegistryUnavailable."""
     port = free_port()
     registry = AsyncRegistry.from_url(f"redis://127.0.0.1:{port}", namespace)
     tasks = of_all_kinds(registry, 100)

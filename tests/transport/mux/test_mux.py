@@ -62,6 +62,7 @@ async def test_what_is_asked_in_one_turn_shares_calls(registry: AsyncRegistry, p
 
 
 async def test_a_call_takes_64_items_and_no_more(registry: AsyncRegistry, proxy: Proxy) -> None:
+    """A script call carries at most 64 items and never splits a batch of the caller."""
     results = await asyncio.gather(*(claim(registry, f"m{at}") for at in range(150)))
     assert all(isinstance(result, Claimed) for result in results)
     assert proxy.sent["claim"] == 4, "the first alone"
@@ -102,6 +103,7 @@ async def test_those_who_ask_again_and_again_share_two_calls(registry: AsyncRegi
 async def test_a_batch_that_is_written_before_its_turn_ends_can_be_cancelled(
     registry: AsyncRegistry, proxy: Proxy, other: Registry
 ) -> None:
+    """Claims of a batch that is written early are released when their tasks are cancelled."""
     await asyncio.gather(*(claim(registry, f"first {at}") for at in range(20)))
     (held,) = proxy.pause("claim")
     tasks = [start(claim(registry, f"m{at}")) for at in range(10)]
@@ -146,6 +148,7 @@ async def test_a_cut_between_two_batches_of_one_turn(
 
 
 async def test_many_kinds_of_calls_at_once(registry: AsyncRegistry, other: Registry) -> None:
+    """Concurrent calls of many kinds get their own replies."""
     other.set_status("there", "S3", "DOWNLOADED", "by hand")
     calls: list[tuple[Awaitable[Any], object]] = []
     for at in range(100):
@@ -163,6 +166,7 @@ async def test_many_kinds_of_calls_at_once(registry: AsyncRegistry, other: Regis
 async def test_one_damaged_record_fails_its_own_call_alone(
     registry: AsyncRegistry, other: Registry, server_url: str, namespace: str
 ) -> None:
+    """A damaged record fails its own calls alone, each with an error of its own."""
     for name in ("a", "b", "c"):
         other.set_status(name, "S3", "DOWNLOADED")
     with redis.Redis.from_url(server_url) as raw:
@@ -195,6 +199,7 @@ async def test_what_is_no_text_in_a_record_fails_its_own_claim_alone(
 async def test_what_may_be_sent_again_shares_nothing_with_what_may_not(
     registry: AsyncRegistry, proxy: Proxy, other: Registry
 ) -> None:
+    """Idempotent and other requests are sent in separate commands."""
     proxy.lose_replies("claim")
     endless, leased, status, touch = await asyncio.gather(
         claim(registry, "endless", lease=None),
@@ -214,6 +219,7 @@ async def test_what_may_be_sent_again_shares_nothing_with_what_may_not(
 
 
 async def test_what_cannot_travel_fails_alone(registry: AsyncRegistry) -> None:
+    """A request that can not be encoded fails alone."""
     transport: Any = transport_of(registry)
     unfit: Any = object()
     call = transport.call(PlainOp(Head("unfit", None, verb="ECHO"), lambda replies: replies[0], argv=[unfit]))
@@ -231,6 +237,7 @@ def keep_from_being_alone(registry: AsyncRegistry) -> asyncio.Task[Any]:
 
 
 async def test_claims_of_one_model_are_one_request(registry: AsyncRegistry, proxy: Proxy) -> None:
+    """Equal claims of one model are one request with one winner."""
     keep_from_being_alone(registry)
     results = await asyncio.gather(*(claim(registry) for _ in range(200)))
     (winner,) = [result.claim for result in results if isinstance(result, Claimed)]
@@ -247,6 +254,7 @@ async def test_claims_of_one_model_are_one_request(registry: AsyncRegistry, prox
 async def test_claims_that_differ_are_asked_for_each(
     registry: AsyncRegistry, proxy: Proxy, difference: dict[str, Any]
 ) -> None:
+    """Claims of one model with different options are requests of their own."""
     (held,) = proxy.pause("claim")
     both = [start(claim(registry)), start(claim(registry, **difference))]
     await arrived(held)
@@ -297,6 +305,7 @@ async def test_many_kinds_of_claims_join_all_the_same(registry: AsyncRegistry, p
 
 
 async def test_one_claim_of_many_is_told_apart(registry: AsyncRegistry) -> None:
+    """Of two equal batches of claims, one wins every model."""
     # Two calls for the same models, in one batch: the script judges the second after the first.
     models = [("a", "S3"), ("b", "S3")]
     first, second = await asyncio.gather(*(registry.try_claim_many(models, lease=LEASE) for _ in range(2)))
@@ -343,6 +352,7 @@ def won_by(other: Registry) -> Claimed | None:
 async def test_an_answer_is_never_older_than_its_question(
     registry: AsyncRegistry, proxy: Proxy, other: Registry
 ) -> None:
+    """A call does not share the reply to a request sent before it."""
     theirs = other.try_claim_for_download("model", "S3", lease=LEASE)
     assert isinstance(theirs, Claimed)
     calls: list[tuple[str, Callable[[], Coroutine[Any, Any, Any]]]] = [
@@ -371,6 +381,7 @@ async def test_an_answer_is_never_older_than_its_question(
 async def test_later_claims_are_asked_for_together(
     registry: AsyncRegistry, proxy: Proxy, other: Registry
 ) -> None:
+    """Claims made while an equal one is in flight share the next request."""
     theirs = other.try_claim_for_download("model", "S3", lease=LEASE)
     assert isinstance(theirs, Claimed)
     (held,) = proxy.pause("claim", reply=True)
@@ -389,6 +400,7 @@ async def test_later_claims_are_asked_for_together(
 
 
 async def test_cancelled_before_it_is_written(registry: AsyncRegistry, proxy: Proxy, other: Registry) -> None:
+    """A claim cancelled before it is written is not sent."""
     another = start(registry.get_status("another", "S3"))
     task = start(claim(registry))
     await asyncio.sleep(0)
@@ -403,6 +415,7 @@ async def test_cancelled_before_it_is_written(registry: AsyncRegistry, proxy: Pr
 async def test_a_claim_that_nobody_waits_for_is_released(
     registry: AsyncRegistry, proxy: Proxy, other: Registry, reply: bool, how: str
 ) -> None:
+    """A claim whose task is cancelled in flight is released."""
     calls: dict[str, Callable[[], Coroutine[Any, Any, Any]]] = {
         "claim": lambda: claim(registry),
         "retry": lambda: registry.try_reset_error_for_retry("model", "S3"),
@@ -428,6 +441,7 @@ async def test_a_claim_that_nobody_waits_for_is_released(
 async def test_a_claim_with_a_name_of_its_own_stays(
     registry: AsyncRegistry, proxy: Proxy, other: Registry
 ) -> None:
+    """A cancelled claim with a claim_id is not released."""
     # Who named it may ask for it again by that name.
     (held,) = proxy.pause("claim", reply=True)
     task = start(claim(registry, claim_id="ours"))
@@ -443,6 +457,7 @@ async def test_a_claim_with_a_name_of_its_own_stays(
 async def test_the_next_who_waits_gets_the_claim(
     registry: AsyncRegistry, proxy: Proxy, other: Registry
 ) -> None:
+    """A claim whose first waiter is cancelled goes to the next waiter."""
     (held,) = proxy.pause("claim", reply=True)
     keep_from_being_alone(registry)
     tasks = [start(claim(registry)) for _ in range(3)]
@@ -460,6 +475,8 @@ async def test_the_next_who_waits_gets_the_claim(
 async def test_cancelled_between_the_answer_and_its_turn(
     registry: AsyncRegistry, proxy: Proxy, own_name: bool
 ) -> None:
+    """A claim cancelled after its reply arrived is released unless it has a claim_id."""
+
     async def cancel_the_second() -> None:
         await claim(registry, "first")
         # Its answer came in the same reply: it has been told, and has not had its turn yet.
@@ -485,6 +502,7 @@ async def test_cancelled_between_the_answer_and_its_turn(
 async def test_what_is_in_doubt_and_not_wanted_is_found_and_released(
     registry: AsyncRegistry, proxy: Proxy
 ) -> None:
+    """A cancelled claim whose reply is lost is sent again and released."""
     # The claim was run, its reply is lost, and its caller is gone: it is asked for again, to be given back.
     (held,) = proxy.pause("claim", reply=True)
     task = start(claim(registry))
@@ -497,6 +515,7 @@ async def test_what_is_in_doubt_and_not_wanted_is_found_and_released(
 
 
 async def test_a_cancelled_call_moves_nobody_elses_answer(registry: AsyncRegistry, proxy: Proxy) -> None:
+    """Cancelled calls leave the others their own replies."""
     names = [f"m{at}" for at in range(60)]
     await asyncio.gather(*(registry.set_status(name, "S3", "ERROR", name) for name in names))
     (held,) = proxy.pause("read", reply=True)
@@ -511,6 +530,7 @@ async def test_a_cancelled_call_moves_nobody_elses_answer(registry: AsyncRegistr
 
 
 async def test_a_storm_of_cancellations(registry: AsyncRegistry, other: Registry) -> None:
+    """Of many claims with random cancellations, every completed one is held and every other released."""
     chance = random.Random(7)
     tasks = {f"m{at}": start(claim(registry, f"m{at}")) for at in range(1000)}
     for at, name in enumerate(chance.sample(sorted(tasks), 700)):
@@ -539,6 +559,7 @@ async def test_a_storm_of_cancellations(registry: AsyncRegistry, other: Registry
 
 
 async def test_closing_waits_for_what_is_given_back(proxy: Proxy, namespace: str, other: Registry) -> None:
+    """close waits for the release of cancelled claims."""
     registry = AsyncRegistry.from_url(proxy.url, namespace)
     (held,) = proxy.pause("claim")
     task = start(claim(registry))
