@@ -31,6 +31,7 @@ WANTED = {
 
 @pytest.mark.parametrize("name", CHANGING)
 def test_64(lab: Lab, name: str) -> None:
+    """Each script accepts 64 items and replies to each."""
     replies = lab.call(name, *lab.busy(name, 64))
     assert [type(reply) for reply in replies] == [WANTED[name]] * 64
     assert len(lab.events) == (0 if name == "touch" else 64)
@@ -47,6 +48,7 @@ def test_the_sizes_where_an_array_changes_its_form(lab: Lab, size: int) -> None:
 @pytest.mark.parametrize("count", [0, 65, 128])
 @pytest.mark.parametrize("name", BATCHED)
 def test_too_few_and_too_many(lab: Lab, name: str, count: int) -> None:
+    """A script refuses no items and more than 64."""
     items = (lab.busy(name, 64) * 2)[:count]
     with pytest.raises(redis.ResponseError, match=rf"pyregistry: {name}\.v1 takes 1 to 64 items"):
         lab.call(name, *items)
@@ -72,6 +74,7 @@ def test_counts_of_keys_and_arguments(lab: Lab, name: str) -> None:
 
 
 def test_won_and_lost_claims(lab: Lab) -> None:
+    """A batch of claims gets for each model the reply that a single claim gets."""
     lab.finished("done", "0")
     lab.finished("failed", "0", status="ERROR")
     lab.downloading("abandoned", "0")
@@ -103,6 +106,7 @@ def test_won_and_lost_claims(lab: Lab) -> None:
 
 
 def test_won_and_lost_ends(lab: Lab) -> None:
+    """A batch of finishes gets for each model the reply that a single finish gets."""
     token = lab.downloading("mine", "a")
     again = lab.finished("again", "a")
     lab.finished("others", "x")
@@ -117,6 +121,7 @@ def test_won_and_lost_ends(lab: Lab) -> None:
 
 
 def test_known_and_unknown(lab: Lab) -> None:
+    """A batch of touches replies whether each model exists."""
     lab.set("a", "DOWNLOADED")
     lab.set("b", "ERROR")
     lab.finished("c", "0")
@@ -128,6 +133,7 @@ def test_known_and_unknown(lab: Lab) -> None:
 
 
 def test_deleted_held_and_absent(lab: Lab) -> None:
+    """A batch of deletes gets for each model the reply that a single delete gets."""
     for model in "abcd":
         lab.set(model, "DOWNLOADED")
     lab.hold("b", "x", 60)
@@ -149,6 +155,7 @@ def test_deleted_held_and_absent(lab: Lab) -> None:
 
 
 def test_one_model_claimed_twice(lab: Lab) -> None:
+    """Claims of one model in one batch have one winner."""
     first, second, third = lab.call(
         "claim",
         item("m", claim_id="a"),
@@ -163,6 +170,7 @@ def test_one_model_claimed_twice(lab: Lab) -> None:
 
 
 def test_one_model_taken_over_and_given_up(lab: Lab) -> None:
+    """In one batch a takeover and a model given up are seen by the later items."""
     lab.downloading("n", "0")
     lab.pass_time(HOUR)
     lab.downloading("m", "a", expected_bytes=4)
@@ -180,6 +188,7 @@ def test_one_model_taken_over_and_given_up(lab: Lab) -> None:
 
 
 def test_one_model_retried_twice(lab: Lab) -> None:
+    """Retries of one model in one batch have one winner."""
     lab.finished("m", "a", status="ERROR")
     first, second, third = lab.call("retry", *(item("m", claim_id=each) for each in "bcb"))
     assert isinstance(first, wire.ClaimGiven)
@@ -188,6 +197,7 @@ def test_one_model_retried_twice(lab: Lab) -> None:
 
 
 def test_one_model_renewed_twice(lab: Lab) -> None:
+    """Renewals of one model in one batch add up."""
     token = lab.downloading("m", "a", expected_bytes=10)
     mine = {"claim_id": "a", "token": token}
     replies = lab.call(
@@ -203,6 +213,7 @@ def test_one_model_renewed_twice(lab: Lab) -> None:
 
 
 def test_one_model_finished_twice(lab: Lab) -> None:
+    """The first finish of one model in a batch wins."""
     mine = {"claim_id": "a", "token": lab.downloading("m", "a", expected_bytes=10)}
     replies = lab.call(
         "finish",
@@ -215,11 +226,13 @@ def test_one_model_finished_twice(lab: Lab) -> None:
 
 
 def test_one_model_released_twice(lab: Lab) -> None:
+    """The second release of one claim in a batch is a repetition."""
     mine = {"claim_id": "a", "token": lab.downloading("m", "a")}
     assert lab.call("release", item("m", **mine), item("m", **mine)) == [wire.Done(), wire.Again()]
 
 
 def test_one_model_set_again_and_again(lab: Lab) -> None:
+    """Each set_status of one model in a batch gets a later token, except DOWNLOADING upon DOWNLOADING."""
     token = lab.downloading("m", "a", owner="first:1", expected_bytes=10)
     lab.call("set_status", *(item("m", status=each) for each in ("ERROR", "DOWNLOADED", "DOWNLOADING")))
     tokens = [event.record.token for event in lab.events]
@@ -238,6 +251,7 @@ def test_one_model_that_did_not_stay_where_it_was(lab: Lab) -> None:
 
 
 def test_one_model_touched_twice(lab: Lab) -> None:
+    """Each touch of one model in a batch advances the clock."""
     lab.set("m", "DOWNLOADED")
     before = lab.number("clock")
     assert lab.call("touch", item("m"), item("m")) == [wire.Known()] * 2
@@ -245,6 +259,7 @@ def test_one_model_touched_twice(lab: Lab) -> None:
 
 
 def test_one_model_deleted_twice(lab: Lab) -> None:
+    """The second delete of one model in a batch finds nothing."""
     lab.finished("m", "a", size_bytes=10)
     token = lab.record("m").token
     replies = lab.call("delete", item("m"), item("m"), item("m", token=token), item("m", force=1))
@@ -252,12 +267,14 @@ def test_one_model_deleted_twice(lab: Lab) -> None:
 
 
 def test_one_model_read_twice(lab: Lab) -> None:
+    """Two reads of one model in a batch return the same."""
     lab.set("m", "DOWNLOADED")
     first, second = lab.call("read", item("m"), item("m"))
     assert first == second
 
 
 def test_64_items_of_one_model(lab: Lab) -> None:
+    """A batch of 64 items may name one model 64 times."""
     replies = lab.call("claim", *(item("m", claim_id=f"id-{number}") for number in range(64)))
     assert [type(reply) for reply in replies] == [wire.ClaimGiven] + [wire.Exists] * 63
     lab.call("set_status", *(item("m", status="ERROR", message=str(number)) for number in range(64)))

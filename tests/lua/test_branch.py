@@ -13,12 +13,14 @@ BRANCH, SPELLING = "HuggingFace@main:m", "HuggingFace:m"
 
 
 def test_nothing_is_known(lab: Lab) -> None:
+    """An unknown branch has neither commit nor name."""
     found = lab.call("branch")
     assert (found.commit, found.name) == (None, None)
     assert abs(found.time - lab.utc()) < 60 * SECOND
 
 
 def test_a_branch_and_a_name(lab: Lab) -> None:
+    """set_branch stores the commit of a branch and the name of a repository, and branch returns both."""
     asked = lab.call("branch").time
     assert lab.call("set_branch", commit="c1", canonical="M", asked=asked) == wire.BranchSet(2)
     found = lab.call("branch")
@@ -31,6 +33,7 @@ def test_a_branch_and_a_name(lab: Lab) -> None:
 
 
 def test_the_name_alone(lab: Lab) -> None:
+    """set_branch without a branch stores the name alone."""
     assert lab.call("set_branch", branch="", commit="", canonical="M", asked=5) == wire.BranchSet(1)
     found = lab.call("branch")
     assert (found.commit, found.name) == (None, HubAnswer("M", 5))
@@ -61,6 +64,7 @@ def test_an_answer_from_the_future_is_one_of_now(lab: Lab) -> None:
 
 
 def test_a_step_back(lab: Lab) -> None:
+    """Lease time does not go back with the server's clock."""
     lab.pass_time(HOUR)
     last = lab.call("branch").time
     lab.call("set_branch", commit="c1", asked=last)
@@ -77,6 +81,7 @@ def test_a_step_back(lab: Lab) -> None:
     [b"", b"x", b"\x93", b"\x92\xa1x", msgspec.msgpack.encode(["c", "x"]), msgspec.msgpack.encode([1, 2])],
 )
 def test_a_value_that_can_not_be_read_is_none_and_replaced(lab: Lab, value: bytes) -> None:
+    """A damaged commit reads as none, and the next set_branch replaces it."""
     lab.call("set_branch", commit="c1", canonical="M", asked=7)
     lab.redis.hset(lab.keys.branches, BRANCH, value)
     found = lab.call("branch")

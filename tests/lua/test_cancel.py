@@ -14,6 +14,7 @@ from tests.lua.harness import HOUR, MINUTE, Lab, item
 @pytest.mark.parametrize("lease", [0, MINUTE])
 @pytest.mark.parametrize("permanent", [0, 1])
 def test_a_download(lab: Lab, lease: int, permanent: int) -> None:
+    """A cancel makes a live download an ERROR with its message, and ends its lease."""
     token = lab.downloading("m", "a", owner="host:7", lease=lease, expected_bytes=10)
     created = lab.record("m").created_at
     done = lab.one("cancel", "m", message="cancelled by two:2", retry_in=MINUTE, permanent=permanent)
@@ -37,6 +38,7 @@ def test_a_download(lab: Lab, lease: int, permanent: int) -> None:
 
 
 def test_the_owner_learns_of_it(lab: Lab) -> None:
+    """The owner of a cancelled claim gets Lost from renew, finish and release."""
     end = {"claim_id": "a", "token": lab.downloading("m", "a")}
     lab.one("cancel", "m", message="cancelled by two:2: too large", permanent=1)
     lost = wire.Lost("ERROR", "cancelled by two:2: too large")
@@ -47,6 +49,7 @@ def test_the_owner_learns_of_it(lab: Lab) -> None:
 
 
 def test_nobody_begins_it_again_before_its_time(lab: Lab) -> None:
+    """A cancelled model is retried after its back-off, or never if permanent."""
     lab.downloading("m", "a")
     lab.one("cancel", "m", retry_in=HOUR)
     assert lab.one("retry", "m", claim_id="b", max_attempts=9).retry_left > 0
@@ -59,6 +62,7 @@ def test_nobody_begins_it_again_before_its_time(lab: Lab) -> None:
 
 
 def test_begun_again_at_once(lab: Lab) -> None:
+    """A cancel without a back-off allows a retry at once."""
     lab.downloading("m", "a")
     lab.one("cancel", "m", retry_in=0)
     assert isinstance(lab.one("retry", "m", claim_id="b", max_attempts=1), wire.ClaimGiven)
@@ -66,6 +70,7 @@ def test_begun_again_at_once(lab: Lab) -> None:
 
 @pytest.mark.parametrize("how", ["claim", "retry"])
 def test_a_late_copy_of_the_claim_gets_nothing(lab: Lab, how: str) -> None:
+    """A repeated request of a cancelled claim gets nothing."""
     if how == "retry":
         lab.finished("m", "0", status="ERROR")
     assert isinstance(lab.one(how, "m", claim_id="a"), wire.ClaimGiven)
@@ -76,6 +81,7 @@ def test_a_late_copy_of_the_claim_gets_nothing(lab: Lab, how: str) -> None:
 
 
 def test_by_token(lab: Lab) -> None:
+    """A cancel by token ends the claim of that token alone, and is idempotent."""
     first = lab.downloading("m", "a")
     assert lab.one("cancel", "m", token=first + 1) == wire.OtherToken(first)
     assert lab.one("cancel", "m", token=first) == Cancelled("host:1", first)
@@ -99,6 +105,7 @@ def test_without_an_owner(lab: Lab) -> None:
 
 
 def test_what_is_no_download(lab: Lab) -> None:
+    """A cancel of a model that is not DOWNLOADING is refused."""
     assert lab.one("cancel", "m") == wire.SetRefused("")
     assert lab.one("cancel", "m", token=5) == wire.SetRefused("")
     lab.finished("m", "a")
@@ -108,6 +115,7 @@ def test_what_is_no_download(lab: Lab) -> None:
 
 
 def test_two_of_one_model(lab: Lab) -> None:
+    """The second cancel of one claim in a batch is a repetition."""
     token = lab.downloading("m", "a")
     first, second = lab.call("cancel", item("m"), item("m", token=token))
     assert (first, second) == (Cancelled("host:1", token), wire.Again())

@@ -14,6 +14,7 @@ ERROR = {"status": "ERROR"}
 
 
 def test_absent(lab: Lab) -> None:
+    """A claim of an absent model creates a DOWNLOADING record."""
     given = lab.claim("m", "a", owner="host:7", lease=MINUTE, expected_bytes=900)
     now = lab.number("time")
     assert given == wire.ClaimGiven(
@@ -39,6 +40,7 @@ def test_absent(lab: Lab) -> None:
 
 
 def test_absent_without_lease(lab: Lab) -> None:
+    """A claim without a lease never expires."""
     given = lab.claim("m", "a", lease=0)
     assert (given.lease_end, given.lease_left) == (0, wire.NEVER)
     assert lab.claim("m", "b") == wire.Exists("DOWNLOADING", 0, wire.NEVER)
@@ -47,6 +49,7 @@ def test_absent_without_lease(lab: Lab) -> None:
 
 
 def test_the_same_claim_again(lab: Lab) -> None:
+    """A repeated claim extends its lease and changes nothing else."""
     given = lab.claim("m", "a", lease=MINUTE, expected_bytes=5)
     was = lab.record("m")
     lab.pass_time(10 * SECOND)
@@ -58,6 +61,7 @@ def test_the_same_claim_again(lab: Lab) -> None:
 
 
 def test_the_same_claim_again_never_shortens_its_lease(lab: Lab) -> None:
+    """A repeated claim with a shorter lease keeps the longer one."""
     given = lab.claim("m", "a", lease=HOUR)
     again = lab.claim("m", "a", lease=SECOND)
     assert isinstance(again, wire.ClaimAgain)
@@ -66,6 +70,7 @@ def test_the_same_claim_again_never_shortens_its_lease(lab: Lab) -> None:
 
 
 def test_the_same_claim_again_after_its_lease(lab: Lab) -> None:
+    """A repeated claim after the end of its lease continues with its token."""
     token = lab.downloading("m", "a", lease=MINUTE)
     lab.pass_time(HOUR)
     again = lab.claim("m", "a", lease=MINUTE)
@@ -77,6 +82,7 @@ def test_the_same_claim_again_after_its_lease(lab: Lab) -> None:
 
 @pytest.mark.parametrize(("first", "then"), [(0, MINUTE), (MINUTE, 0), (0, 0)])
 def test_the_same_claim_again_that_never_ends(lab: Lab, first: int, then: int) -> None:
+    """A repeated claim never ends once one of its requests had no lease."""
     lab.downloading("m", "a", lease=first)
     again = lab.claim("m", "a", lease=then)
     assert (again.lease_end, again.lease_left) == (0, wire.NEVER)
@@ -84,6 +90,7 @@ def test_the_same_claim_again_that_never_ends(lab: Lab, first: int, then: int) -
 
 
 def test_a_live_claim(lab: Lab) -> None:
+    """A claim of a model with a live claim gets the time left."""
     given = lab.claim("m", "a", lease=MINUTE)
     lab.pass_time(20 * SECOND)
     exists = lab.claim("m", "b", lease=HOUR, expected_bytes=77, max_attempts=1)
@@ -103,6 +110,7 @@ def test_a_lease_ends_at_its_end(lab: Lab) -> None:
 
 
 def test_taken_over(lab: Lab) -> None:
+    """A claim after the end of a lease takes over with a later token, and learns owner and progress."""
     first = lab.claim("m", "a", owner="first:1", lease=MINUTE, expected_bytes=100)
     lab.one("renew", "m", claim_id="a", token=first.token, says=1, message="well on", bytes_done=60)
     created = lab.record("m").created_at
@@ -128,6 +136,7 @@ def test_taken_over(lab: Lab) -> None:
 
 
 def test_taken_over_with_other_expectations(lab: Lab) -> None:
+    """A takeover replaces the expected bytes."""
     lab.downloading("m", "a", expected_bytes=100)
     lab.pass_time(HOUR)
     lab.downloading("m", "b", expected_bytes=40)
@@ -146,6 +155,7 @@ def test_a_request_that_took_over_again(lab: Lab) -> None:
 
 
 def test_the_one_before_comes_back_too_late(lab: Lab) -> None:
+    """A repeated claim after a takeover gets nothing."""
     lab.downloading("m", "a")
     lab.pass_time(HOUR)
     token = lab.downloading("m", "b")
@@ -155,6 +165,7 @@ def test_the_one_before_comes_back_too_late(lab: Lab) -> None:
 
 
 def test_taken_over_after_a_release(lab: Lab) -> None:
+    """A claim after a release takes over without an attempt counted."""
     first = lab.claim("m", "a", owner="first:1", lease=0)
     lab.one("renew", "m", claim_id="a", token=first.token, lease=0, bytes_done=30)
     assert lab.one("release", "m", claim_id="a", token=first.token) == wire.Done()
@@ -165,6 +176,7 @@ def test_taken_over_after_a_release(lab: Lab) -> None:
 
 
 def test_attempts_used_up(lab: Lab) -> None:
+    """A claim beyond max_attempts makes the model a permanent ERROR."""
     lab.downloading("m", "a", expected_bytes=10)
     lab.pass_time(HOUR)
     token = lab.downloading("m", "b", owner="second:2", max_attempts=2)
@@ -189,6 +201,7 @@ def test_attempts_used_up(lab: Lab) -> None:
 
 
 def test_attempts_used_up_with_a_cool_down(lab: Lab) -> None:
+    """A claim beyond max_attempts with a cool-down makes the model an ERROR that can be retried after it."""
     lab.downloading("m", "a")
     lab.pass_time(HOUR)
     assert lab.claim("m", "b", max_attempts=1, cooldown=MINUTE) == wire.Exists("ERROR", 0, 0)
@@ -199,6 +212,7 @@ def test_attempts_used_up_with_a_cool_down(lab: Lab) -> None:
 
 
 def test_attempts_are_no_matter_while_the_claim_is_live_or_ones_own(lab: Lab) -> None:
+    """max_attempts does not affect a live claim or a repeated one."""
     lab.downloading("m", "a")
     assert lab.claim("m", "b", max_attempts=1).status == "DOWNLOADING"
     lab.pass_time(HOUR)
@@ -206,12 +220,14 @@ def test_attempts_are_no_matter_while_the_claim_is_live_or_ones_own(lab: Lab) ->
 
 
 def test_attempts_that_were_given_back_do_not_count(lab: Lab) -> None:
+    """A released attempt does not count."""
     token = lab.downloading("m", "a")
     lab.one("release", "m", claim_id="a", token=token)
     assert lab.claim("m", "b", max_attempts=1).attempts == 1
 
 
 def test_attempts_count_after_a_release_too(lab: Lab) -> None:
+    """Attempts before a released one count."""
     for claim_id in ("a", "b", "c"):
         token = lab.downloading("m", claim_id)
         lab.pass_time(HOUR)
@@ -222,6 +238,7 @@ def test_attempts_count_after_a_release_too(lab: Lab) -> None:
 
 @pytest.mark.parametrize("how", ["DOWNLOADED", "ERROR", "released"])
 def test_the_claim_that_ended_last(lab: Lab, how: str) -> None:
+    """A repeated request of the claim that ended last gets nothing."""
     token = lab.downloading("m", "a")
     if how == "released":
         lab.one("release", "m", claim_id="a", token=token)
@@ -245,23 +262,27 @@ def test_the_claim_that_ended_last_comes_late(lab: Lab) -> None:
 
 @pytest.mark.parametrize("status", ["DOWNLOADED", "ERROR"])
 def test_it_is_over(lab: Lab, status: str) -> None:
+    """A claim of a finished model returns its status."""
     lab.finished("m", "a", status=status)
     assert lab.claim("m", "b", expected_bytes=7, max_attempts=1) == wire.Exists(status, 0, 0)
 
 
 def test_an_error_waits_for_a_retry_however_long(lab: Lab) -> None:
+    """A claim does not begin an ERROR again."""
     lab.finished("m", "a", status="ERROR", retry_in=SECOND)
     lab.pass_time(HOUR)
     assert lab.claim("m", "b") == wire.Exists("ERROR", 0, 0)
 
 
 def test_a_status_that_somebody_set(lab: Lab) -> None:
+    """A DOWNLOADING that set_status wrote never expires."""
     lab.set("m", "DOWNLOADING")
     lab.pass_time(1000 * HOUR)
     assert lab.claim("m", "a", max_attempts=1) == wire.Exists("DOWNLOADING", 0, wire.NEVER)
 
 
 def test_an_eviction_under_way(lab: Lab) -> None:
+    """A claim of a model with a live eviction gets the time left."""
     lab.finished("m", "a", size_bytes=50)
     lab.evict("m", lease=MINUTE)
     exists = lab.claim("m", "b")
@@ -274,6 +295,7 @@ def test_an_eviction_under_way(lab: Lab) -> None:
 
 
 def test_an_eviction_that_nobody_ended(lab: Lab) -> None:
+    """A claim after the end of an eviction's lease takes over and starts anew."""
     for claim_id in ("a", "b", "c"):
         lab.pass_time(HOUR)
         token = lab.downloading("m", claim_id)
@@ -291,6 +313,7 @@ def test_an_eviction_that_nobody_ended(lab: Lab) -> None:
 
 
 def test_an_eviction_that_nobody_ended_is_not_for_a_late_copy(lab: Lab) -> None:
+    """A repeated request of an ended claim does not take over an eviction."""
     lab.finished("m", "a")
     lab.evict("m")
     lab.pass_time(2 * MINUTE)
@@ -298,6 +321,7 @@ def test_an_eviction_that_nobody_ended_is_not_for_a_late_copy(lab: Lab) -> None:
 
 
 def test_what_a_retry_began_is_the_same_claim(lab: Lab) -> None:
+    """A claim with the id of a retry is that claim."""
     lab.finished("m", "a", **ERROR)
     retried = lab.one("retry", "m", claim_id="b")
     again = lab.claim("m", "b")
@@ -306,6 +330,7 @@ def test_what_a_retry_began_is_the_same_claim(lab: Lab) -> None:
 
 
 def test_tokens_grow(lab: Lab) -> None:
+    """Each claim of a namespace gets a later token."""
     tokens = []
     for number in range(5):
         tokens.append(lab.downloading("m", f"id-{number}", lease=1))

@@ -8,10 +8,12 @@ from tests.lua.harness import HOUR, Lab
 
 
 def test_nothing(lab: Lab) -> None:
+    """An empty namespace counts nothing."""
     assert lab.call("counts") == Totals((0, 0, 0, 0), (0, 0, 0, 0))
 
 
 def test_every_status(lab: Lab) -> None:
+    """counts returns number and bytes for every status."""
     lab.downloading("a", "1", expected_bytes=100)
     lab.downloading("b", "2")
     lab.finished("c", "3", size_bytes=20)
@@ -22,6 +24,8 @@ def test_every_status(lab: Lab) -> None:
 
 
 def test_the_bytes_of_one_model_through_its_life(lab: Lab) -> None:
+    """The bytes of a model follow each transition."""
+
     def sums() -> tuple[int, ...]:
         counts: Totals = lab.call("counts")
         return counts.bytes
@@ -52,6 +56,7 @@ def test_the_bytes_of_one_model_through_its_life(lab: Lab) -> None:
 
 
 def test_the_bytes_of_what_is_given_up(lab: Lab) -> None:
+    """A model given up has no bytes."""
     lab.downloading("m", "a", expected_bytes=100)
     lab.pass_time(HOUR)
     lab.claim("m", "b", max_attempts=1)
@@ -69,6 +74,7 @@ def test_a_sum_that_somebody_damaged(lab: Lab) -> None:
 
 
 def test_sums_beyond_what_one_record_can_hold_are_not_negative(lab: Lab) -> None:
+    """Sums beyond the largest number of a record stay positive."""
     lab.finished("m", "a", size_bytes=2**52)
     lab.finished("n", "a", size_bytes=2**52 - 1)
     assert lab.call("counts").bytes == (0, 2**53 - 1, 0, 0)

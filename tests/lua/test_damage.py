@@ -123,6 +123,7 @@ def test_what_is_damaged_within_is_told_by_who_decodes_it(kind: str) -> None:
 
 @pytest.mark.parametrize("kind", DAMAGE)
 def test_delete_by_force_heals(between: Lab, kind: str) -> None:
+    """A forced delete removes a damaged record and its index entries, and no other delete does."""
     lab = between
     lab.damage("middle", DAMAGE[kind])
     lab.hold("middle", "x", 60)
@@ -137,6 +138,7 @@ def test_delete_by_force_heals(between: Lab, kind: str) -> None:
 
 
 def test_all_items_damaged(lab: Lab) -> None:
+    """A batch of damaged records gets an error for each."""
     for model in "ab":
         lab.damage(model, b"x")
     assert all(isinstance(each, wire.Damaged) for each in lab.call("claim", item("a"), item("b"), item("a")))

@@ -14,6 +14,7 @@ STATUSES = ["DOWNLOADING", "DOWNLOADED", "ERROR"]
 @pytest.mark.parametrize("by_token", [False, True])
 @pytest.mark.parametrize("status", STATUSES)
 def test_deleted(lab: Lab, status: str, by_token: bool) -> None:
+    """A delete removes the record and its index entry, and publishes one event."""
     lab.set("m", status)
     lab.set("other", status)
     token = lab.record("m").token if by_token else ""
@@ -24,6 +25,7 @@ def test_deleted(lab: Lab, status: str, by_token: bool) -> None:
 
 
 def test_a_live_claim_too(lab: Lab) -> None:
+    """A delete ends a live claim."""
     token = lab.downloading("m", "a", lease=0, expected_bytes=6)
     assert lab.one("delete", "m") == wire.Deleted()
     assert lab.one("finish", "m", claim_id="a", token=token) == wire.Lost("")
@@ -31,6 +33,7 @@ def test_a_live_claim_too(lab: Lab) -> None:
 
 @pytest.mark.parametrize("force", [0, 1])
 def test_absent(lab: Lab, force: int) -> None:
+    """A delete of an absent model changes nothing."""
     assert lab.one("delete", "m", force=force) == wire.Absent()
     assert lab.one("delete", "m", force=force, token=5) == wire.Absent()
     assert lab.state().values == {}
@@ -49,6 +52,7 @@ def test_another_token(lab: Lab, force: int) -> None:
 
 
 def test_an_eviction_under_way(lab: Lab) -> None:
+    """A live eviction refuses a delete, unless it is forced."""
     lab.finished("m", "a", size_bytes=5)
     token = lab.evict("m", lease=MINUTE).token
     refused = lab.one("delete", "m")
@@ -59,6 +63,7 @@ def test_an_eviction_under_way(lab: Lab) -> None:
 
 
 def test_an_eviction_that_never_ends(lab: Lab) -> None:
+    """An eviction without a lease refuses every delete that is not forced."""
     lab.finished("m", "a")
     lab.evict("m", lease=0)
     lab.pass_time(HOUR)
@@ -67,6 +72,7 @@ def test_an_eviction_that_never_ends(lab: Lab) -> None:
 
 
 def test_an_eviction_that_nobody_ended(lab: Lab) -> None:
+    """An eviction whose lease is over does not refuse a delete."""
     lab.finished("m", "a")
     lab.evict("m")
     lab.pass_time(HOUR)
@@ -75,6 +81,7 @@ def test_an_eviction_that_nobody_ended(lab: Lab) -> None:
 
 @pytest.mark.parametrize("status", STATUSES)
 def test_held(lab: Lab, status: str) -> None:
+    """Live holds refuse a delete and are counted, unless it is forced."""
     lab.set("m", status)
     token = lab.record("m").token
     lab.hold("m", "x", 60)
@@ -89,6 +96,7 @@ def test_held(lab: Lab, status: str) -> None:
 
 
 def test_held_no_more(lab: Lab) -> None:
+    """Expired holds do not refuse a delete and are removed."""
     lab.set("m", "DOWNLOADED")
     lab.hold("m", "x", 60)
     lab.pass_time(HOUR)
@@ -97,6 +105,7 @@ def test_held_no_more(lab: Lab) -> None:
 
 
 def test_held_and_evicting(lab: Lab) -> None:
+    """An eviction is reported before holds."""
     lab.finished("m", "a")
     lab.hold("m", "x", 7200)
     lab.evict("m")
@@ -106,6 +115,7 @@ def test_held_and_evicting(lab: Lab) -> None:
 
 
 def test_holders_of_another_type(lab: Lab) -> None:
+    """A holds key of another type is damage that a forced delete removes."""
     lab.set("m", "DOWNLOADED")
     lab.redis.set(lab.holds_key("m"), "x")
     assert isinstance(lab.one("delete", "m"), wire.Damaged)
@@ -114,6 +124,7 @@ def test_holders_of_another_type(lab: Lab) -> None:
 
 
 def test_the_holders_of_another_model_do_not_matter(lab: Lab) -> None:
+    """Holds of one model do not refuse a delete of another."""
     lab.set("m", "DOWNLOADED")
     lab.set("n", "DOWNLOADED")
     lab.hold("n", "x", 60)
@@ -121,6 +132,7 @@ def test_the_holders_of_another_model_do_not_matter(lab: Lab) -> None:
 
 
 def test_an_entry_in_several_sets_heals(lab: Lab) -> None:
+    """A delete removes an entry from every index."""
     lab.set("m", "ERROR")
     for each in (*STATUSES, "EVICTING"):
         lab.redis.zadd(lab.index(each), {item("m").entry: 1})
@@ -129,6 +141,7 @@ def test_an_entry_in_several_sets_heals(lab: Lab) -> None:
 
 
 def test_what_was_deleted_begins_anew(lab: Lab) -> None:
+    """A claim after a delete starts anew with a later token."""
     token = lab.finished("m", "a", size_bytes=5)
     lab.one("delete", "m")
     given = lab.claim("m", "a")

@@ -267,6 +267,7 @@ REPLIES = {
 
 @pytest.mark.parametrize("seed", range(4))
 def test_the_scripts_do_what_the_table_says(lab: Lab, seed: int) -> None:
+    """The scripts and the Python model reply the same on random walks that reach every reply."""
     walk = Walk(lab, seed)
     for _ in range(STEPS):
         walk.step()

@@ -7,6 +7,7 @@ from tests.lua.harness import HOUR, Lab, span
 
 
 def test_now_is_lease_time(lab: Lab) -> None:
+    """now returns lease time."""
     lab.downloading("m")
     lab.pass_time(HOUR)
     first = lab.moment()
@@ -17,6 +18,7 @@ def test_now_is_lease_time(lab: Lab) -> None:
 
 
 def test_now_does_not_go_back(lab: Lab) -> None:
+    """now does not go back with the server's clock."""
     lab.pass_time(HOUR)
     lab.downloading("m")
     last = lab.number("time")
@@ -25,6 +27,7 @@ def test_now_does_not_go_back(lab: Lab) -> None:
 
 
 def test_the_first_cache_id_stays(lab: Lab) -> None:
+    """cache stores the first id and returns it from then on."""
     assert lab.call("cache") == wire.Cache("")
     assert lab.call("cache", proposed="one") == wire.Cache("one")
     assert lab.call("cache", proposed="two") == wire.Cache("one")

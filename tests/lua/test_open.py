@@ -24,6 +24,7 @@ def another_server(lab: Lab) -> None:
 
 
 def test_a_new_namespace(lab: Lab) -> None:
+    """open stores schema and server of a new namespace."""
     server = info(lab)
     product = "valkey" if "valkey_version" in server else "redis"
     version = f"{product} {server[f'{product}_version']}"
@@ -32,6 +33,7 @@ def test_a_new_namespace(lab: Lab) -> None:
 
 
 def test_twice_changes_nothing(lab: Lab) -> None:
+    """open is idempotent."""
     lab.open()
     lab.finished("m", "a")
     before = lab.state()
@@ -68,6 +70,7 @@ def test_another_server(lab: Lab) -> None:
 
 
 def test_a_clock_that_runs_ahead(lab: Lab) -> None:
+    """open on another server moves the clock ahead, so that later tokens grow."""
     lab.open()
     lab.downloading("m", "a")
     ahead = lab.utc() + 5 * HOUR
@@ -90,6 +93,7 @@ def test_restarts_of_an_idle_registry(lab: Lab) -> None:
 
 
 def test_nothing_was_ever_written(lab: Lab) -> None:
+    """open on another server makes no clock in an empty namespace."""
     lab.open()
     another_server(lab)
     lab.open()
@@ -97,6 +101,7 @@ def test_nothing_was_ever_written(lab: Lab) -> None:
 
 
 def test_a_step_back_while_nobody_was_connected(lab: Lab) -> None:
+    """open stores by how far the server's clock went back."""
     lab.open()
     first = lab.moment()
     lab.finished("m", "a")
@@ -115,6 +120,7 @@ def test_a_step_back_while_nobody_was_connected(lab: Lab) -> None:
 
 
 def test_a_newer_schema(lab: Lab) -> None:
+    """open refuses a newer schema."""
     lab.open()
     lab.redis.hset(lab.keys.meta, "schema", 3)
     another_server(lab)
@@ -136,6 +142,7 @@ def test_an_older_schema_stays(lab: Lab) -> None:
 @pytest.mark.parametrize("kind", ["string", "list", "set", "hash", "zset", "stream"])
 @pytest.mark.parametrize("name", ["meta", "branches", *INDEXES])
 def test_shared_keys_of_another_type(lab: Lab, name: str, kind: str) -> None:
+    """open refuses shared keys of another type."""
     hashes = {"meta": lab.keys.meta, "branches": lab.keys.branches}
     key = hashes.get(name) or lab.index(name)
     if kind == ("hash" if name in hashes else "zset"):

@@ -31,11 +31,13 @@ def filled(lab: Lab) -> list[tuple[str, int]]:
 
 
 def test_all(lab: Lab, filled: list[tuple[str, int]]) -> None:
+    """page returns all entries in the order of their last use."""
     assert page(lab, *STATUSES) == filled
     assert page(lab, *reversed(STATUSES)) == filled
 
 
 def test_some(lab: Lab, filled: list[tuple[str, int]]) -> None:
+    """page returns the entries of the given statuses."""
     for at, status in enumerate(STATUSES):
         expected = [each for number, each in enumerate(filled) if number * 7 % 4 == at]
         assert page(lab, status) == expected
@@ -44,16 +46,19 @@ def test_some(lab: Lab, filled: list[tuple[str, int]]) -> None:
 
 @pytest.mark.parametrize("limit", [1, 2, 7, 39, 40, 41, 1000])
 def test_at_most_so_many(lab: Lab, filled: list[tuple[str, int]], limit: int) -> None:
+    """page returns at most `limit` entries."""
     assert page(lab, *STATUSES, limit=limit) == filled[:limit]
 
 
 @pytest.mark.parametrize("since", [0, 1, 10, 11, 385, 390, 391, 2**53 - 1])
 def test_from_a_last_use_on(lab: Lab, filled: list[tuple[str, int]], since: int) -> None:
+    """page returns the entries from a last use on."""
     assert page(lab, *STATUSES, since=since) == [each for each in filled if each[1] >= since]
 
 
 @pytest.mark.parametrize("limit", [1, 3, 39, 40])
 def test_page_after_page(lab: Lab, filled: list[tuple[str, int]], limit: int) -> None:
+    """Successive pages return every entry once."""
     found: list[tuple[str, int]] = []
     while some := page(lab, *STATUSES, since=found[-1][1] + 1 if found else 0, limit=limit):
         found += some
@@ -61,10 +66,12 @@ def test_page_after_page(lab: Lab, filled: list[tuple[str, int]], limit: int) ->
 
 
 def test_nothing(lab: Lab) -> None:
+    """page of an empty namespace returns nothing."""
     assert page(lab, *STATUSES) == []
 
 
 def test_the_largest_scores_are_exact(lab: Lab) -> None:
+    """page returns the largest scores exactly."""
     most = 2**53 - 1
     for number in range(3):
         record = StoredRecord("DOWNLOADED", created_at=1, token=1)

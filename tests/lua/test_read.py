@@ -11,6 +11,7 @@ from tests.lua.harness import Lab, item
 
 
 def test_found_and_absent(lab: Lab) -> None:
+    """read returns each record with its last use, and tells absent ones."""
     lab.downloading("a", "1", expected_bytes=5)
     lab.finished("b", "2", size_bytes=6)
     lab.finished("c", "3", status="ERROR")
@@ -45,6 +46,7 @@ def test_all_sizes_of_a_batch(lab: Lab, size: int) -> None:
 
 
 def test_what_the_index_has_lost(lab: Lab) -> None:
+    """read returns a last use of 0 for a record without an index entry."""
     lab.finished("m", "a")
     lab.redis.zrem(lab.index("DOWNLOADED"), item("m").entry)
     lab.damaged.add(item("m").entry)
@@ -52,6 +54,7 @@ def test_what_the_index_has_lost(lab: Lab) -> None:
 
 
 def test_the_largest_numbers(lab: Lab) -> None:
+    """read returns the largest numbers exactly."""
     most = 2**53 - 1
     lab.put("m", StoredRecord("DOWNLOADED", created_at=most, token=most, size_bytes=most))
     reply = lab.one("read", "m")

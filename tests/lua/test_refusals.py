@@ -73,6 +73,7 @@ def test_malformed_arguments_of_an_item(lab: Lab, name: str, arg: str, values: l
 
 @pytest.mark.parametrize(("name", "arg", "values"), arguments(shared=True))
 def test_malformed_arguments_of_a_call(lab: Lab, name: str, arg: str, values: list[str]) -> None:
+    """A malformed argument of a call is refused by its name."""
     items = lab.busy(name, 3) if contract_of(load(name, 1)).item_keys else []
     for value in values:
         shared: Any = {arg: value}
@@ -81,6 +82,7 @@ def test_malformed_arguments_of_a_call(lab: Lab, name: str, arg: str, values: li
 
 
 def test_the_largest_numbers(lab: Lab) -> None:
+    """The scripts accept the largest number in every argument."""
     most = 2**53 - 1
     token = lab.downloading("m", "a", lease=most, expected_bytes=most, max_attempts=most)
     assert (
@@ -117,6 +119,7 @@ def user(own_lab: Lab) -> Iterator[Callable[..., None]]:
 def test_a_script_touches_no_key_but_those_it_is_given(
     own_lab: Lab, user: Callable[..., None], name: str
 ) -> None:
+    """A script runs with rights to its declared keys alone."""
     lab = own_lab
     of_no_model = name in ("open", "counts", "now", "cache")
     items = [] if of_no_model else lab.busy(name, 1 if name == "page" else 2)
@@ -135,6 +138,7 @@ def refused(error: type[redis.ResponseError], lab: Lab, name: str, *items: Item)
 
 @pytest.mark.parametrize("rights", [("resetchannels", "+@all"), ("allchannels", "+@all", "-spublish")])
 def test_a_user_who_may_not_publish(own_lab: Lab, user: Callable[..., None], rights: tuple[str, ...]) -> None:
+    """A user without the right to publish changes nothing, and open names the right."""
     lab = own_lab
     user("~*", *rights)
     for name in PUBLISHING:
@@ -170,6 +174,7 @@ NEEDED = [
 
 
 def test_open_tells_which_command_a_user_may_not_use(own_lab: Lab, user: Callable[..., None]) -> None:
+    """open names the command that a user may not use."""
     for command in NEEDED:
         user("~*", "allchannels", "+@all", f"-{command}")
         with pytest.raises(NoPermissionError, match=f"needs a right that this user lacks: {command.upper()}"):

@@ -11,6 +11,7 @@ from tests.lua.harness import HOUR, MINUTE, SECOND, Lab
 
 
 def test_longer(lab: Lab) -> None:
+    """A renewal extends the lease and changes nothing else."""
     token = lab.downloading("m", "a", lease=MINUTE)
     was = lab.record("m")
     lab.pass_time(30 * SECOND)
@@ -22,12 +23,14 @@ def test_longer(lab: Lab) -> None:
 
 
 def test_never_shorter(lab: Lab) -> None:
+    """A renewal never shortens the lease."""
     given = lab.claim("m", "a", lease=HOUR)
     renewed = lab.one("renew", "m", claim_id="a", token=given.token, lease=1)
     assert renewed.lease_end == given.lease_end
 
 
 def test_after_the_lease(lab: Lab) -> None:
+    """A renewal after the end of the lease succeeds if no claim took over."""
     token = lab.downloading("m", "a", lease=MINUTE)
     lab.pass_time(HOUR)
     assert lab.one("renew", "m", claim_id="a", token=token, lease=MINUTE).lease_left == MINUTE
@@ -36,11 +39,13 @@ def test_after_the_lease(lab: Lab) -> None:
 
 @pytest.mark.parametrize(("first", "then"), [(0, MINUTE), (MINUTE, 0), (0, 0)])
 def test_never_ending(lab: Lab, first: int, then: int) -> None:
+    """A claim never ends once it, or a renewal of it, had no lease."""
     token = lab.downloading("m", "a", lease=first)
     assert lab.one("renew", "m", claim_id="a", token=token, lease=then) == wire.Renewed(0, wire.NEVER)
 
 
 def test_progress(lab: Lab) -> None:
+    """A renewal stores the progress it is given and keeps the rest."""
     token = lab.downloading("m", "a", expected_bytes=10)
     renew = {"claim_id": "a", "token": token}
 
@@ -67,6 +72,7 @@ def test_progress(lab: Lab) -> None:
 
 @pytest.mark.parametrize(("how", "number"), [("DOWNLOADED", 1), ("ERROR", 2), ("released", 3)])
 def test_ended_by_yourself(lab: Lab, how: str, number: int) -> None:
+    """A renewal after the claim's own end says how it ended."""
     token = lab.downloading("m", "a")
     renew = {"claim_id": "a", "token": token, "bytes_done": 5}
     if how == "released":
@@ -84,6 +90,7 @@ def test_ended_by_yourself(lab: Lab, how: str, number: int) -> None:
 
 
 def test_lost(lab: Lab) -> None:
+    """A renewal of a claim that the record does not have fails with the record's status."""
     token = lab.downloading("m", "a")
     renew = {"claim_id": "a", "token": token, "bytes_done": 5}
     assert lab.one("renew", "m", claim_id="b", token=token) == wire.Lost("DOWNLOADING")
@@ -102,6 +109,7 @@ def test_lost(lab: Lab) -> None:
 
 
 def test_lost_to_a_limit_of_attempts(lab: Lab) -> None:
+    """A renewal after the model was given up fails with its message."""
     token = lab.downloading("m", "a")
     lab.pass_time(HOUR)
     lab.claim("m", "b", max_attempts=1)
@@ -110,6 +118,7 @@ def test_lost_to_a_limit_of_attempts(lab: Lab) -> None:
 
 
 def test_a_late_copy_changes_only_the_lease(lab: Lab) -> None:
+    """A renewal with an older order changes the lease alone."""
     token = lab.downloading("m", "a", lease=MINUTE)
     renew = {"claim_id": "a", "token": token}
     half = {**renew, "says": 1, "message": "half of it", "bytes_done": 50, "order": 7}
@@ -126,6 +135,7 @@ def test_a_late_copy_changes_only_the_lease(lab: Lab) -> None:
 
 
 def test_the_order_is_that_of_one_claim(lab: Lab) -> None:
+    """A new claim starts with a new order of renewals."""
     token = lab.downloading("m", "a", lease=MINUTE)
     lab.one("renew", "m", claim_id="a", token=token, bytes_done=50, order=9)
     lab.pass_time(HOUR)
@@ -136,6 +146,7 @@ def test_the_order_is_that_of_one_claim(lab: Lab) -> None:
 
 
 def test_a_message_that_somebody_set_does_not_end_the_claim(lab: Lab) -> None:
+    """A message by set_status does not end the claim, and a renewal keeps it."""
     token = lab.downloading("m", "a")
     lab.set("m", "DOWNLOADING", "a word")
     assert isinstance(lab.one("renew", "m", claim_id="a", token=token), wire.Renewed)

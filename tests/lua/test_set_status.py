@@ -17,6 +17,7 @@ NOBODY = StatusSet("", "", 0)
 
 @pytest.mark.parametrize("status", STATUSES)
 def test_absent(lab: Lab, status: str) -> None:
+    """set_status of an absent model creates its record and publishes one event."""
     assert lab.set("m", status, "by hand", by="somebody:7") == NOBODY
     now = lab.number("time")
     end = 0 if status == "DOWNLOADING" else now
@@ -29,6 +30,7 @@ def test_absent(lab: Lab, status: str) -> None:
 @pytest.mark.parametrize("status", STATUSES)
 @pytest.mark.parametrize("was", ["DOWNLOADED", "ERROR"])
 def test_anything(lab: Lab, was: str, status: str) -> None:
+    """set_status replaces a finished status with a later token, and clears back-off and attempts."""
     lab.downloading("m", "0")
     lab.pass_time(HOUR)
     token = lab.finished(
@@ -54,6 +56,7 @@ def test_anything(lab: Lab, was: str, status: str) -> None:
 
 @pytest.mark.parametrize("status", ["DOWNLOADED", "ERROR"])
 def test_a_live_claim_ends(lab: Lab, status: str) -> None:
+    """set_status ends a live claim and says whose it was."""
     token = lab.downloading("m", "a", owner="first:1", expected_bytes=70)
     lab.one("renew", "m", claim_id="a", token=token, bytes_done=5)
     assert lab.set("m", status) == StatusSet("first:1", "a", token)
@@ -68,11 +71,13 @@ def test_a_live_claim_ends(lab: Lab, status: str) -> None:
 
 
 def test_a_claim_without_lease_is_a_live_one(lab: Lab) -> None:
+    """set_status ends a claim without a lease."""
     token = lab.downloading("m", "a", owner="first:1", lease=0)
     assert lab.set("m", "ERROR") == StatusSet("first:1", "a", token)
 
 
 def test_no_live_claim_ends(lab: Lab) -> None:
+    """set_status says that no claim ended where none was live."""
     lab.downloading("m", "a")
     lab.pass_time(HOUR)
     assert lab.set("m", "ERROR") == NOBODY
@@ -85,6 +90,7 @@ def test_no_live_claim_ends(lab: Lab) -> None:
 
 @pytest.mark.parametrize("lease", [0, MINUTE])
 def test_downloading_stays_downloading(lab: Lab, lease: int) -> None:
+    """set_status with DOWNLOADING changes the message of a live claim alone."""
     lab.downloading("m", "0")
     lab.pass_time(HOUR)
     token = lab.downloading("m", "a", lease=lease, expected_bytes=10)
@@ -98,6 +104,7 @@ def test_downloading_stays_downloading(lab: Lab, lease: int) -> None:
 
 
 def test_downloading_stays_downloading_after_the_lease(lab: Lab) -> None:
+    """set_status with DOWNLOADING does not extend a lease that is over."""
     lab.downloading("m", "a")
     lab.pass_time(HOUR)
     was = lab.record("m")
@@ -108,6 +115,7 @@ def test_downloading_stays_downloading_after_the_lease(lab: Lab) -> None:
 
 @pytest.mark.parametrize("status", STATUSES)
 def test_an_eviction_under_way(lab: Lab, status: str) -> None:
+    """A live eviction refuses set_status."""
     lab.finished("m", "a")
     lab.evict("m", lease=MINUTE)
     assert lab.set("m", status) == wire.SetRefused("EVICTING")
@@ -119,6 +127,7 @@ def test_an_eviction_under_way(lab: Lab, status: str) -> None:
 
 @pytest.mark.parametrize("status", STATUSES)
 def test_an_eviction_that_nobody_ended(lab: Lab, status: str) -> None:
+    """set_status replaces an eviction whose lease is over."""
     lab.finished("m", "a", size_bytes=9)
     evicting = lab.evict("m")
     lab.pass_time(HOUR)
@@ -130,6 +139,7 @@ def test_an_eviction_that_nobody_ended(lab: Lab, status: str) -> None:
 
 
 def test_to_evicting(lab: Lab) -> None:
+    """set_status refuses EVICTING."""
     assert lab.set("m", "EVICTING") == wire.SetRefused("")
     lab.downloading("m", "a")
     assert lab.set("m", "EVICTING") == wire.SetRefused("DOWNLOADING")
@@ -143,6 +153,7 @@ def test_to_evicting(lab: Lab) -> None:
 @pytest.mark.parametrize("status", STATUSES)
 @pytest.mark.parametrize("was", STATUSES)
 def test_an_entry_in_several_sets_heals(lab: Lab, was: str, status: str) -> None:
+    """set_status leaves an entry in the index of its status alone."""
     lab.set("m", was)
     for each in (*STATUSES, "EVICTING"):
         lab.redis.zadd(lab.index(each), {item("m").entry: 1})
@@ -151,12 +162,14 @@ def test_an_entry_in_several_sets_heals(lab: Lab, was: str, status: str) -> None
 
 
 def test_an_entry_without_a_record_heals(lab: Lab) -> None:
+    """set_status removes an index entry without a record."""
     lab.redis.zadd(lab.index("ERROR"), {item("m").entry: 1})
     lab.set("m", "DOWNLOADED")
     assert list(lab.state().sets_of(item("m").entry)) == ["DOWNLOADED"]
 
 
 def test_what_is_said_of_an_error(lab: Lab) -> None:
+    """set_status with ERROR stores back-off and permanence, and no files."""
     lab.one("set_status", "m", status="ERROR", retry_in=MINUTE, size_bytes=5, location="x")
     record = lab.record("m")
     assert (record.retry_at, record.permanent) == (lab.number("time") + MINUTE, 0)
@@ -167,6 +180,7 @@ def test_what_is_said_of_an_error(lab: Lab) -> None:
 
 
 def test_what_is_said_of_files_that_are_there(lab: Lab) -> None:
+    """set_status with DOWNLOADED stores size and location, and no back-off."""
     lab.one("set_status", "m", status="DOWNLOADED", size_bytes=5, location="x", retry_in=MINUTE, permanent=1)
     record = lab.record("m")
     assert (record.size_bytes, record.location, record.retry_at, record.permanent) == (5, "x", 0, 0)

@@ -103,6 +103,7 @@ def test_a_lease_ends_after_a_step_back(stepping: tuple[Lab, Step]) -> None:
 
 
 def test_tokens_and_the_order_of_use_grow_through_all_steps(stepping: tuple[Lab, Step]) -> None:
+    """Tokens and last uses grow through any steps of the clock."""
     lab, step = stepping
     tokens, names = [], []
     for number, hours in enumerate([-3, 7, -2, -2, 0, 5, -100, 30, -1]):
@@ -115,6 +116,7 @@ def test_tokens_and_the_order_of_use_grow_through_all_steps(stepping: tuple[Lab,
 
 
 def test_a_back_off_ends_after_a_step_back(stepping: tuple[Lab, Step]) -> None:
+    """A back-off lasts no longer after the clock went back."""
     lab, step = stepping
     lab.finished("m", "a", status="ERROR", retry_in=MINUTE)
     step(-5 * HOUR)
@@ -125,6 +127,7 @@ def test_a_back_off_ends_after_a_step_back(stepping: tuple[Lab, Step]) -> None:
 
 
 def test_a_hold_ends_after_a_step_back(stepping: tuple[Lab, Step]) -> None:
+    """A hold lasts no longer after the clock went back."""
     lab, step = stepping
     lab.set("m", "DOWNLOADED")
     lab.hold("m", "x", 60)
@@ -135,6 +138,7 @@ def test_a_hold_ends_after_a_step_back(stepping: tuple[Lab, Step]) -> None:
 
 
 def test_a_step_forward_ends_leases_and_the_token_tells_the_owners_apart(stepping: tuple[Lab, Step]) -> None:
+    """After a step forward ended a lease, the former owner's calls fail."""
     lab, step = stepping
     first = lab.downloading("m", "a", lease=HOUR)
     step(5 * HOUR)
@@ -177,6 +181,7 @@ def test_a_step_back_is_stored_by_whatever_may_write(stepping: tuple[Lab, Step],
 
 
 def test_a_step_back_is_stored_by_open(stepping: tuple[Lab, Step]) -> None:
+    """open stores by how far the clock went back."""
     lab, step = stepping
     lab.open()
     lab.finished("m", "a")
@@ -191,6 +196,7 @@ def test_a_step_back_is_stored_by_open(stepping: tuple[Lab, Step]) -> None:
 
 
 def test_reading_stores_nothing_after_a_step_back(stepping: tuple[Lab, Step]) -> None:
+    """Reading scripts write nothing after the clock went back."""
     lab, step = stepping
     lab.finished("m", "a")
     step(-2 * HOUR)

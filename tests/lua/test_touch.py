@@ -12,6 +12,7 @@ pytestmark = pytest.mark.server("embedded", "debian", "stack")  # as tests/contr
 
 @pytest.mark.parametrize("status", ["DOWNLOADING", "DOWNLOADED", "ERROR"])
 def test_known(lab: Lab, status: str) -> None:
+    """A touch of a known model moves its last use and publishes no event."""
     lab.set("m", status)
     first = lab.score("m")
     assert lab.one("touch", "m") == wire.Known()
@@ -20,6 +21,7 @@ def test_known(lab: Lab, status: str) -> None:
 
 
 def test_a_claim_whose_lease_is_over(lab: Lab) -> None:
+    """A touch does not extend a lease."""
     lab.downloading("m", "a")
     lab.pass_time(HOUR)
     assert lab.one("touch", "m") == wire.Known()
@@ -28,17 +30,20 @@ def test_a_claim_whose_lease_is_over(lab: Lab) -> None:
 
 @pytest.mark.parametrize("lease", [0, 1, HOUR])
 def test_evicting(lab: Lab, lease: int) -> None:
+    """A touch of an evicting model succeeds."""
     lab.finished("m", "a")
     lab.evict("m", lease=lease)
     assert lab.one("touch", "m") == wire.Known()
 
 
 def test_unknown(lab: Lab) -> None:
+    """A touch of an unknown model writes nothing."""
     assert lab.one("touch", "m") == wire.Unknown()
     assert lab.state().values == {}
 
 
 def test_the_order_of_use(lab: Lab) -> None:
+    """Touches order the models by their last use."""
     for model in "abcd":
         lab.set(model, "DOWNLOADED")
     lab.one("touch", "b")
@@ -87,6 +92,7 @@ def test_all_there_are_together(lab: Lab, size: int, ahead: int) -> None:
 
 @pytest.mark.parametrize("known", ["nothing", "EVICTING"])
 def test_a_step_back_is_kept_though_nothing_is_touched(lab: Lab, known: str) -> None:
+    """A touch stores by how far the clock went back, also if it touches nothing."""
     lab.finished("m", "a")
     if known == "EVICTING":
         lab.evict("m")

@@ -66,6 +66,7 @@ def mirror(lab: Lab, model: str) -> str:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_new_element_changes_no_released_text(newer: dict[str, Script], name: str) -> None:
+    """A new element of the record changes no released script."""
     assert newer_composer().compose(name, 1, source_of(name)) == load(name, 1).text
     assert newer[name].sha != load(name, 1).sha
     assert (f"[--[[MIRROR]] {len(NewerRecord.__struct_fields__)}]" in newer[name].text) == (
@@ -122,6 +123,7 @@ def test_both_versions_in_turn(lab: Lab, newer: dict[str, Script], order: str) -
 
 
 def test_the_older_version_keeps_what_the_newer_wrote(lab: Lab, newer: dict[str, Script]) -> None:
+    """Older scripts keep an element that newer ones wrote."""
     written = f"near {lab.keys.channel}"
     (given,) = lab.call("claim", item("m", claim_id="a"), script=newer["claim"])
     assert mirror(lab, "m") == written
@@ -136,6 +138,7 @@ def test_the_older_version_keeps_what_the_newer_wrote(lab: Lab, newer: dict[str,
 
 
 def test_the_newer_version_fills_in_what_the_older_left_out(lab: Lab, newer: dict[str, Script]) -> None:
+    """Newer scripts use the default of an element that older ones left out."""
     lab.finished("m", "a")
     assert mirror(lab, "m") == ""
     assert lab.call("touch", item("m"), script=newer["touch"]) == [wire.Known()]
@@ -145,6 +148,7 @@ def test_the_newer_version_fills_in_what_the_older_left_out(lab: Lab, newer: dic
 
 
 def test_one_batch_of_either_on_records_of_both(lab: Lab, newer: dict[str, Script]) -> None:
+    """Older and newer scripts work on records of both in one batch."""
     items = [item(f"m{number}", claim_id="a") for number in range(8)]
     given = lab.call("claim", *items[:4]) + lab.call("claim", *items[4:], script=newer["claim"])
     ends = [

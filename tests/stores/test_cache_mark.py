@@ -24,6 +24,7 @@ def links(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> No
 
 @pytest.mark.usefixtures("links")
 def test_the_first_mark_stays(store: FolderStore) -> None:
+    """The first mark of a root stays."""
     assert store.read_mark() is None
     assert store.write_mark(MARK) == MARK
     assert store.write_mark(CacheMark("other", "another")) == MARK
@@ -36,6 +37,7 @@ def test_the_first_mark_stays(store: FolderStore) -> None:
 
 @pytest.mark.usefixtures("links")
 def test_many_write_the_mark_at_once(store: FolderStore) -> None:
+    """Concurrent writers agree on one mark and leave no other file."""
     for turn in range(20):
         marks = [CacheMark(f"{turn}-{each}", "n") for each in range(4)]
         results = at_once([lambda mark=mark: store.write_mark(mark) for mark in marks])  # type: ignore[misc]  # mark
@@ -47,6 +49,7 @@ def test_many_write_the_mark_at_once(store: FolderStore) -> None:
 
 
 def test_a_mark_is_readable_by_others(store: FolderStore) -> None:
+    """A mark has the permissions of any new file."""
     store.write_mark(MARK)
     (store.root / "usual").touch()
     usual = (store.root / "usual").stat().st_mode
@@ -66,6 +69,7 @@ def test_a_mark_is_readable_by_others(store: FolderStore) -> None:
     ],
 )
 def test_a_damaged_mark(store: FolderStore, monkeypatch: pytest.MonkeyPatch, content: bytes) -> None:
+    """A damaged mark raises CacheMismatch and is left as it is."""
     monkeypatch.setattr(time, "sleep", lambda _: None)
     path = store.root / ".pyregistry/cache_id"
     path.parent.mkdir()
@@ -79,6 +83,7 @@ def test_a_damaged_mark(store: FolderStore, monkeypatch: pytest.MonkeyPatch, con
 
 
 def test_a_mark_that_is_being_written(store: FolderStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A mark that is being written is read again."""
     path = store.root / ".pyregistry/cache_id"
     path.parent.mkdir()
     path.touch()
@@ -90,6 +95,7 @@ def test_a_mark_that_is_being_written(store: FolderStore, monkeypatch: pytest.Mo
 def test_a_mark_that_is_removed_at_once_is_written_again(
     store: FolderStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """A mark removed right after it was written is written again."""
     read = store.read_mark
     path = store.root / ".pyregistry/cache_id"
     removals = iter([True, False])
@@ -104,6 +110,7 @@ def test_a_mark_that_is_removed_at_once_is_written_again(
 
 
 def test_a_mark_that_can_not_be_written(store: FolderStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A mark that can not be written raises and leaves no file."""
     with monkeypatch.context() as patch:
         patch.setattr(os, "link", failing(errno.EIO))
         with pytest.raises(OSError, match=os.strerror(errno.EIO)):

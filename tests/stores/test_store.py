@@ -44,6 +44,7 @@ def trash(store: FolderStore) -> list[str]:
 
 
 def test_the_root_must_be_a_folder(tmp_path: Path) -> None:
+    """A root that is not a folder raises ConfigurationError."""
     (tmp_path / "file").touch()
     for bad in (tmp_path / "file", tmp_path / "absent"):
         with pytest.raises(ConfigurationError, match=bad.name):
@@ -52,6 +53,7 @@ def test_the_root_must_be_a_folder(tmp_path: Path) -> None:
 
 
 def test_a_relative_root_stays_where_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A relative root is resolved when the store is made."""
     (tmp_path / "a").mkdir()
     monkeypatch.chdir(tmp_path)
     store = FolderStore("a")
@@ -61,6 +63,7 @@ def test_a_relative_root_stays_where_it_was(tmp_path: Path, monkeypatch: pytest.
 
 
 def test_a_root_that_is_gone_is_not_made_anew(tmp_path: Path) -> None:
+    """A root that is gone raises and is not created."""
     (tmp_path / "mount").mkdir()
     store = FolderStore(tmp_path / "mount")
     store.root.rmdir()
@@ -93,6 +96,7 @@ UNUSUAL = [
 
 
 def test_unusual_names(store: FolderStore) -> None:
+    """Models with unusual names are published, found and swept."""
     placed = {ref: publish(store, 7, ref, b"x" * size) for size, ref in enumerate(UNUSUAL, 1)}
     assert len({each.location for each in placed.values()}) == len(UNUSUAL)
     for size, ref in enumerate(UNUSUAL, 1):
@@ -112,6 +116,7 @@ def test_unusual_names(store: FolderStore) -> None:
 
 
 def test_a_short_name_can_not_pose_as_a_long_one(store: FolderStore) -> None:
+    """The folder of a long name differs from that of any short name."""
     long = publish(store, 1, ModelRef("m" * 500, "S3")).location.split("/")[0]
     poser = ModelRef(long.removeprefix("S3%3A"), "S3")
     assert publish(store, 1, poser).location.split("/")[0] != long
@@ -129,6 +134,7 @@ def alike(draw: st.DrawFn) -> tuple[ModelRef, ModelRef]:
 
 @given(st.tuples(REFS, REFS | st.sampled_from(UNUSUAL)) | alike())
 def test_a_folder_is_of_one_model_on_any_file_system(pair: tuple[ModelRef, ModelRef]) -> None:
+    """Folders of different models differ, also where case is folded."""
     ref, other = pair
     try:
         one, another = folder_of(ref), folder_of(other)
@@ -155,6 +161,7 @@ def test_a_folder_is_of_one_model_on_any_file_system(pair: tuple[ModelRef, Model
     ],
 )
 def test_what_folders_are_called(ref: ModelRef, folder: str) -> None:
+    """A model has the folder name that is documented."""
     assert folder_of(ref) == folder
 
 
@@ -162,6 +169,7 @@ def test_what_folders_are_called(ref: ModelRef, folder: str) -> None:
     "ref", [ModelRef("m"), ModelRef("", "S3"), ModelRef("m\0", "S3"), ModelRef("m", Provider("../x"))]
 )
 def test_what_names_no_model_is_refused(store: FolderStore, ref: ModelRef) -> None:
+    """A reference that names no model raises InvalidArgument."""
     with pytest.raises(InvalidArgument):
         store.find(ref)
     with pytest.raises(InvalidArgument):
@@ -172,6 +180,7 @@ def test_what_names_no_model_is_refused(store: FolderStore, ref: ModelRef) -> No
 
 
 def test_staging_is_kept_and_is_the_claims_own(store: FolderStore) -> None:
+    """The staging folder belongs to one claim and keeps its files."""
     mine = store.staging(claim_of(5))
     assert mine == store.root / ".pyregistry/staging" / FOLDER / "5"
     assert not list(mine.iterdir())
@@ -182,6 +191,7 @@ def test_staging_is_kept_and_is_the_claims_own(store: FolderStore) -> None:
 
 
 def test_what_is_published_is_whole(store: FolderStore) -> None:
+    """A published folder has every file, folder and link of its staging, at once."""
     claim = claim_of(5)
     staging = store.staging(claim)
     (staging / "a/b").mkdir(parents=True)
@@ -206,12 +216,14 @@ def test_what_is_published_is_whole(store: FolderStore) -> None:
 
 
 def test_publishing_again_says_the_same(store: FolderStore) -> None:
+    """A second publish of one claim returns the same result."""
     claim = stage(store, 5)
     first = store.publish(claim, yes)
     assert store.publish(claim, failing(errno.EIO)) == first  # needs no proof: it was published under one
 
 
 def test_two_threads_publish_one_claim(store: FolderStore) -> None:
+    """Two threads that publish one claim get the same result."""
     claim = stage(store, 5)
     both = threading.Barrier(2)
 
@@ -224,6 +236,7 @@ def test_two_threads_publish_one_claim(store: FolderStore) -> None:
 
 
 def test_what_was_published_is_not_replaced_by_the_claim_itself(store: FolderStore) -> None:
+    """A second download of one claim does not replace the first."""
     publish(store, 5, content=b"first")
     again = stage(store, 5, content=b"second")
     with pytest.raises(FileExistsError, match="already"):
@@ -233,6 +246,7 @@ def test_what_was_published_is_not_replaced_by_the_claim_itself(store: FolderSto
 
 @pytest.mark.parametrize("entries", [[], ["a/b", "c"]])
 def test_a_download_that_wrote_nothing(store: FolderStore, entries: list[str]) -> None:
+    """A download without a file raises InvalidArgument and publishes nothing."""
     for entry in entries:
         (store.staging(claim_of(5)) / entry).mkdir(parents=True)
     store.staging(claim_of(5))
@@ -244,11 +258,13 @@ def test_a_download_that_wrote_nothing(store: FolderStore, entries: list[str]) -
 
 
 def test_nothing_staged(store: FolderStore) -> None:
+    """A publish without a staging folder raises FileNotFoundError."""
     with pytest.raises(FileNotFoundError, match="nothing to publish"):
         store.publish(claim_of(5), yes)
 
 
 def test_a_lost_claim_publishes_nothing(store: FolderStore) -> None:
+    """A publish whose proof fails raises, publishes nothing, and can be repeated."""
     claim = stage(store, 5)
     with pytest.raises(ClaimLost, match="token 5") as lost:
         store.publish(claim, lambda: False)
@@ -263,6 +279,7 @@ def test_a_lost_claim_publishes_nothing(store: FolderStore) -> None:
 
 
 def test_all_is_on_the_disk_before_the_proof(store: FolderStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every file and folder is flushed before the proof, and the parents after the rename."""
     claim = stage(store, 5)
     (store.staging(claim) / "sub").mkdir()
     (store.staging(claim) / "sub/more").write_bytes(b"1")
@@ -282,6 +299,7 @@ def test_all_is_on_the_disk_before_the_proof(store: FolderStore, monkeypatch: py
 
 
 def test_what_can_not_be_synced(store: FolderStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A failed flush prevents a publish, unless the file system does not support it."""
     claim = stage(store, 5)
     monkeypatch.setattr(os, "fsync", failing(errno.ENOSPC))
     with pytest.raises(OSError, match="space"):
@@ -292,6 +310,7 @@ def test_what_can_not_be_synced(store: FolderStore, monkeypatch: pytest.MonkeyPa
 
 
 def test_a_failed_download_is_discarded(store: FolderStore) -> None:
+    """discard removes the staging folder of one claim and nothing that is published."""
     claim = stage(store, 5)
     stage(store, 6)
     store.discard(claim)
@@ -303,6 +322,7 @@ def test_a_failed_download_is_discarded(store: FolderStore) -> None:
 
 
 def test_a_stale_owner_publishes_after_the_later_one(store: FolderStore) -> None:
+    """Files that a stale owner publishes later are not found, and are swept."""
     stale = stage(store, 5, content=b"stale")
     proved, go_on = threading.Event(), threading.Event()
 
@@ -325,6 +345,7 @@ def test_a_stale_owner_publishes_after_the_later_one(store: FolderStore) -> None
 
 
 def test_a_stale_owner_was_swept(store: FolderStore) -> None:
+    """A stale owner whose staging was swept publishes nothing."""
     stale = stage(store, 5)
 
     def prove() -> bool:
@@ -356,6 +377,7 @@ def test_a_stale_owner_was_swept(store: FolderStore) -> None:
     ],
 )
 def test_locations_that_lead_astray(store: FolderStore, location: str | None) -> None:
+    """A location out of the root raises InvalidArgument."""
     for call in (store.path, store.contains, store.look_again):
         with pytest.raises(InvalidArgument) as error:
             call(record_at(location))
@@ -368,6 +390,7 @@ def test_locations_that_lead_astray(store: FolderStore, location: str | None) ->
 
 
 def test_what_is_there(store: FolderStore) -> None:
+    """contains and look_again are true for published folders alone."""
     record = record_at(publish(store, 5).location)
     assert store.path(record) == store.root / FOLDER / "5"
     for look in (store.contains, store.look_again):
@@ -380,6 +403,7 @@ def test_what_is_there(store: FolderStore) -> None:
 
 
 def test_a_link_is_its_makers_business(store: FolderStore, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """A published folder replaced by a link is found and not swept."""
     disk = tmp_path_factory.mktemp("disk")
     location = publish(store, 5).location
     (store.root / location).rename(disk / "moved")
@@ -391,6 +415,7 @@ def test_a_link_is_its_makers_business(store: FolderStore, tmp_path_factory: pyt
 
 
 def test_what_can_not_be_told_is_not_a_no(store: FolderStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An error of the file system is raised and not taken for absence."""
     record = record_at(publish(store, 5).location)
     for number in (errno.EACCES, errno.EIO, errno.ESTALE):
         with monkeypatch.context() as patch:
@@ -401,6 +426,7 @@ def test_what_can_not_be_told_is_not_a_no(store: FolderStore, monkeypatch: pytes
 
 
 def test_looking_again_lists_from_the_root_down(store: FolderStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    """look_again lists each folder from the root to the location."""
     listed: list[Path] = []
     listdir = os.listdir
 
@@ -415,6 +441,7 @@ def test_looking_again_lists_from_the_root_down(store: FolderStore, monkeypatch:
 
 
 def test_the_newest_is_found(store: FolderStore) -> None:
+    """find returns the published folder with the largest token."""
     assert store.find(REF) is None
     stage(store, 50)
     assert store.find(REF) is None
@@ -429,6 +456,7 @@ def test_the_newest_is_found(store: FolderStore) -> None:
 
 
 def test_what_vanishes_while_it_is_looked_at(store: FolderStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    """find skips a folder that vanishes meanwhile."""
     publish(store, 5)
     publish(store, 6)
     scandir = os.scandir
@@ -446,6 +474,7 @@ def test_what_vanishes_while_it_is_looked_at(store: FolderStore, monkeypatch: py
 
 
 def test_a_sweep_removes_what_is_below_the_token(store: FolderStore) -> None:
+    """A sweep removes what is older than the token, except the location."""
     other = ModelRef("org/other", "HuggingFace")
     for token in (3, 5, 7, 9, 11):
         publish(store, token)
@@ -465,6 +494,7 @@ def test_a_sweep_removes_what_is_below_the_token(store: FolderStore) -> None:
 
 @pytest.mark.parametrize("location", [f"{FOLDER}/5", f"./{FOLDER}//5/", f"{FOLDER}/5/inside"])
 def test_a_sweep_spares_the_location(store: FolderStore, location: str) -> None:
+    """A sweep keeps the location in any spelling."""
     publish(store, 5)
     publish(store, 6)
     assert store.sweep(REF, 9, location) == [store.root / FOLDER / "6"]
@@ -472,6 +502,7 @@ def test_a_sweep_spares_the_location(store: FolderStore, location: str) -> None:
 
 
 def test_a_sweep_without_a_location_leaves_what_is_published(store: FolderStore) -> None:
+    """A sweep without a location removes staging folders alone."""
     publish(store, 3)
     stage(store, 4)
     stage(store, 5)
@@ -480,6 +511,7 @@ def test_a_sweep_without_a_location_leaves_what_is_published(store: FolderStore)
 
 
 def test_a_sweep_touches_only_folders_that_are_named_by_a_token(store: FolderStore) -> None:
+    """A sweep removes folders that are named by a token, and nothing else."""
     publish(store, 3)
     for where in (store.root / FOLDER, store.staging(claim_of(3)).parent):
         for name in ("03", "1.tmp", "+1", "-1", "notes", "٣", ".1"):
@@ -494,11 +526,13 @@ def test_a_sweep_touches_only_folders_that_are_named_by_a_token(store: FolderSto
 
 
 def test_a_sweep_where_nothing_is(store: FolderStore) -> None:
+    """A sweep of an empty root changes nothing."""
     assert store.sweep(REF, 100, f"{FOLDER}/5") == []
     assert tree(store.root) == set()
 
 
 def test_two_sweepers(store: FolderStore, caplog: pytest.LogCaptureFixture) -> None:
+    """Concurrent sweeps remove each folder once, without a warning."""
     for token in range(40):
         publish(store, token)
         stage(store, token + 100)
@@ -513,6 +547,7 @@ def test_two_sweepers(store: FolderStore, caplog: pytest.LogCaptureFixture) -> N
 def test_what_can_not_be_removed_is_left_to_the_next_sweep(
     store: FolderStore, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
+    """A file that can not be removed stays in the trash until a later sweep."""
     publish(store, 3)
     for name in (".nfs0001", *"abcdefgh"):  # before and after it, in whichever order they are removed
         (store.root / FOLDER / "3" / name).touch()
@@ -543,6 +578,7 @@ def test_what_can_not_be_removed_is_left_to_the_next_sweep(
 def test_what_can_not_be_moved_stays_whole(
     store: FolderStore, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
+    """A folder that can not be moved stays whole, with a warning."""
     publish(store, 3)
     with monkeypatch.context() as patch:
         patch.setattr(Path, "rename", failing(errno.EACCES))
@@ -555,6 +591,7 @@ def test_what_can_not_be_moved_stays_whole(
 def test_what_can_not_be_discarded_is_logged(
     store: FolderStore, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
+    """A staging folder that can not be discarded is logged and swept later."""
     claim = stage(store, 3)
     with monkeypatch.context() as patch:
         patch.setattr(os, "unlink", failing(errno.EACCES))

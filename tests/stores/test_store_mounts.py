@@ -28,6 +28,7 @@ def listed(tmp_path: Path) -> FolderStore:
 
 
 def test_models_that_differ_in_case_share_nothing_where_case_is_folded(tmp_path: Path) -> None:
+    """Models that differ in case have separate folders on a file system that folds case."""
     code = """
 store, upper = FolderStore(root), ModelRef("Org/Model", "HuggingFace")
 (root / "FOLDS").touch()
@@ -45,6 +46,7 @@ print(one.location, two.location)
 
 
 def test_a_former_folder_is_found_and_swept(tmp_path: Path) -> None:
+    """Folders named by an older version are found and swept."""
     store = FolderStore(tmp_path)
     for model, form in ((UPPER, "HuggingFace%3AOrg%2FModel"), (REF, "HuggingFace%3Aorg%2Fmodel")):
         (tmp_path / form / "5").mkdir(parents=True)
@@ -60,6 +62,7 @@ def test_a_former_folder_is_found_and_swept(tmp_path: Path) -> None:
 
 
 def test_a_former_folder_that_may_be_anothers_is_left_alone(tmp_path: Path) -> None:
+    """A folder of an older version that may belong to two models is left alone."""
     code = """
 store = FolderStore(root)
 (root / "HuggingFace%3AOrg%2FModel/5").mkdir(parents=True)  # an older version put both models here
@@ -78,6 +81,7 @@ assert store.contains(record_at("HuggingFace%3AOrg%2FModel/5"))
 
 @pytest.mark.parametrize("number", [errno.EXDEV, errno.ENOSYS, errno.EPERM, errno.EACCES, errno.ENOTSUP])
 def test_a_root_that_can_not_rename_folders_is_found_before_the_download(tmp_path: Path, number: int) -> None:
+    """check raises LocalFault on a root that can not rename folders."""
     code = """
 from pyregistry import LocalFault
 try:
@@ -97,6 +101,7 @@ FolderStore(root, publish="manifest").check()
 
 
 def test_a_store_without_renames(tmp_path: Path) -> None:
+    """publish="manifest" works without renames of folders."""
     code = """
 store = FolderStore(root, publish="manifest", by_name=True)
 store.check()
@@ -157,6 +162,7 @@ else:
 def test_a_fleet_on_a_mount_without_renames(
     tmp_path: Path, server_url: str, namespace: str, kind: str
 ) -> None:
+    """ensure with publish="manifest" works without renames, and downloads incomplete files again."""
     first: Any = json.loads(on_mount(ENSURE, tmp_path, server_url, namespace, kind, RENAME=errno.EXDEV))
     assert first[:2] == [f"{FOLDER}/{first[2]}.files", 14]
     again: Any = json.loads(on_mount(ENSURE, tmp_path, server_url, namespace, kind, RENAME=errno.EXDEV))
@@ -169,6 +175,7 @@ def test_a_fleet_on_a_mount_without_renames(
 
 
 def test_what_can_not_be_flushed_is_not_published(tmp_path: Path) -> None:
+    """A store that can not flush publishes nothing, and check says so."""
     code = """
 from pyregistry import LocalFault
 for how in ("rename", "manifest"):
@@ -199,6 +206,7 @@ for how in ("rename", "manifest"):
 
 
 def test_a_manifest_lists_what_there_is(listed: FolderStore) -> None:
+    """A manifest lists every file with its size, and every link."""
     claim = claim_of(5)
     staging = listed.staging(claim)
     (staging / "a b").mkdir()
@@ -214,6 +222,7 @@ def test_a_manifest_lists_what_there_is(listed: FolderStore) -> None:
 
 @pytest.mark.parametrize("damage", ["file", "folder", "link", "size", "cut", "empty"])
 def test_what_is_not_whole_is_not_there(listed: FolderStore, damage: str) -> None:
+    """A published folder that differs from its manifest is not found."""
     claim = stage(listed, 5)
     staging = listed.staging(claim)
     (staging / "sub").mkdir()
@@ -244,6 +253,7 @@ def test_what_is_not_whole_is_not_there(listed: FolderStore, damage: str) -> Non
 
 
 def test_a_cut_manifest_is_written_anew(listed: FolderStore) -> None:
+    """A truncated manifest is rewritten by its claim."""
     claim = stage(listed, 5)
     (listed.root / FOLDER / "5.json").write_bytes(b'{"files":')  # written by this claim, and stopped
     assert listed.find(REF) is None
@@ -251,6 +261,7 @@ def test_a_cut_manifest_is_written_anew(listed: FolderStore) -> None:
 
 
 def test_what_was_published_with_a_manifest_is_not_changed(listed: FolderStore) -> None:
+    """A second download of one claim does not replace a published manifest."""
     publish(listed, 5)
     again = claim_of(5)
     (listed.staging(again) / "more").touch()
@@ -259,6 +270,7 @@ def test_what_was_published_with_a_manifest_is_not_changed(listed: FolderStore) 
 
 
 def test_a_lost_claim_writes_no_manifest(listed: FolderStore) -> None:
+    """A publish whose proof fails writes no manifest."""
     claim = stage(listed, 5)
     with pytest.raises(ClaimLost, match="token 5"):
         listed.publish(claim, lambda: False)
@@ -269,6 +281,7 @@ def test_a_lost_claim_writes_no_manifest(listed: FolderStore) -> None:
 
 
 def test_stores_of_both_kinds_share_a_root(listed: FolderStore) -> None:
+    """Stores with and without manifests find and sweep each other's folders."""
     renaming = FolderStore(listed.root)
     half = stage(listed, 7)
     one = publish(renaming, 5)
@@ -287,6 +300,7 @@ def test_stores_of_both_kinds_share_a_root(listed: FolderStore) -> None:
 
 
 def test_a_stale_owner_leaves_a_manifest_of_what_was_swept(listed: FolderStore) -> None:
+    """A manifest of swept files is not found, and is swept."""
     stale = stage(listed, 5)
 
     def prove() -> bool:
@@ -301,6 +315,7 @@ def test_a_stale_owner_leaves_a_manifest_of_what_was_swept(listed: FolderStore) 
 
 
 def test_the_root_itself_is_never_removed(listed: FolderStore) -> None:
+    """No discard and no sweep removes the root."""
     listed.discard(stage(listed, 5))
     assert tree(listed.root) == set()
     listed.sweep(REF, 9, None)
@@ -313,6 +328,7 @@ def test_the_root_itself_is_never_removed(listed: FolderStore) -> None:
 
 
 def test_a_mark_heals_where_nothing_can_be_renamed(tmp_path: Path) -> None:
+    """A mark is replaced on a file system without renames."""
     code = """
 from pyregistry.store import CacheMark
 store, mark = FolderStore(root, publish="manifest"), CacheMark("4f2a", "n")
@@ -328,5 +344,6 @@ assert store.read_mark() == mark
 
 
 def test_how_to_publish_is_one_of_two_words(tmp_path: Path) -> None:
+    """publish accepts "rename" and "manifest" alone."""
     with pytest.raises(InvalidArgument, match="rename, manifest"):
         FolderStore(tmp_path, publish="copy")  # type: ignore[arg-type]  # that is the test

@@ -140,6 +140,7 @@ def test_users_of_one_group_share_a_root(shared: Path, umask: int, setgid: int) 
 
 @ROOT_ALONE
 def test_a_root_that_only_its_owner_may_write_to(shared: Path) -> None:
+    """Published files are readable by the group, and check tells a user who may not write."""
     shared.chmod(0o750)
     os.chown(shared, 4001, USERS_GROUP)
     where = as_user(DOWNLOAD, shared, 5, uid=4001, gid=4001, groups=[USERS_GROUP], umask=0o027)
@@ -200,6 +201,7 @@ for how in ("rename", "manifest"):
 
 @ROOT_ALONE
 def test_what_another_user_has_closed_is_moved_and_left_to_that_user(shared: Path) -> None:
+    """A closed folder of another user is moved to the trash, and its user's sweep removes it."""
     code = """
 store = FolderStore(sys.argv[1])
 closed = store.staging(stage(store, 5)) / "closed"
@@ -240,6 +242,7 @@ print(FolderStore(sys.argv[1]).staging(claim_of(5)).is_dir())
 
 
 def test_a_check_leaves_nothing(store: FolderStore) -> None:
+    """check leaves no file."""
     store.check()
     assert tree(store.root) == {".pyregistry"}
     FolderStore(store.root, publish="manifest").check()
@@ -247,6 +250,7 @@ def test_a_check_leaves_nothing(store: FolderStore) -> None:
 
 
 def test_what_a_check_left_that_was_killed_is_removed(store: FolderStore) -> None:
+    """Files of a killed check are removed once they are old."""
     program = """
 import os, sys
 from pathlib import Path
@@ -276,6 +280,7 @@ FolderStore(sys.argv[1]).check()
 
 
 def test_many_check_one_root_at_once(store: FolderStore) -> None:
+    """Concurrent checks of one root succeed and leave no file."""
     program = """
 import sys
 from pyregistry import FolderStore
@@ -292,6 +297,7 @@ for _ in range(50):
 
 
 def test_a_root_that_is_gone_is_a_fault_of_this_machine(tmp_path: Path) -> None:
+    """check of a root that is gone raises LocalFault and creates nothing."""
     (tmp_path / "mount").mkdir()
     store = FolderStore(tmp_path / "mount")
     store.root.rmdir()
@@ -302,6 +308,7 @@ def test_a_root_that_is_gone_is_a_fault_of_this_machine(tmp_path: Path) -> None:
 
 
 def test_too_few_descriptors_are_a_fault_of_this_machine(store: FolderStore) -> None:
+    """check without free descriptors raises LocalFault and names the limit."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     opened = os.open(os.devnull, os.O_RDONLY)
     os.close(opened)
@@ -340,6 +347,7 @@ except LocalFault as error:
 
 
 def test_links_into_the_download_are_made_relative(store: FolderStore, tmp_path: Path) -> None:
+    """Links within a download are made relative and lead to the published files."""
     (tmp_path / "by another way").symlink_to(tmp_path)
     claim = claim_of(5)
     folder = store.staging(claim)
@@ -387,6 +395,7 @@ def test_links_into_the_download_are_made_relative(store: FolderStore, tmp_path:
 )
 @pytest.mark.parametrize("how", ["rename", "manifest"])
 def test_links_that_would_not_hold_are_refused(tmp_path: Path, says: str, why: str, how: str) -> None:
+    """A link out of a download, or to nothing, raises InvalidArgument and changes nothing."""
     (tmp_path / "cache").touch()
     store = FolderStore(tmp_path, publish=how)  # type: ignore[arg-type]  # one of the two
     claim = stage(store, 5)
@@ -406,6 +415,7 @@ def test_links_that_would_not_hold_are_refused(tmp_path: Path, says: str, why: s
 
 @pytest.mark.parametrize("how", ["rename", "manifest"])
 def test_links_out_of_the_download_for_those_who_ask(tmp_path: Path, how: str) -> None:
+    """outside_links keeps links out of a download, except to nothing."""
     root = tmp_path / "root"
     root.mkdir()
     (root / "blob").write_bytes(b"shared")
@@ -430,6 +440,7 @@ def test_links_out_of_the_download_for_those_who_ask(tmp_path: Path, how: str) -
 
 
 def test_folders_that_are_empty_go(store: FolderStore) -> None:
+    """Empty folders of a store are removed."""
     one = publish(store, 5)
     assert tokens(store.root / ".pyregistry") == []
     store.discard(stage(store, 6))
@@ -466,6 +477,7 @@ def test_folders_that_go_meanwhile_are_made_again(store: FolderStore) -> None:
 def test_a_folder_that_goes_while_one_is_made_in_it(
     store: FolderStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """staging succeeds while another sweep removes its parents."""
     mkdir = Path.mkdir
     gone: list[Path] = []
 
@@ -481,6 +493,7 @@ def test_a_folder_that_goes_while_one_is_made_in_it(
 
 
 def test_the_folder_of_a_model_that_goes_just_before_its_first_files_come(store: FolderStore) -> None:
+    """publish succeeds while another sweep removes the model's folder."""
     proved = []
 
     def prove() -> bool:
@@ -498,6 +511,7 @@ def test_the_folder_of_a_model_that_goes_just_before_its_first_files_come(store:
 
 
 def test_a_link_by_name_leads_to_the_newest_files(tmp_path: Path) -> None:
+    """The link by name leads to the newest published folder."""
     store = FolderStore(tmp_path, by_name=True)
     link = tmp_path / "by-name" / FOLDER
     for token in (5, 9, 10):
@@ -517,6 +531,7 @@ def test_a_link_by_name_leads_to_the_newest_files(tmp_path: Path) -> None:
 
 
 def test_who_was_slow_to_link_by_name_looks_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A slow writer of the link by name does not leave it on older files."""
     store = FolderStore(tmp_path, by_name=True)
     old = publish(store, 5)
     replace = Path.replace
@@ -533,6 +548,7 @@ def test_who_was_slow_to_link_by_name_looks_again(tmp_path: Path, monkeypatch: p
 
 
 def test_what_a_person_has_put_by_name_stays(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A folder in place of the link by name is kept, with a warning."""
     store = FolderStore(tmp_path, by_name=True)
     (tmp_path / "by-name" / FOLDER).mkdir(parents=True)
     published = publish(store, 5)
@@ -544,12 +560,14 @@ def test_what_a_person_has_put_by_name_stays(tmp_path: Path, caplog: pytest.LogC
 
 
 def test_links_by_name_are_made_only_for_who_asks(store: FolderStore) -> None:
+    """A store without by_name makes no link."""
     published = publish(store, 5)
     store.sweep(REF, 5, published.location)
     assert tokens(store.root) == [".pyregistry", FOLDER]
 
 
 def test_many_link_by_name_at_once(tmp_path: Path) -> None:
+    """Concurrent publishes leave the link by name on the newest files."""
     store = FolderStore(tmp_path, by_name=True)
 
     def one(token: int) -> None:
@@ -565,6 +583,7 @@ def test_many_link_by_name_at_once(tmp_path: Path) -> None:
 
 
 def test_the_docs_say_what_folders_are_called() -> None:
+    """The table of folder names in the docs is correct."""
     docs = (Path(__file__).parents[2] / "docs/ensure.md").read_text("utf-8")
     rows = re.findall(
         r"^\| `([^`]+)` of `(\w+)`(?:, revision `([^`]+)`, subset `([^`]+)`)? \| `([^`]+)` \|$",
@@ -582,6 +601,7 @@ def test_the_docs_say_what_folders_are_called() -> None:
 def test_the_paths_in_the_docs_are_the_real_ones(
     tmp_path: Path, how: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """The paths of the docs are those that a store makes."""
     docs = (Path(__file__).parents[2] / "docs/ensure.md").read_text("utf-8")
     store = FolderStore(tmp_path, publish=how, by_name=True)  # type: ignore[arg-type]  # one of the two
     said = {path.rstrip("/") for path in re.findall(r"<root>/[^\s`]+", docs)}

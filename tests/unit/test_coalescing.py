@@ -32,6 +32,7 @@ counts = st.integers(min_value=0, max_value=10_000)
     ],
 )
 def test_the_rule(active: int, under_way: int, gathered: int) -> None:
+    """The size of the next batch follows from the active requests and those in flight."""
     assert gather(active, under_way) == gathered
 
 
@@ -39,6 +40,7 @@ def test_the_rule(active: int, under_way: int, gathered: int) -> None:
 def test_a_batch_is_never_larger_than_a_call_nor_smaller_than_is_worth_one(
     active: int, under_way: int
 ) -> None:
+    """A batch has between LEAST and BATCH items, except for one lone request."""
     gathered = gather(active, under_way)
     assert 1 <= gathered <= BATCH
     assert gathered >= LEAST or (active, under_way) == (1, 0)
@@ -46,6 +48,7 @@ def test_a_batch_is_never_larger_than_a_call_nor_smaller_than_is_worth_one(
 
 @given(active=st.integers(min_value=2, max_value=2 * BATCH), under_way=counts)
 def test_all_that_are_expected_are_two_batches(active: int, under_way: int) -> None:
+    """All active requests fit in two batches."""
     assert -(-active // gather(active, under_way)) <= 2
 
 

@@ -102,6 +102,7 @@ def snapshots(registry: Registry, store: FolderStore) -> None:
 
 
 def test_what_is_wrong_is_an_error_and_nothing_else(tmp_path: Path) -> None:
+    """mypy reports the lines marked as wrong and no others."""
     snippets = tmp_path / "snippets.py"
     snippets.write_text(SNIPPETS)
     ended = subprocess.run(

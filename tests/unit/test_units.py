@@ -41,16 +41,19 @@ TEXTS = st.text(st.characters(exclude_categories=["Cs", "Cc"]), min_size=1, max_
 
 @given(TEXTS, WORDS, st.none() | TEXTS, st.none() | TEXTS)
 def test_an_entry_names_one_model(name: str, provider: str, revision: str | None, subset: str | None) -> None:
+    """An index entry is parsed back to its model."""
     entry = entry_of(name, provider, revision, subset)
     assert parse_entry(entry) == ModelRef(name, Provider(provider), revision, subset)
 
 
 def test_entries_are_readable() -> None:
+    """Index entries have their documented form."""
     assert entry_of("org/model", "HuggingFace", None, None) == "HuggingFace:org/model"
     assert entry_of("a:b@c#d", "S3", "refs/pr/1", "*.json") == "S3@refs/pr/1#*.json:a:b@c#d"
 
 
 def test_all_keys_of_a_namespace_share_one_hash_tag() -> None:
+    """All keys of a namespace have one hash tag."""
     keys = Keyspace("ns-1.x")
     every = [*keys.shared, keys.channel, keys.record("S3:m"), keys.holds("S3:m")]
     assert all(key.startswith("pyregistry:{ns-1.x}:") for key in every)
@@ -60,17 +63,20 @@ def test_all_keys_of_a_namespace_share_one_hash_tag() -> None:
 
 @pytest.mark.parametrize("name", ["", "a b", "a:b", "{x}", "x" * 65, "ü", None, 3])
 def test_bad_namespaces(name: object) -> None:
+    """An invalid namespace raises InvalidArgument."""
     with pytest.raises(InvalidArgument):
         Registry.from_url("redis://127.0.0.1", name)  # type: ignore[arg-type]  # on purpose
 
 
 def test_an_older_layout_gets_its_defaults_and_a_newer_one_is_read() -> None:
+    """A shorter record gets defaults, and a longer one is read."""
     assert decode_record(msgspec.msgpack.encode(["ERROR", 1, 2])) == StoredRecord("ERROR", 1, 2)
     newer = [*msgspec.to_builtins(StoredRecord("ERROR", 1, 2)), "unheard of"]
     assert decode_record(msgspec.msgpack.encode(newer)) == StoredRecord("ERROR", 1, 2)
 
 
 def test_records_compare_by_value_and_are_not_changed() -> None:
+    """Records compare by value and are immutable."""
     ref = ModelRef("m", "S3")
     one, other = (record_of(ref, StoredRecord("DOWNLOADED", 5, 6), 7) for _ in range(2))
     assert one == other
@@ -82,12 +88,14 @@ def test_records_compare_by_value_and_are_not_changed() -> None:
 
 
 def test_a_record_is_made_as_in_the_seed() -> None:
+    """ModelRecord accepts the positional arguments of ModelExpress."""
     now = record_of(ModelRef("m", "S3"), StoredRecord("ERROR", 5), 5).created_at
     record = ModelRecord("m", ModelProvider.S3, ModelStatus.ERROR, now, now, "boom")
     assert record.message == "boom"
 
 
 def test_words_are_their_own_text() -> None:
+    """Statuses and providers are equal to their text."""
     assert ModelStatus.DOWNLOADED == "DOWNLOADED"
     assert f"{ModelProvider.HUGGING_FACE}" == "HuggingFace"
 
@@ -97,6 +105,7 @@ def a_claim() -> Claim:
 
 
 def test_a_claim_does_not_show_its_id() -> None:
+    """The repr of a claim has no claim id, and a claim survives copy and pickle."""
     assert "secret-id" not in repr(a_claim())
     assert "secret-id" not in f"{a_claim()} {[a_claim()]}"
     assert copy.copy(a_claim()) == a_claim()
@@ -104,6 +113,7 @@ def test_a_claim_does_not_show_its_id() -> None:
 
 
 def test_claim_ids_are_never_given_twice() -> None:
+    """Claim ids are unique, also across a fork, and fit the limit of a word."""
     ids, others = ClaimIds(), ClaimIds()
     made = [ids.new() for _ in range(1000)]
     assert len({*made, *(others.new() for _ in range(1000))}) == 2000
@@ -130,6 +140,8 @@ def signature_of(function: object) -> list[tuple[str, object, object]]:
 
 
 def test_both_clients_have_the_same_methods() -> None:
+    """Both clients have the same methods, signatures and docs."""
+
     def public(of: type) -> dict[str, object]:
         return {name: getattr(of, name) for name in dir(of) if not name.startswith("_")}
 
@@ -148,6 +160,7 @@ def test_both_clients_have_the_same_methods() -> None:
 
 
 def test_every_public_name_is_exported() -> None:
+    """Every public name is exported once and documented."""
     assert len(set(pyregistry.__all__)) == len(pyregistry.__all__)
     assert set(errors.__all__) | set(models.__all__) <= set(pyregistry.__all__)
     aliases = {"ProviderLike"}  # has no docstring at run time
@@ -156,6 +169,7 @@ def test_every_public_name_is_exported() -> None:
 
 
 def test_the_tree_of_errors_is_the_one_that_is_drawn() -> None:
+    """The drawn tree of errors is the inheritance of the classes."""
     assert errors.__doc__
     lines = [line for line in errors.__doc__.splitlines() if "──" in line]
     margin = min(line.index("──") for line in lines)
@@ -170,6 +184,7 @@ def test_the_tree_of_errors_is_the_one_that_is_drawn() -> None:
 
 
 def test_a_client_does_not_pickle() -> None:
+    """A client can not be pickled, and its repr shows no password."""
     client = Registry.from_url("redis://:secret@127.0.0.1:1")
     with pytest.raises(TypeError, match="from its URL"):
         pickle.dumps(client)
@@ -196,6 +211,7 @@ def test_a_client_does_not_pickle() -> None:
     ],
 )
 def test_urls_show_no_secret(url: str, shown: str) -> None:
+    """A redacted URL shows no password."""
     assert redacted(url) == shown
 
 
@@ -217,6 +233,7 @@ def test_urls_show_no_secret(url: str, shown: str) -> None:
     ],
 )
 def test_bad_urls_are_told_without_their_secret(url: str) -> None:
+    """A malformed URL raises ConfigurationError without the password."""
     with pytest.raises(ConfigurationError) as error:
         Registry.from_url(url)
     assert "secret" not in str(error.value)
@@ -224,6 +241,7 @@ def test_bad_urls_are_told_without_their_secret(url: str) -> None:
 
 
 def test_options_are_checked_before_anything_is_sent() -> None:
+    """Invalid options raise when the client is made."""
     with pytest.raises(ConfigurationError, match="nonsense"):
         Registry.from_url("redis://h", nonsense=1)
     for ours in ("decode_responses", "retry", "socket_timeout"):
@@ -261,6 +279,7 @@ def test_options_are_checked_before_anything_is_sent() -> None:
     ],
 )
 def test_the_environment_names_a_backend(environ: dict[str, str], url: str, told: str) -> None:
+    """from_env takes the URL from the first variable that is set, and says which."""
     config = BackendConfig.from_env(environ)
     assert (config.url, config.namespace) == (url, "default")
     assert config.told_by == {"url": told}
@@ -268,6 +287,7 @@ def test_the_environment_names_a_backend(environ: dict[str, str], url: str, told
 
 
 def test_the_environment_names_a_namespace() -> None:
+    """from_env takes the namespace from PYREGISTRY_NAMESPACE."""
     environ = {"PYREGISTRY_URL": "redis://a", "PYREGISTRY_NAMESPACE": "n"}
     assert BackendConfig.from_env(environ, touch_interval=1.0).options == {"touch_interval": 1.0}
     config = BackendConfig.from_env(environ)
@@ -298,12 +318,14 @@ def test_the_environment_names_a_namespace() -> None:
     ],
 )
 def test_half_an_environment_is_an_error(environ: dict[str, str]) -> None:
+    """An incomplete environment raises ConfigurationError."""
     with pytest.raises(ConfigurationError):
         BackendConfig.from_env(environ)
 
 
 @pytest.mark.parametrize("word", ["kubernetes", "k8s", "CRD"])
 def test_a_backend_that_is_not_there_yet(word: str) -> None:
+    """The Kubernetes backend raises ConfigurationError."""
     with pytest.raises(ConfigurationError, match="no Kubernetes backend yet"):
         BackendConfig.from_env({"MX_METADATA_BACKEND": word})
 
@@ -314,6 +336,7 @@ def test_a_backend_that_is_not_there_yet(word: str) -> None:
 )
 @pytest.mark.parametrize("scheme", ["redis", "rediss", "valkey", "redis+sentinel"])
 def test_a_password_that_is_not_escaped_is_in_no_error(scheme: str, rest: str) -> None:
+    """An unescaped password appears in no error."""
     url = f"{scheme}://user:{rest}"
     with pytest.raises(ConfigurationError, match="write %40 for @") as caught:
         Registry.from_url(url)
@@ -325,11 +348,13 @@ def test_a_password_that_is_not_escaped_is_in_no_error(scheme: str, rest: str) -
 
 @pytest.mark.parametrize("url", ["redis://h/models", "valkey://h:1/0x", "rediss://h/0/1"])
 def test_a_word_is_no_database(url: str) -> None:
+    """A database that is not a number raises ConfigurationError."""
     with pytest.raises(ConfigurationError, match="number of a database"):
         Registry.from_url(url)
 
 
 def test_urls_of_valkey_are_those_of_redis() -> None:
+    """URLs of Valkey are accepted."""
     assert "valkey://[::1]:7/2" in repr(Registry.from_url("valkey://[::1]:7/2"))
     Registry.from_url("valkeys://h")
     Registry.from_url("valkey+sentinel://h/service/0")
@@ -337,4 +362,5 @@ def test_urls_of_valkey_are_those_of_redis() -> None:
 
 
 def test_a_configuration_shows_no_secret() -> None:
+    """The repr of a configuration shows no password."""
     assert "secret" not in repr(BackendConfig.redis("redis://:secret@h", password="secret"))
