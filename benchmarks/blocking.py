@@ -38,11 +38,11 @@ from benchmarks.scripts import LEAST_SCRIPT
 from benchmarks.servers import Server, binaries, serve
 from pyregistry import ModelStatus, Registry
 from pyregistry._core import validation as checks
-from pyregistry._redis.protocol.operations import SCRIPTS, Ops
-from pyregistry._redis.protocol.request import Op
+from pyregistry._redis.protocol.operations import SCRIPTS, RequestFactory
+from pyregistry._redis.protocol.request import Request
 from pyregistry.backend.values import StatusChange
 
-Turn: TypeAlias = "Callable[[Sequence[str]], tuple[Callable[[Any], object], Sequence[Any]]]"
+Lock: TypeAlias = "Callable[[Sequence[str]], tuple[Callable[[Any], object], Sequence[Any]]]"
 """Prepares a turn with these models: what is called, and with what."""
 
 BARE, LEAST, OBJECTS, OURS, EVALSHA = (
@@ -100,7 +100,7 @@ LEAST_SCRIPTS = {
     "record, any provider": _RECORD,
 }
 
-ASKS: dict[str, Callable[[Ops, str], Op[Any]]] = {
+ASKS: dict[str, Callable[[RequestFactory, str], Request[Any]]] = {
     "claim": lambda ops, name: ops.claiming(setup.PROVIDER, None, None, setup.LEASE, None, None).claim(name),
     "set_status": lambda ops, name: ops.set_status(
         checks.target(name, setup.PROVIDER, None, None), StatusChange(ModelStatus.DOWNLOADED)
@@ -127,11 +127,11 @@ class Clients:
         self.ours = stack.enter_context(Registry.from_url(url, setup.NAMESPACE))
         self.bare = stack.enter_context(closing(BareSocket(url)))
         self.redis = stack.enter_context(redis.Redis.from_url(url))
-        self.ops = Ops(setup.NAMESPACE, None, ())
+        self.ops = RequestFactory(setup.NAMESPACE, None, ())
         for script in SCRIPTS:
             self.redis.script_load(script.text)
 
-    def turns(self, what: str) -> dict[str, Turn]:
+    def turns(self, what: str) -> dict[str, Lock]:
         """Who takes a turn."""
         ask, call = ASKS[what], CALLS[what]
         ops, bare = self.ops, self.bare
@@ -161,7 +161,7 @@ class Clients:
         }
 
 
-def taken(turn: Turn, names: Sequence[str]) -> float:
+def taken(turn: Lock, names: Sequence[str]) -> float:
     """Microseconds for a call."""
     call, arguments = turn(names)
     gc.collect()

@@ -19,7 +19,7 @@ from benchmarks import setup
 from benchmarks.measure import Absent, Job
 from benchmarks.options import Options
 from benchmarks.servers import Server
-from pyregistry._redis.protocol.operations import SCRIPTS, Ops
+from pyregistry._redis.protocol.operations import SCRIPTS, RequestFactory
 from pyregistry._redis.protocol.scripts import BATCH
 
 MODELEXPRESS = Path(__file__).parent / "peers" / "modelexpress"
@@ -205,7 +205,7 @@ class Limit:
             raise Absent("each call needs a claim of its own")
         if self._batched and job.what in self.NO_BATCHES:
             raise Absent("it takes no batches")
-        ops = Ops(setup.NAMESPACE, None, ())
+        ops = RequestFactory(setup.NAMESPACE, None, ())
         # What is read and touched exists; what is claimed is new, but for one in a thousand million.
         self._among = job.models if job.what in setup.FILLED else 1_000_000_000
         several = job.models > 1 and job.what not in setup.CLAIMED

@@ -14,7 +14,7 @@ from benchmarks.measure import Absent, Figure, Job, progress
 from benchmarks.options import Options
 from benchmarks.servers import Server
 from pyregistry._core.values import chunks
-from pyregistry._redis.protocol.operations import SCRIPTS, Ops
+from pyregistry._redis.protocol.operations import SCRIPTS, RequestFactory
 from pyregistry._redis.protocol.scripts import BATCH
 
 TABLE = "Server time per item, by script"
@@ -128,7 +128,7 @@ def _cost(
 
 def _forget(server: Server, client: redis.Redis, what: str, count: int) -> None:
     """The records of this job go; those that were there stay."""
-    ops = Ops(setup.NAMESPACE, None, ())
+    ops = RequestFactory(setup.NAMESPACE, None, ())
     pipeline: Any = client.pipeline(transaction=False)
     for part in chunks(range(count)):
         names = [setup.model_name("cost", number) for number in part]

@@ -9,8 +9,8 @@ import redis
 
 from pyregistry import Claim, Claimed, ModelStatus, Registry
 from pyregistry._core.values import chunks
-from pyregistry._redis.protocol.operations import FINISH, Ops
-from pyregistry._redis.protocol.request import Op
+from pyregistry._redis.protocol.operations import FINISH, RequestFactory
+from pyregistry._redis.protocol.request import Request
 from pyregistry.backend.values import Ending, StatusChange
 
 NAMESPACE = "bench"
@@ -45,7 +45,7 @@ def claims_of(registry: Registry, tag: str, count: int, lease: float = 600.0) ->
 
 def end(url: str, claims: Sequence[Claim], status: str) -> None:
     """All these downloads end so, in full batches down one pipeline."""
-    ops = Ops(NAMESPACE, None, ())
+    ops = RequestFactory(NAMESPACE, None, ())
     with redis.Redis.from_url(url) as client:
         client.script_load(FINISH.text)
         for part in chunks(claims, 6400):
@@ -68,15 +68,15 @@ def prepare(url: str, what: str, count: int, models: int, tag: str) -> list[Clai
     return []
 
 
-def finish_of(ops: Ops, claim: Claim, status: str = "DOWNLOADED") -> Op[str]:
+def finish_of(ops: RequestFactory, claim: Claim, status: str = "DOWNLOADED") -> Request[str]:
     """The end of a download."""
     size = None if status == "ERROR" else 14_000_000_000
     return ops.finish(claim, Ending(ModelStatus(status), size_bytes=size))
 
 
 def operation(
-    ops: Ops, what: str, name: str, claim: Claim | None = None, provider: str | None = None
-) -> Op[Any]:
+    ops: RequestFactory, what: str, name: str, claim: Claim | None = None, provider: str | None = None
+) -> Request[Any]:
     """One call, as ours makes it; without a provider what may go without one looks at all four."""
     if what in ("claim_fresh", "claim_contended"):
         return ops.claiming(PROVIDER, None, None, LEASE, None, None).claim(name, None, None)
@@ -105,9 +105,9 @@ def operation(
 
 def operations(
     what: str, count: int, models: int, tag: str, claims: Sequence[Claim], provider: str | None = None
-) -> list[Op[Any]]:
+) -> list[Request[Any]]:
     """All calls of a job; a call of one kind to one model is the same object wherever it can be."""
-    ops = Ops(NAMESPACE, None, ())
+    ops = RequestFactory(NAMESPACE, None, ())
     if what == "claim_contended" or what in FRESH:
         each = range(count)
         return [
@@ -120,6 +120,6 @@ def operations(
     return [same[number % models] for number in range(count)]
 
 
-def batched(ops: Sequence[Op[Any]]) -> Command:
+def batched(ops: Sequence[Request[Any]]) -> Command:
     """One command for operations of one kind."""
     return ops[0].head.command(ops)

@@ -6,8 +6,8 @@ import logging
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
-from pyregistry._coordination.keepalive import KeptClaims
-from pyregistry._coordination.options import Wish
+from pyregistry._coordination.keepalive import Keepalive
+from pyregistry._coordination.options import EnsureRequest
 from pyregistry._coordination.session_async import AsyncSession
 from pyregistry._coordination.session_sync import Session
 from pyregistry._core import validation as checks
@@ -24,7 +24,7 @@ class Client:
     _session: AsyncSession | Session
 
     @property
-    def _keepalive(self) -> KeptClaims:
+    def _keepalive(self) -> Keepalive:
         return self._session.keepalive
 
     @property
@@ -56,7 +56,7 @@ class Client:
             f"a {type(self).__name__} does not pickle: make one from its URL in the other process"
         )
 
-    def _wish(self, keys: Sequence[ModelKey], **wishes: Any) -> Wish:
+    def _wish(self, keys: Sequence[ModelKey], **wishes: Any) -> EnsureRequest:
         if len(keys) != 1:
             raise InvalidArgument("provider", "must be named: a download comes from one place")
         if wishes["owner"] is not None:
@@ -64,7 +64,7 @@ class Client:
         if wishes["expected_bytes"] is not None:
             checks.whole("expected_bytes", wishes["expected_bytes"])
         self._session.keepalive.check()
-        return Wish(target=keys[0], **wishes)
+        return EnsureRequest(target=keys[0], **wishes)
 
     def _listable(self, record: ModelRecord | DamagedRecord | None, status: ModelStatus | None) -> bool:
         """Whether a scanned record is listed: not one that is gone, damaged, or of another status by now."""

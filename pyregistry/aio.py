@@ -10,7 +10,7 @@ import redis.asyncio
 
 from pyregistry._client import Client
 from pyregistry._coordination.download_async import AsyncDownload
-from pyregistry._coordination.ensure_async import AsyncFlight
+from pyregistry._coordination.ensure_async import AsyncEnsure
 from pyregistry._coordination.options import SHUTDOWN_TIMEOUT, VISIBILITY_TIMEOUT, OnUnavailable, OnUnproven
 from pyregistry._coordination.session_async import AsyncSession
 from pyregistry._coordination.subscriber_async import AsyncEventStream
@@ -573,7 +573,7 @@ class AsyncRegistry(Client):
             stall_timeout=stall_timeout, visibility_timeout=visibility_timeout,
             on_unavailable=on_unavailable, on_unproven=on_unproven, touch=touch,
         )  # fmt: skip
-        return await AsyncFlight(self._session, wish).ensure(download)
+        return await AsyncEnsure(self._session, wish).ensure(download)
 
     def download(
         self,
@@ -870,7 +870,7 @@ class AsyncRegistry(Client):
                 question = (ASKED, name, provider, revision, subset)
             try:
                 # In this order: the answer is as new as what vouches for it.
-                may = now() < known.epoch.until or (question in known.answers and await cache.vouched())
+                may = now() < known.epoch.until or (question in known.answers and await cache.validate())
                 if may and (answer := known.answers.get(question)) is not None:
                     return answer is True
             except TypeError:

@@ -10,7 +10,7 @@ import redis
 
 from pyregistry._client import Client
 from pyregistry._coordination.download_sync import Download
-from pyregistry._coordination.ensure_sync import Flight
+from pyregistry._coordination.ensure_sync import Ensure
 from pyregistry._coordination.options import SHUTDOWN_TIMEOUT, VISIBILITY_TIMEOUT, OnUnavailable, OnUnproven
 from pyregistry._coordination.session_sync import Session
 from pyregistry._coordination.subscriber_sync import EventStream
@@ -549,7 +549,7 @@ class Registry(Client):
             stall_timeout=stall_timeout, visibility_timeout=visibility_timeout,
             on_unavailable=on_unavailable, on_unproven=on_unproven, touch=touch,
         )  # fmt: skip
-        return Flight(self._session, wish).ensure(download)
+        return Ensure(self._session, wish).ensure(download)
 
     def download(
         self,
@@ -846,7 +846,7 @@ class Registry(Client):
                 question = (ASKED, name, provider, revision, subset)
             try:
                 # In this order: the answer is as new as what vouches for it.
-                may = now() < known.epoch.until or (question in known.answers and cache.vouched())
+                may = now() < known.epoch.until or (question in known.answers and cache.validate())
                 if may and (answer := known.answers.get(question)) is not None:
                     return answer is True
             except TypeError:

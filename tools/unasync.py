@@ -64,14 +64,14 @@ RULES = [
     (r"verify: plain or async, ", "verify: a plain function, "),
     # What the blocking client has instead.
     (
-        r"from pyregistry\._redis\.transport\.multiplexed import MuxTransport\n",
-        "from pyregistry._redis.transport.fast_path_sync import MuxTransport\n",
+        r"from pyregistry\._redis\.transport\.multiplexed import MultiplexedTransport\n",
+        "from pyregistry._redis.transport.fast_path_sync import MultiplexedTransport\n",
     ),
-    (r"\bMuxTransport\b", "LoneTransport"),
+    (r"\bMultiplexedTransport\b", "FastPathTransport"),
     (r"\bcall = self\._backend\.claim\(", "result = self._backend.claim("),
     (r"\bAwaitable\[([\w\[\] |]+?)\](?=[:\]])", r"\1"),
-    (r"source: ClientSource \| UrlSource\b", "source: ClientSource | OwnSource"),
-    (r"\bimport ClientSource, UrlSource\b", "import ClientSource, OwnSource"),
+    (r"source: ClientEndpoint \| UrlEndpoint\b", "source: ClientEndpoint | OwnEndpoint"),
+    (r"\bimport ClientEndpoint, UrlEndpoint\b", "import ClientEndpoint, OwnEndpoint"),
     (r"\bcreate_async_registry_backend\b", "create_registry_backend"),
 ]
 

@@ -6,8 +6,8 @@ import logging
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from pyregistry._coordination.keepalive import KeptClaims
-from pyregistry._coordination.lease import Kept
+from pyregistry._coordination.keepalive import Keepalive
+from pyregistry._coordination.lease import LeasedClaim
 from pyregistry._coordination.local_faults import LocalBackoff
 from pyregistry._core.claim_ids import ClaimIds
 from pyregistry._core.model_key import ModelKey
@@ -34,7 +34,7 @@ class ClaimLog:
         checked_roots: roots of stores that could be written to, and when (`now`).
     """
 
-    def __init__(self, keepalive: KeptClaims, ids: ClaimIds) -> None:
+    def __init__(self, keepalive: Keepalive, ids: ClaimIds) -> None:
         self.keepalive = keepalive
         self.ids = ids
         self.backoff = LocalBackoff()
@@ -106,7 +106,7 @@ class ClaimLog:
         return True
 
     def status_set(
-        self, key: ModelKey, status: ModelStatus, reply: StatusSet, dropped: Iterable[Kept]
+        self, key: ModelKey, status: ModelStatus, reply: StatusSet, dropped: Iterable[LeasedClaim]
     ) -> None:
         """Log a status that was set, and the live claim of another client that it ended."""
         ended = reply.ended_claim_id

@@ -5,12 +5,12 @@ from __future__ import annotations
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
-from pyregistry._coordination.ensure_async import AsyncFlight
-from pyregistry._coordination.lease import Held, OwnedClaim
-from pyregistry._coordination.options import Wish
+from pyregistry._coordination.ensure_async import AsyncEnsure
+from pyregistry._coordination.lease import ActiveDownload, OwnedClaim
+from pyregistry._coordination.options import EnsureRequest
 from pyregistry._coordination.session_async import AsyncSession
 from pyregistry._coordination.supervise_async import Guard
-from pyregistry._runtime.aio import see_through
+from pyregistry._runtime.aio import run_to_completion
 from pyregistry.models import ModelRecord
 
 if TYPE_CHECKING:
@@ -20,12 +20,12 @@ __all__ = ["AsyncDownload"]
 
 
 class AsyncDownload:
-    """The block form of `AsyncFlight.ensure`: an async context manager, to be entered once."""
+    """The block form of `AsyncEnsure.ensure`: an async context manager, to be entered once."""
 
-    def __init__(self, session: AsyncSession, wish: Wish) -> None:
+    def __init__(self, session: AsyncSession, wish: EnsureRequest) -> None:
         self._session = session
-        self._flight = AsyncFlight(session, wish)
-        self._held: Held | None = None
+        self._flight = AsyncEnsure(session, wish)
+        self._held: ActiveDownload | None = None
         self._guard: Guard | None = None
         self._ear = ExitStack()
 
@@ -42,7 +42,7 @@ class AsyncDownload:
                 self._session.keepalive.ended(got)
             raise
         except BaseException:
-            await see_through(self._flight.owner.give_up, got)
+            await run_to_completion(self._flight.owner.give_up, got)
             raise
         self._ear.enter_context(self._flight.owner.overheard(got))
         self._held, self._guard = got, Guard(got)
@@ -69,20 +69,20 @@ class AsyncDownload:
             elif isinstance(error, Exception):
                 await self._went_wrong(held, error)
             else:
-                await see_through(self._flight.owner.give_up, held)
+                await run_to_completion(self._flight.owner.give_up, held)
         finally:
             self._session.keepalive.ended(held)
 
-    async def _succeed(self, held: Held) -> None:
+    async def _succeed(self, held: ActiveDownload) -> None:
         try:
             await self._flight.owner.succeed(held)
         except Exception as error:
             await self._went_wrong(held, error)
             raise
         except BaseException:
-            await see_through(self._flight.owner.give_up, held)
+            await run_to_completion(self._flight.owner.give_up, held)
             raise
 
-    async def _went_wrong(self, held: Held, error: Exception) -> None:
+    async def _went_wrong(self, held: ActiveDownload, error: Exception) -> None:
         if await self._flight.owner.went_wrong(held, error) is not None:
             self._session.backoff.failed()

@@ -6,12 +6,12 @@ from __future__ import annotations
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
-from pyregistry._coordination.ensure_sync import Flight
-from pyregistry._coordination.lease import Held, OwnedClaim
-from pyregistry._coordination.options import Wish
+from pyregistry._coordination.ensure_sync import Ensure
+from pyregistry._coordination.lease import ActiveDownload, OwnedClaim
+from pyregistry._coordination.options import EnsureRequest
 from pyregistry._coordination.session_sync import Session
 from pyregistry._coordination.supervise_sync import Guard
-from pyregistry._runtime.threads import see_through
+from pyregistry._runtime.threads import run_to_completion
 from pyregistry.models import ModelRecord
 
 if TYPE_CHECKING:
@@ -21,12 +21,12 @@ __all__ = ["Download"]
 
 
 class Download:
-    """The block form of `Flight.ensure`: a context manager, to be entered once."""
+    """The block form of `Ensure.ensure`: a context manager, to be entered once."""
 
-    def __init__(self, session: Session, wish: Wish) -> None:
+    def __init__(self, session: Session, wish: EnsureRequest) -> None:
         self._session = session
-        self._flight = Flight(session, wish)
-        self._held: Held | None = None
+        self._flight = Ensure(session, wish)
+        self._held: ActiveDownload | None = None
         self._guard: Guard | None = None
         self._ear = ExitStack()
 
@@ -43,7 +43,7 @@ class Download:
                 self._session.keepalive.ended(got)
             raise
         except BaseException:
-            see_through(self._flight.owner.give_up, got)
+            run_to_completion(self._flight.owner.give_up, got)
             raise
         self._ear.enter_context(self._flight.owner.overheard(got))
         self._held, self._guard = got, Guard(got)
@@ -70,20 +70,20 @@ class Download:
             elif isinstance(error, Exception):
                 self._went_wrong(held, error)
             else:
-                see_through(self._flight.owner.give_up, held)
+                run_to_completion(self._flight.owner.give_up, held)
         finally:
             self._session.keepalive.ended(held)
 
-    def _succeed(self, held: Held) -> None:
+    def _succeed(self, held: ActiveDownload) -> None:
         try:
             self._flight.owner.succeed(held)
         except Exception as error:
             self._went_wrong(held, error)
             raise
         except BaseException:
-            see_through(self._flight.owner.give_up, held)
+            run_to_completion(self._flight.owner.give_up, held)
             raise
 
-    def _went_wrong(self, held: Held, error: Exception) -> None:
+    def _went_wrong(self, held: ActiveDownload, error: Exception) -> None:
         if self._flight.owner.went_wrong(held, error) is not None:
             self._session.backoff.failed()

@@ -1,7 +1,7 @@
 # Made from _coordination/ensure_async.py by tools/unasync.py: change that one.
 """One download per fleet: who wants a model gets it, by downloading it or by waiting for who does.
 
-An `Flight` is one caller's way to one model. It asks, claims, waits to be told, downloads, verifies;
+An `Ensure` is one caller's way to one model. It asks, claims, waits to be told, downloads, verifies;
 what is won and lost is decided by the transitions alone.
 """
 
@@ -16,19 +16,19 @@ from datetime import datetime, timezone
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from pyregistry._coordination.lease import Held
+from pyregistry._coordination.lease import ActiveDownload
 from pyregistry._coordination.local_faults import MOST_FAULTS, check_descriptors
-from pyregistry._coordination.options import Wish
+from pyregistry._coordination.options import EnsureRequest
 from pyregistry._coordination.owner_sync import Owner
 from pyregistry._coordination.session_sync import Session
 from pyregistry._coordination.store_identity_sync import StoreIdentity
 from pyregistry._coordination.supervise_sync import work
-from pyregistry._coordination.waiters import RECHECK, Seat, Snapshot
+from pyregistry._coordination.waiters import RECHECK, Snapshot, WaitEntry
 from pyregistry._core import backoff
 from pyregistry._core.clock import now, time_of
 from pyregistry._core.texts import told
 from pyregistry._core.values import Rejection
-from pyregistry._runtime.threads import Poke, Turn, ask, check_function, see_through, waker
+from pyregistry._runtime.threads import Lock, Wakeup, ask, check_function, run_to_completion, waker
 from pyregistry.backend.protocol_sync import Backend
 from pyregistry.errors import (
     DamagedRecord,
@@ -47,7 +47,7 @@ from pyregistry.models import AlreadyExists, Claim, Claimed, ModelRecord, ModelS
 if TYPE_CHECKING:
     pass
 
-__all__ = ["Flight"]
+__all__ = ["Ensure"]
 
 T = TypeVar("T")
 
@@ -62,16 +62,16 @@ _UNKNOWN = datetime.fromtimestamp(0, timezone.utc)  # a time that only the regis
 _UNLEASED = (ModelStatus.DOWNLOADED, ModelStatus.ERROR)
 
 
-class Flight:
+class Ensure:
     """One caller's way to one model."""
 
-    def __init__(self, session: Session, wish: Wish) -> None:
+    def __init__(self, session: Session, wish: EnsureRequest) -> None:
         if wish.verify is not None:
             check_function("verify", wish.verify, 1)
         self._session = session
         self._wish = wish
         self._ends = math.inf if wish.timeout is None else now() + wish.timeout
-        self._poke = Poke()
+        self._poke = Wakeup()
         self._listens = False
         self._failure: BaseException | None = None
         self._faults = 0
@@ -89,9 +89,9 @@ class Flight:
 
     # One of many who want it
 
-    def take(self) -> ModelRecord | Held:
+    def take(self) -> ModelRecord | ActiveDownload:
         """The record of a model that is there, or the claim of who is to download it."""
-        self._session.subscriber.come_home()
+        self._session.subscriber.bind_to_running_loop()
         hub, entry = self._session.subscriber.hub, self._wish.target.entry
         seat = hub.sit(entry, self._poke)
         try:
@@ -111,13 +111,13 @@ class Flight:
                 self._listens = False
                 self._session.subscriber.leave()
 
-    def _use(self, got: ModelRecord | Held) -> None:
+    def _use(self, got: ModelRecord | ActiveDownload) -> None:
         """A model that is there is used by this call. The server is told later; a finish has told it already."""
         if self._wish.touch and isinstance(got, ModelRecord) and got.token != self.owner.finished:
             with suppress(RegistryClosed):  # the model is there all the same
                 self._session.uses.touch(self._wish.target, [self._wish.target])
 
-    def _take(self, seat: Seat[Poke, Turn]) -> ModelRecord | Held:
+    def _take(self, seat: WaitEntry[Wakeup, Lock]) -> ModelRecord | ActiveDownload:
         self._identity.check()
         need = seat.asked  # what is known must have been asked for after this
         while True:
@@ -158,7 +158,7 @@ class Flight:
                 if seat.version == version:
                     need = seat.asked  # it was not won, and why is not known
 
-    def _look(self, seat: Seat[Poke, Turn], need: int) -> Snapshot:
+    def _look(self, seat: WaitEntry[Wakeup, Lock], need: int) -> Snapshot:
         """What is known. One of all that want to know asks."""
         while True:
             if seat.answered > need:
@@ -172,7 +172,7 @@ class Flight:
                 if seat.answered <= max(need, asked):
                     self._ask(seat, self._read)
 
-    def _ask(self, seat: Seat[Poke, Turn], question: Callable[[], Any]) -> None:
+    def _ask(self, seat: WaitEntry[Wakeup, Lock], question: Callable[[], Any]) -> None:
         """Ask for all; the question gives a view, or ``None`` where it can't tell."""
         number, version = seat.ask()
         try:
@@ -198,13 +198,13 @@ class Flight:
         if trouble is not None:
             raise trouble
 
-    def _wait(self, seat: Seat[Poke, Turn], until: float) -> bool:
+    def _wait(self, seat: WaitEntry[Wakeup, Lock], until: float) -> bool:
         """Until there is news, or the time has come; whether it is time to ask."""
         self._sleep(min(until + random.uniform(0.0, _JITTER), seat.recheck_at) - now())
         self._raise_again(self._session.subscriber.trouble)
         return not self._poke.is_set() and now() >= seat.recheck_at
 
-    def _tell_wait(self, seat: Seat[Poke, Turn], view: Snapshot) -> None:
+    def _tell_wait(self, seat: WaitEntry[Wakeup, Lock], view: Snapshot) -> None:
         """Log what is waited for: at first, and from time to time. One line for all that wait for a model."""
         record = view.record
         if record is None or record.status is not ModelStatus.DOWNLOADING or now() < seat.tell_at:
@@ -234,7 +234,7 @@ class Flight:
 
     # One of few who may win it
 
-    def _contend(self, seat: Seat[Poke, Turn], version: int, view: Snapshot) -> Held | None:
+    def _contend(self, seat: WaitEntry[Wakeup, Lock], version: int, view: Snapshot) -> ActiveDownload | None:
         """Try to win the claim, one at a time, and only if nothing was heard meanwhile."""
         self._session.keepalive.check_open()
         asked = seat.asked
@@ -248,16 +248,16 @@ class Flight:
             except LocalFault as fault:
                 self._leave_to_others(fault)
                 return None
-            won: list[Held] = []
+            won: list[ActiveDownload] = []
             try:
                 self._ask(seat, partial(self._claim, view, won))
             except BaseException:
                 for held in won:
-                    see_through(self.owner.give_up, held)
+                    run_to_completion(self.owner.give_up, held)
                 raise
             return won[0] if won else None
 
-    def _claim(self, view: Snapshot, won: list[Held]) -> Snapshot | None:
+    def _claim(self, view: Snapshot, won: list[ActiveDownload]) -> Snapshot | None:
         session, wish = self._session, self._wish
         most, cooldown = (wish.retry.attempts, wish.retry.cooldown) if wish.retry else (None, None)
         if not session.keepalive.ready:
@@ -300,7 +300,7 @@ class Flight:
         except Exception:
             raise
         except BaseException:
-            see_through(self._unwin, ask_for)
+            run_to_completion(self._unwin, ask_for)
             raise
 
     def _unwin(self, ask_for: Callable[[], Any]) -> None:
@@ -356,7 +356,7 @@ class Flight:
             raise fault
         _log.warning("this machine leaves %s to others for %s s: %s", ref, round(delay, 1), fault)
 
-    def _own(self, held: Held, download: Callable[..., Any]) -> None:
+    def _own(self, held: ActiveDownload, download: Callable[..., Any]) -> None:
         """Download under the claim, and say how it ended. It may have been lost: the state then tells."""
         owner = self.owner
         try:
@@ -374,7 +374,7 @@ class Flight:
         except Exception:
             raise
         except BaseException:
-            see_through(owner.give_up, held)
+            run_to_completion(owner.give_up, held)
             raise
         finally:
             self._session.keepalive.ended(held)
@@ -391,7 +391,7 @@ class Flight:
                 return False  # its location says nothing to this store
         return verify is None or bool(ask(verify, record))
 
-    def _comes_to_be_accepted(self, seat: Seat[Poke, Turn], record: ModelRecord) -> bool:
+    def _comes_to_be_accepted(self, seat: WaitEntry[Wakeup, Lock], record: ModelRecord) -> bool:
         """A push outruns file systems: look again for a while. Where nothing comes, the record goes."""
         self._identity.check(anew=True)
         version = seat.version
@@ -412,7 +412,7 @@ class Flight:
             pause = min(pause * 1.5, backoff.LONGEST_PAUSE_S)
         return True
 
-    def _forget(self, seat: Seat[Poke, Turn], version: int, record: ModelRecord) -> None:
+    def _forget(self, seat: WaitEntry[Wakeup, Lock], version: int, record: ModelRecord) -> None:
         with seat.turn:
             if seat.version == version:
                 self._ask(seat, partial(self._delete, record))

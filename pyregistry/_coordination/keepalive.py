@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any, TypeVar
 
-from pyregistry._coordination.lease import Held, Kept, Stall
+from pyregistry._coordination.lease import ActiveDownload, LeasedClaim, StallDeadline
 from pyregistry._core import values
 from pyregistry._core.clock import now
 from pyregistry._core.model_key import ModelKey
@@ -39,17 +39,17 @@ _REFUSED_FOR = 1.0  # seconds for which a connection that was refused is not ask
 _LEAST_TIMEOUT, _MOST_TIMEOUT = 0.5, 3.0
 
 
-def _timeout(kept: Iterable[Kept]) -> float:
+def _timeout(kept: Iterable[LeasedClaim]) -> float:
     shortest = min((each.lease for each in kept), default=values.KEPT_LEASE)
     return min(max(shortest / 10, _LEAST_TIMEOUT), _MOST_TIMEOUT)
 
 
-class _Keeper:
+class _KeepaliveThread:
     """The thread, and what it keeps. Everything is changed under `lock` alone."""
 
     def __init__(self) -> None:
         self.lock = threading.Condition()
-        self.clients: set[KeptClaims] = set()
+        self.clients: set[Keepalive] = set()
         self._thread: threading.Thread | None = None
         self._wakes_at = 0.0
 
@@ -85,16 +85,16 @@ class _Keeper:
                 client.see_to_them()
 
 
-_keeper = _Keeper()
-_everyone: weakref.WeakSet[KeptClaims] = weakref.WeakSet()
+_keeper = _KeepaliveThread()
+_everyone: weakref.WeakSet[Keepalive] = weakref.WeakSet()
 
 
 def _forget_parent() -> None:
     """In a forked child: its parent renews; the thread and whatever lock it held did not come along."""
     global _keeper  # noqa: PLW0603 - one keeper per process is the point
-    _keeper = _Keeper()
+    _keeper = _KeepaliveThread()
     for client in list(_everyone):
-        client.start_anew()
+        client.reset()
 
 
 os.register_at_fork(after_in_child=_forget_parent)
@@ -105,7 +105,7 @@ def _was_refused(error: RegistryUnavailable) -> bool:
     return not isinstance(error, NotNow) and not error.timed_out
 
 
-class KeptClaims:
+class Keepalive:
     """The claims that one client keeps alive.
 
     Attributes:
@@ -124,12 +124,12 @@ class KeptClaims:
     def __init__(self, connect: Callable[[float], Backend]) -> None:
         self._connect = connect
         self._checked = False
-        self.start_anew()
+        self.reset()
         _everyone.add(self)
 
-    def start_anew(self) -> None:
+    def reset(self) -> None:
         """Keep nothing."""
-        self.claims: dict[int, Kept] = {}
+        self.claims: dict[int, LeasedClaim] = {}
         self.ready = False
         self._preparing = threading.Lock()  # held by the one thread that connects for all
         self._refused_until = 0.0
@@ -140,7 +140,7 @@ class KeptClaims:
         self._closed = False
         self._why = ""  # why no claim is kept any more, once the client shuts down
         self._owners = threading.Condition()
-        self._owned: set[Held] = set()  # under which a caller downloads; under `_owners`
+        self._owned: set[ActiveDownload] = set()  # under which a caller downloads; under `_owners`
         self._wakes: set[Callable[[], object]] = set()  # of the callers that wait; under `_owners`
 
     def has_claims(self) -> bool:
@@ -212,9 +212,9 @@ class KeptClaims:
 
     def keep(self, claim: Claim) -> None:
         """Renew this claim until it is dropped."""
-        self.keep_on([Kept(claim)])
+        self.keep_on([LeasedClaim(claim)])
 
-    def hold(self, claim: Claim, since: float, *, bound: bool, stall: Stall | None) -> Held:
+    def hold(self, claim: Claim, since: float, *, bound: bool, stall: StallDeadline | None) -> ActiveDownload:
         """Renew this claim until it is dropped, and tell its owner if it is lost.
 
         Args:
@@ -223,7 +223,9 @@ class KeptClaims:
             bound: whether its owner stops when it can't prove its lease.
             stall: when it is ended for want of progress.
         """
-        held = Held(claim, since, bound=bound, stall=stall, changed=self._wake_for, prove=self._prove)
+        held = ActiveDownload(
+            claim, since, bound=bound, stall=stall, changed=self._wake_for, prove=self._prove
+        )
         with self._owners:
             self._owned.add(held)
         with _keeper.lock:
@@ -231,7 +233,7 @@ class KeptClaims:
                 self.keep_on([held])
         return held
 
-    def ended(self, held: Held) -> None:
+    def ended(self, held: ActiveDownload) -> None:
         """Renew this claim no more: its owner has ended, and left nothing behind."""
         self.drop(held.claim)
         with self._owners:
@@ -249,7 +251,7 @@ class KeptClaims:
             with self._owners:
                 self._wakes.discard(wake)
 
-    def keep_on(self, dropped: list[Kept]) -> None:
+    def keep_on(self, dropped: list[LeasedClaim]) -> None:
         """Renew these as if they had never been dropped."""
         with _keeper.lock:
             if self._why and dropped and not self._closed:
@@ -261,12 +263,12 @@ class KeptClaims:
                     _keeper.clients.add(self)
                     _keeper.wake_by(kept.wakes_at)
 
-    def _wake_for(self, kept: Kept) -> None:
+    def _wake_for(self, kept: LeasedClaim) -> None:
         with _keeper.lock:
             if self.claims.get(kept.claim.token) is kept and not self._closed:
                 _keeper.wake_by(kept.wakes_at)
 
-    def look_at(self, held: Held) -> None:
+    def look_at(self, held: ActiveDownload) -> None:
         """Renew this claim now: something was heard that may have ended it."""
         with _keeper.lock:
             held.asked_at = now()
@@ -278,7 +280,7 @@ class KeptClaims:
         with _keeper.lock:
             self.claims.pop(claim.token, None)
 
-    def drop_models(self, targets: list[ModelKey], token: int | None = None) -> list[Kept]:
+    def drop_models(self, targets: list[ModelKey], token: int | None = None) -> list[LeasedClaim]:
         """Renew no claim of these models, or only not the one with this token; returns what was kept."""
         if not self.claims:  # nearly always
             return []
@@ -340,7 +342,7 @@ class KeptClaims:
             given = [
                 kept
                 for kept in self.claims.values()
-                if finished or not (isinstance(kept, Held) and kept.finished)
+                if finished or not (isinstance(kept, ActiveDownload) and kept.finished)
             ]
             for kept in given:
                 del self.claims[kept.claim.token]
@@ -348,7 +350,7 @@ class KeptClaims:
             kept.tell_lost(self._why)
         self._release(given)
 
-    def _release(self, given: Sequence[Kept]) -> None:
+    def _release(self, given: Sequence[LeasedClaim]) -> None:
         """Give these back, so that another owner can go on at once. Raises nothing."""
         if not given:
             return
@@ -415,7 +417,7 @@ class KeptClaims:
         """
         for held in self._stalled():
             self._end_stalled(held)
-        due: list[Kept] = []
+        due: list[LeasedClaim] = []
         try:
             with _keeper.lock:
                 at = now()
@@ -445,7 +447,7 @@ class KeptClaims:
                 exc_info=not isinstance(error, RegistryError),
             )
 
-    def _renew(self, backend: Backend, batch: list[Kept]) -> None:
+    def _renew(self, backend: Backend, batch: list[LeasedClaim]) -> None:
         if not batch:
             return
         said = [kept.take_said() for kept in batch]
@@ -460,7 +462,7 @@ class KeptClaims:
         for kept, result in zip(batch, results, strict=True):
             self._renewed(kept, result, sent_at)
 
-    def _renewed(self, kept: Kept, result: Claim | Rejection | DamagedRecord, sent_at: float) -> bool:
+    def _renewed(self, kept: LeasedClaim, result: Claim | Rejection | DamagedRecord, sent_at: float) -> bool:
         if isinstance(result, Claim):
             with _keeper.lock:
                 kept.claim = result
@@ -481,7 +483,7 @@ class KeptClaims:
         kept.tell_lost(why)
         return False
 
-    def _prove(self, held: Held) -> bool:
+    def _prove(self, held: ActiveDownload) -> bool:
         if held.lost.is_set():
             return False
         said = held.take_said()
@@ -497,16 +499,16 @@ class KeptClaims:
             raise
         return self._renewed(held, result, sent_at)
 
-    def _stalled(self) -> list[Held]:
+    def _stalled(self) -> list[ActiveDownload]:
         with _keeper.lock:
             at = now()
             return [
                 kept
                 for kept in self.claims.values()
-                if isinstance(kept, Held) and kept.stalls_at <= at and not self._closed
+                if isinstance(kept, ActiveDownload) and kept.stalls_at <= at and not self._closed
             ]
 
-    def _end_stalled(self, held: Held) -> None:
+    def _end_stalled(self, held: ActiveDownload) -> None:
         stall, held.stall = held.stall, None
         if stall is None:
             return  # its download has ended in this moment

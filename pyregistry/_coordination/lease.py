@@ -17,13 +17,13 @@ from pyregistry.backend.values import Ending
 from pyregistry.errors import ClaimLost
 from pyregistry.models import Claim
 
-__all__ = ["Held", "Kept", "LossSignal", "OwnedClaim", "Stall"]
+__all__ = ["ActiveDownload", "LeasedClaim", "LossSignal", "OwnedClaim", "StallDeadline"]
 
 REPORT_EVERY = 1.0
 """Seconds between two renewals that only tell how far a download is."""
 
 
-class Kept:
+class LeasedClaim:
     """One claim, when it is to be renewed, and until when it is known to hold.
 
     Args:
@@ -117,7 +117,7 @@ class LossSignal:
             function()
 
 
-class Stall:
+class StallDeadline:
     """When a download that does not advance is ended, and how.
 
     Args:
@@ -130,7 +130,7 @@ class Stall:
         self.ending = ending
 
 
-class Held(Kept):
+class ActiveDownload(LeasedClaim):
     """A claim under which its owner downloads.
 
     Args:
@@ -158,9 +158,9 @@ class Held(Kept):
         since: float,
         *,
         bound: bool,
-        stall: Stall | None,
-        changed: Callable[[Kept], None],
-        prove: Callable[[Held], bool],
+        stall: StallDeadline | None,
+        changed: Callable[[LeasedClaim], None],
+        prove: Callable[[ActiveDownload], bool],
     ) -> None:
         self.asked_at = -math.inf
         super().__init__(claim, since)
@@ -247,10 +247,10 @@ class OwnedClaim(Claim, frozen=True, kw_only=True, gc=True):
         held: how the client keeps it; not for you.
     """
 
-    held: Held
+    held: ActiveDownload
 
     @classmethod
-    def of(cls, held: Held) -> OwnedClaim:
+    def of(cls, held: ActiveDownload) -> OwnedClaim:
         """The owner's view of a claim that is held."""
         fields = {field: getattr(held.claim, field) for field in Claim.__struct_fields__}
         return cls(**fields, held=held)

@@ -58,7 +58,7 @@ class ModelOptions(EnsureOptions, total=False):
 
 
 @dataclass(frozen=True)
-class Wish:
+class EnsureRequest:
     """One model, and how to come to it. The meaning of each is told at `AsyncRegistry.ensure`.
 
     `ready` (plain or async) is called before a claim is asked for; it raises `LocalFault` where this machine can't

@@ -9,12 +9,12 @@ from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
-from pyregistry._coordination.lease import Held, OwnedClaim, Stall
+from pyregistry._coordination.lease import ActiveDownload, OwnedClaim, StallDeadline
 from pyregistry._coordination.local_faults import fault_of, is_callers
-from pyregistry._coordination.options import Wish
+from pyregistry._coordination.options import EnsureRequest
 from pyregistry._coordination.session_async import AsyncSession
 from pyregistry._coordination.store_identity_async import AsyncStoreIdentity
-from pyregistry._coordination.waiters import OwnersEar
+from pyregistry._coordination.waiters import OwnerWakeup
 from pyregistry._core import backoff
 from pyregistry._runtime.aio import ask
 from pyregistry.backend.protocol_async import AsyncBackend
@@ -54,7 +54,7 @@ class AsyncOwner:
     def __init__(
         self,
         session: AsyncSession,
-        request: Wish,
+        request: EnsureRequest,
         backend: Callable[[], AsyncBackend],
     ) -> None:
         self._session = session
@@ -64,12 +64,12 @@ class AsyncOwner:
         self.finished: int | None = None
 
     @contextmanager
-    def overheard(self, held: Held) -> Iterator[None]:
+    def overheard(self, held: ActiveDownload) -> Iterator[None]:
         """Let the owner hear of what others do to its model: whatever it is, its claim is proved, or lost, at once."""
         session, entry = self._session, self._request.target.entry
-        session.subscriber.come_home()
+        session.subscriber.bind_to_running_loop()
         hub = session.subscriber.hub
-        ear = OwnersEar(partial(session.keepalive.look_at, held))
+        ear = OwnerWakeup(partial(session.keepalive.look_at, held))
         hub.sit(entry, ear)
         session.subscriber.begin()
         try:
@@ -78,7 +78,7 @@ class AsyncOwner:
             hub.rise(entry, ear)
             session.subscriber.leave()
 
-    async def prepare(self, held: Held) -> tuple[Any, ...]:
+    async def prepare(self, held: ActiveDownload) -> tuple[Any, ...]:
         """What the download gets: its claim, and a folder of its own where there is a store."""
         store, owned = self._request.store, OwnedClaim.of(held)
         if store is None:
@@ -90,7 +90,7 @@ class AsyncOwner:
         except OSError as error:
             raise LocalFault(f"{store.root} can't be written to: {error}") from error
 
-    async def went_wrong(self, held: Held, error: Exception) -> LocalFault | None:
+    async def went_wrong(self, held: ActiveDownload, error: Exception) -> LocalFault | None:
         """The download has ended with an error: its own, or that of an owner who is none any more.
 
         Returns:
@@ -111,7 +111,7 @@ class AsyncOwner:
             raise error  # another, with the right folder or program, may go on
         return fault
 
-    async def succeed(self, held: Held) -> None:
+    async def succeed(self, held: ActiveDownload) -> None:
         """The download has ended well.
 
         Raises:
@@ -135,7 +135,7 @@ class AsyncOwner:
         if store is not None:
             await self._tidy(partial(store.sweep, held.claim.ref, held.claim.token, artifact["location"]))
 
-    async def fail(self, held: Held, error: BaseException) -> None:
+    async def fail(self, held: ActiveDownload, error: BaseException) -> None:
         """The download has failed.
 
         Raises:
@@ -153,7 +153,7 @@ class AsyncOwner:
         finally:
             await self._discard(held)
 
-    async def give_up(self, held: Held) -> None:
+    async def give_up(self, held: ActiveDownload) -> None:
         """Give the claim back, so that another can go on at once."""
         self._session.keepalive.drop(held.claim)
         held.lost.set("it was given back")
@@ -167,7 +167,7 @@ class AsyncOwner:
         await self._discard(held)
         self._session.keepalive.ended(held)
 
-    async def _end(self, held: Held, ending: Ending) -> None:
+    async def _end(self, held: ActiveDownload, ending: Ending) -> None:
         """Tell the registry, as long as this claim can be the one that counts."""
         held.over = True
         how = f"finished as {ending.status}"
@@ -180,7 +180,7 @@ class AsyncOwner:
             held.lost.set(why_not)
             raise held.loss()
 
-    async def _while_it_counts(self, held: Held, act: Callable[[], Any], what: str) -> Any:
+    async def _while_it_counts(self, held: ActiveDownload, act: Callable[[], Any], what: str) -> Any:
         """Do it, again and again while nobody answers, as long as the claim is not lost.
 
         Raises:
@@ -211,11 +211,15 @@ class AsyncOwner:
             cooldown=retry.cooldown,
         )
 
-    def stall(self) -> Stall | None:
+    def stall(self) -> StallDeadline | None:
         timeout = self._request.stall_timeout
-        return None if timeout is None else Stall(timeout, lambda claim, why: self._failed(claim, why, False))
+        return (
+            None
+            if timeout is None
+            else StallDeadline(timeout, lambda claim, why: self._failed(claim, why, False))
+        )
 
-    async def _publish(self, store: FolderStore, held: Held) -> None:
+    async def _publish(self, store: FolderStore, held: ActiveDownload) -> None:
         publish = partial(ask, store.publish, held.claim, held.prove)
         pause = backoff.FIRST_PAUSE_S
         for left in reversed(range(_PUBLISH_TRIES)):
@@ -234,7 +238,7 @@ class AsyncOwner:
         held.artifact["location"] = published.location
         held.artifact.setdefault("size_bytes", published.size_bytes)
 
-    async def _discard(self, held: Held) -> None:
+    async def _discard(self, held: ActiveDownload) -> None:
         store = self._request.store
         if store is not None:
             await self._tidy(partial(store.discard, held.claim))

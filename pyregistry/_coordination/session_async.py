@@ -5,9 +5,9 @@ from __future__ import annotations
 import weakref
 
 from pyregistry._coordination.claim_log import ClaimLog
-from pyregistry._coordination.keepalive import KeptClaims
-from pyregistry._coordination.subscriber_async import AsyncListener
-from pyregistry._coordination.touch_buffer_async import AsyncToucher
+from pyregistry._coordination.keepalive import Keepalive
+from pyregistry._coordination.subscriber_async import AsyncSubscriber
+from pyregistry._coordination.touch_buffer_async import AsyncTouchBuffer
 from pyregistry._runtime.aio import call_from_thread
 from pyregistry.backend.protocol_async import AsyncBackend
 
@@ -32,11 +32,11 @@ class AsyncSession(ClaimLog):
     """
 
     def __init__(self, backend: AsyncBackend, touch_interval: float | None) -> None:
-        super().__init__(KeptClaims(backend.for_keepalive), backend.ids)
+        super().__init__(Keepalive(backend.for_keepalive), backend.ids)
         self.backend = backend
         # Weakly, because a client that is not referenced any more counts as closed.
         reference = weakref.ref(backend)
         self.keepalive.by_client = lambda verb, seconds: call_from_thread(reference(), verb, seconds)
-        self.touches = None if touch_interval is None else AsyncToucher(backend, touch_interval)
-        self.uses = self.touches or AsyncToucher(backend, USE_INTERVAL_S)
-        self.subscriber = AsyncListener(backend.events, backend.namespace, backend.patience)
+        self.touches = None if touch_interval is None else AsyncTouchBuffer(backend, touch_interval)
+        self.uses = self.touches or AsyncTouchBuffer(backend, USE_INTERVAL_S)
+        self.subscriber = AsyncSubscriber(backend.events, backend.namespace, backend.patience)

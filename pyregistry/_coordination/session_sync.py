@@ -6,9 +6,9 @@ from __future__ import annotations
 import weakref
 
 from pyregistry._coordination.claim_log import ClaimLog
-from pyregistry._coordination.keepalive import KeptClaims
-from pyregistry._coordination.subscriber_sync import Listener
-from pyregistry._coordination.touch_buffer_sync import Toucher
+from pyregistry._coordination.keepalive import Keepalive
+from pyregistry._coordination.subscriber_sync import Subscriber
+from pyregistry._coordination.touch_buffer_sync import TouchBuffer
 from pyregistry._runtime.threads import call_from_thread
 from pyregistry.backend.protocol_sync import Backend
 
@@ -33,11 +33,11 @@ class Session(ClaimLog):
     """
 
     def __init__(self, backend: Backend, touch_interval: float | None) -> None:
-        super().__init__(KeptClaims(backend.for_keepalive), backend.ids)
+        super().__init__(Keepalive(backend.for_keepalive), backend.ids)
         self.backend = backend
         # Weakly, because a client that is not referenced any more counts as closed.
         reference = weakref.ref(backend)
         self.keepalive.by_client = lambda verb, seconds: call_from_thread(reference(), verb, seconds)
-        self.touches = None if touch_interval is None else Toucher(backend, touch_interval)
-        self.uses = self.touches or Toucher(backend, USE_INTERVAL_S)
-        self.subscriber = Listener(backend.events, backend.namespace, backend.patience)
+        self.touches = None if touch_interval is None else TouchBuffer(backend, touch_interval)
+        self.uses = self.touches or TouchBuffer(backend, USE_INTERVAL_S)
+        self.subscriber = Subscriber(backend.events, backend.namespace, backend.patience)

@@ -13,10 +13,10 @@ import weakref
 from collections.abc import AsyncIterator, Callable
 from typing import TYPE_CHECKING
 
-from pyregistry._coordination.waiters import Hub, Watcher
+from pyregistry._coordination.waiters import WaiterRegistry, Watcher
 from pyregistry._core.backoff import backoff
 from pyregistry._core.clock import now
-from pyregistry._runtime.aio import Beside, Poke, Turn
+from pyregistry._runtime.aio import BackgroundTask, Lock, Wakeup
 from pyregistry.backend.protocol_async import AsyncEventSource
 from pyregistry.errors import RegistryClosed, RegistryError, RegistryUnavailable
 from pyregistry.models import EventGap, ModelRef, RegistryEvent
@@ -34,7 +34,7 @@ MOST = 10_000
 _LONGEST = 4  # of the back-off: about a second
 
 
-class AsyncListener:
+class AsyncSubscriber:
     """The subscription of one client.
 
     Args:
@@ -52,17 +52,17 @@ class AsyncListener:
         self._name = name
         self._patience = patience
         self._closed = False
-        self.start_anew()
+        self.reset()
         _everyone.add(self)
 
-    def start_anew(self) -> None:
+    def reset(self) -> None:
         """Nobody listens, and nothing is known."""
-        self.hub: Hub[Poke, Turn] = Hub(Turn)
+        self.hub: WaiterRegistry[Wakeup, Lock] = WaiterRegistry(Lock)
         self.trouble: RegistryError | None = None
         self._up = False
         self._users = 0
-        self._arrivals: set[Poke] = set()
-        self._beside: Beside | None = None
+        self._arrivals: set[Wakeup] = set()
+        self._beside: BackgroundTask | None = None
         self._lock = threading.Lock()  # held for a few lines at a time, never while anybody waits
 
     @property
@@ -70,11 +70,11 @@ class AsyncListener:
         """Whether what happens is heard."""
         return self._up
 
-    def come_home(self) -> None:
+    def bind_to_running_loop(self) -> None:
         """A subscription belongs to one event loop: that of a loop that is no more is left behind."""
         # --- asyncio only: begin
         if self._beside is not None and not self._beside.is_here():
-            self.start_anew()
+            self.reset()
         # --- asyncio only: end
 
     def begin(self) -> None:
@@ -83,7 +83,7 @@ class AsyncListener:
             self._users += 1
             if self._beside is None and not self._closed:
                 self.trouble = None
-                self._beside = Beside(self._run, "listener")
+                self._beside = BackgroundTask(self._run, "listener")
 
     async def join(self) -> None:
         """Listen from now on, until `leave`; whoever joins has come home.
@@ -92,7 +92,7 @@ class AsyncListener:
             RegistryUnavailable: the subscription can't be made in time.
             ServerRefused: the user may not.
         """
-        arrival = Poke()
+        arrival = Wakeup()
         with self._lock:
             self._arrivals.add(arrival)
         self.begin()
@@ -135,7 +135,7 @@ class AsyncListener:
         for arrival in self._arrivals:
             arrival.set()
 
-    async def _run(self, beside: Beside) -> None:
+    async def _run(self, beside: BackgroundTask) -> None:
         tries, down_since = 0, now()
         while not beside.stopping.is_set():
             try:
@@ -156,7 +156,7 @@ class AsyncListener:
                 self._tell(beside, RegistryUnavailable(f"no subscription: {error}"))
             await beside.stopping.wait(backoff(min(tries, _LONGEST)) if tries > 1 else 0.0)
 
-    def _tell(self, beside: Beside, trouble: RegistryError) -> None:
+    def _tell(self, beside: BackgroundTask, trouble: RegistryError) -> None:
         with self._lock:
             if self._beside is not beside or self.trouble is not None:
                 return
@@ -164,7 +164,7 @@ class AsyncListener:
             self._tell_arrivals()
         self.hub.wake_all()
 
-    def _begin(self, beside: Beside) -> None:
+    def _begin(self, beside: BackgroundTask) -> None:
         with self._lock:
             if self._beside is not beside:
                 return
@@ -174,7 +174,7 @@ class AsyncListener:
         with self._lock:
             self._tell_arrivals()
 
-    async def _listen(self, beside: Beside) -> None:
+    async def _listen(self, beside: BackgroundTask) -> None:
         source = self._make_source()
         beside.interrupt = source.interrupt
         try:
@@ -199,14 +199,14 @@ class AsyncEventStream:
     between is missed without an `EventGap`. It ends when the client is closed.
     """
 
-    def __init__(self, listener: AsyncListener, wanted: Callable[[ModelRef], bool]) -> None:
+    def __init__(self, listener: AsyncSubscriber, wanted: Callable[[ModelRef], bool]) -> None:
         self._listener = listener
-        self._watcher = Watcher(Poke(), wanted, MOST)
-        self._hub: Hub[Poke, Turn] | None = None
+        self._watcher = Watcher(Wakeup(), wanted, MOST)
+        self._hub: WaiterRegistry[Wakeup, Lock] | None = None
 
     async def __aenter__(self) -> Self:
         if self._hub is None:
-            self._listener.come_home()
+            self._listener.bind_to_running_loop()
             # Before it listens: what is told in the same moment is not to be missed.
             hub = self._listener.hub
             hub.watch(self._watcher)
@@ -256,13 +256,13 @@ class AsyncEventStream:
             await self._watcher.poke.wait()
 
 
-_everyone: weakref.WeakSet[AsyncListener] = weakref.WeakSet()
+_everyone: weakref.WeakSet[AsyncSubscriber] = weakref.WeakSet()
 
 
-def _leave_parent() -> None:
+def _after_fork_in_child() -> None:
     """In a forked child: the parent's subscription, and whoever waits for it, stays with the parent."""
     for listener in list(_everyone):
-        listener.start_anew()
+        listener.reset()
 
 
-os.register_at_fork(after_in_child=_leave_parent)
+os.register_at_fork(after_in_child=_after_fork_in_child)

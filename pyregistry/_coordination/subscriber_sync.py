@@ -14,10 +14,10 @@ import weakref
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
-from pyregistry._coordination.waiters import Hub, Watcher
+from pyregistry._coordination.waiters import WaiterRegistry, Watcher
 from pyregistry._core.backoff import backoff
 from pyregistry._core.clock import now
-from pyregistry._runtime.threads import Beside, Poke, Turn
+from pyregistry._runtime.threads import BackgroundTask, Lock, Wakeup
 from pyregistry.backend.protocol_sync import EventSource
 from pyregistry.errors import RegistryClosed, RegistryError, RegistryUnavailable
 from pyregistry.models import EventGap, ModelRef, RegistryEvent
@@ -35,7 +35,7 @@ MOST = 10_000
 _LONGEST = 4  # of the back-off: about a second
 
 
-class Listener:
+class Subscriber:
     """The subscription of one client.
 
     Args:
@@ -53,17 +53,17 @@ class Listener:
         self._name = name
         self._patience = patience
         self._closed = False
-        self.start_anew()
+        self.reset()
         _everyone.add(self)
 
-    def start_anew(self) -> None:
+    def reset(self) -> None:
         """Nobody listens, and nothing is known."""
-        self.hub: Hub[Poke, Turn] = Hub(Turn)
+        self.hub: WaiterRegistry[Wakeup, Lock] = WaiterRegistry(Lock)
         self.trouble: RegistryError | None = None
         self._up = False
         self._users = 0
-        self._arrivals: set[Poke] = set()
-        self._beside: Beside | None = None
+        self._arrivals: set[Wakeup] = set()
+        self._beside: BackgroundTask | None = None
         self._lock = threading.Lock()  # held for a few lines at a time, never while anybody waits
 
     @property
@@ -71,7 +71,7 @@ class Listener:
         """Whether what happens is heard."""
         return self._up
 
-    def come_home(self) -> None:
+    def bind_to_running_loop(self) -> None:
         """A subscription belongs to one event loop: that of a loop that is no more is left behind."""
 
     def begin(self) -> None:
@@ -80,7 +80,7 @@ class Listener:
             self._users += 1
             if self._beside is None and not self._closed:
                 self.trouble = None
-                self._beside = Beside(self._run, "listener")
+                self._beside = BackgroundTask(self._run, "listener")
 
     def join(self) -> None:
         """Listen from now on, until `leave`; whoever joins has come home.
@@ -89,7 +89,7 @@ class Listener:
             RegistryUnavailable: the subscription can't be made in time.
             ServerRefused: the user may not.
         """
-        arrival = Poke()
+        arrival = Wakeup()
         with self._lock:
             self._arrivals.add(arrival)
         self.begin()
@@ -132,7 +132,7 @@ class Listener:
         for arrival in self._arrivals:
             arrival.set()
 
-    def _run(self, beside: Beside) -> None:
+    def _run(self, beside: BackgroundTask) -> None:
         tries, down_since = 0, now()
         while not beside.stopping.is_set():
             try:
@@ -153,7 +153,7 @@ class Listener:
                 self._tell(beside, RegistryUnavailable(f"no subscription: {error}"))
             beside.stopping.wait(backoff(min(tries, _LONGEST)) if tries > 1 else 0.0)
 
-    def _tell(self, beside: Beside, trouble: RegistryError) -> None:
+    def _tell(self, beside: BackgroundTask, trouble: RegistryError) -> None:
         with self._lock:
             if self._beside is not beside or self.trouble is not None:
                 return
@@ -161,7 +161,7 @@ class Listener:
             self._tell_arrivals()
         self.hub.wake_all()
 
-    def _begin(self, beside: Beside) -> None:
+    def _begin(self, beside: BackgroundTask) -> None:
         with self._lock:
             if self._beside is not beside:
                 return
@@ -171,7 +171,7 @@ class Listener:
         with self._lock:
             self._tell_arrivals()
 
-    def _listen(self, beside: Beside) -> None:
+    def _listen(self, beside: BackgroundTask) -> None:
         source = self._make_source()
         beside.interrupt = source.interrupt
         try:
@@ -196,14 +196,14 @@ class EventStream:
     between is missed without an `EventGap`. It ends when the client is closed.
     """
 
-    def __init__(self, listener: Listener, wanted: Callable[[ModelRef], bool]) -> None:
+    def __init__(self, listener: Subscriber, wanted: Callable[[ModelRef], bool]) -> None:
         self._listener = listener
-        self._watcher = Watcher(Poke(), wanted, MOST)
-        self._hub: Hub[Poke, Turn] | None = None
+        self._watcher = Watcher(Wakeup(), wanted, MOST)
+        self._hub: WaiterRegistry[Wakeup, Lock] | None = None
 
     def __enter__(self) -> Self:
         if self._hub is None:
-            self._listener.come_home()
+            self._listener.bind_to_running_loop()
             # Before it listens: what is told in the same moment is not to be missed.
             hub = self._listener.hub
             hub.watch(self._watcher)
@@ -253,13 +253,13 @@ class EventStream:
             self._watcher.poke.wait()
 
 
-_everyone: weakref.WeakSet[Listener] = weakref.WeakSet()
+_everyone: weakref.WeakSet[Subscriber] = weakref.WeakSet()
 
 
-def _leave_parent() -> None:
+def _after_fork_in_child() -> None:
     """In a forked child: the parent's subscription, and whoever waits for it, stays with the parent."""
     for listener in list(_everyone):
-        listener.start_anew()
+        listener.reset()
 
 
-os.register_at_fork(after_in_child=_leave_parent)
+os.register_at_fork(after_in_child=_after_fork_in_child)

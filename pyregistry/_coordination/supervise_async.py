@@ -8,14 +8,14 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from pyregistry._coordination.lease import Held
+from pyregistry._coordination.lease import ActiveDownload
 from pyregistry._core.clock import now
-from pyregistry._runtime.aio import Poke, ask, outlast, tell
+from pyregistry._runtime.aio import Wakeup, ask, outlast, tell
 
 __all__ = ["Guard", "work"]
 
 
-async def work(held: Held, download: Callable[..., Any], *args: Any) -> None:
+async def work(held: ActiveDownload, download: Callable[..., Any], *args: Any) -> None:
     """Run a download under its claim; it is cancelled when the claim is lost, or the caller is.
 
     An async one has always ended when this returns, however often the caller is cancelled while it cleans up. One
@@ -26,7 +26,7 @@ async def work(held: Held, download: Callable[..., Any], *args: Any) -> None:
         BaseException: what the download raised; ``CancelledError``: the caller was cancelled.
     """
     loop = asyncio.get_running_loop()
-    alarm = Poke()
+    alarm = Wakeup()
 
     held.lost.call(functools.partial(tell, loop, alarm.set))
     task = loop.create_task(ask(download, *args))
@@ -50,7 +50,7 @@ async def work(held: Held, download: Callable[..., Any], *args: Any) -> None:
 class Guard:
     """Cancels the task that is in a block under a claim, when the claim is lost."""
 
-    def __init__(self, held: Held) -> None:
+    def __init__(self, held: ActiveDownload) -> None:
         self._held = held
         self._loop = asyncio.get_running_loop()
         self._task = asyncio.current_task()

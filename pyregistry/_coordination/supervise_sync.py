@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from pyregistry._coordination.lease import Held
+from pyregistry._coordination.lease import ActiveDownload
 
 __all__ = ["Guard", "work"]
 
 
-def work(held: Held, download: Callable[..., Any], *args: Any) -> None:
+def work(held: ActiveDownload, download: Callable[..., Any], *args: Any) -> None:
     """Run a download under its claim, in the caller's thread. It is told when the claim is lost (`LossSignal`).
 
     Raises:
@@ -30,7 +30,7 @@ def work(held: Held, download: Callable[..., Any], *args: Any) -> None:
 class Guard:
     """A block in a thread can't be ended: it looks at ``claim.lost``."""
 
-    def __init__(self, held: Held) -> None:
+    def __init__(self, held: ActiveDownload) -> None:
         self._held = held
 
     def end(self, _error: BaseException | None) -> bool:

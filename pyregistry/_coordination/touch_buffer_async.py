@@ -17,7 +17,7 @@ from pyregistry._core import validation as checks
 from pyregistry._core.clock import now
 from pyregistry._core.model_key import ModelKey
 from pyregistry._core.values import chunks
-from pyregistry._runtime.aio import Beside, Poke
+from pyregistry._runtime.aio import BackgroundTask, Wakeup
 from pyregistry.backend.protocol_async import AsyncBackend
 from pyregistry.errors import DamagedRecord, RegistryClosed, RegistryError
 
@@ -27,7 +27,7 @@ MOST = 10_000
 """Models that wait to be told of, as long as the server is away; then the oldest touches are lost."""
 
 
-class AsyncToucher:
+class AsyncTouchBuffer:
     """The touches of one client. It has something run beside the callers as long as there are any.
 
     Args:
@@ -43,10 +43,10 @@ class AsyncToucher:
         self._backend = backend
         self._interval = interval
         self._closed = False
-        self.start_anew()
+        self.reset()
         _everyone.add(self)
 
-    def start_anew(self) -> None:
+    def reset(self) -> None:
         """Nothing waits, and nothing runs."""
         self.noted: set[Hashable] = set()
         self._due: dict[str, ModelKey] = {}  # by entry: to be told of at once
@@ -54,8 +54,8 @@ class AsyncToucher:
         self._allowed: dict[str, int] = {}  # from which interval on each may be told of again
         self._lost = 0  # as many have not been told of, and will not be
         self._away = False
-        self._beside: Beside | None = None
-        self._news = Poke()
+        self._beside: BackgroundTask | None = None
+        self._news = Wakeup()
         self._lock = threading.Lock()  # held for a few lines at a time, never while anybody waits
 
     def touch(self, question: Hashable, targets: Iterable[ModelKey]) -> None:
@@ -66,7 +66,7 @@ class AsyncToucher:
         """
         # --- asyncio only: begin
         if self._beside is not None and not self._beside.is_here():
-            self.start_anew()
+            self.reset()
         # --- asyncio only: end
         with self._lock:
             if self._closed:
@@ -86,8 +86,8 @@ class AsyncToucher:
                 self.noted.clear()
             self.noted.add(question)
             if self._beside is None:
-                self._news = Poke()
-                self._beside = Beside(self._run, "touches")
+                self._news = Wakeup()
+                self._beside = BackgroundTask(self._run, "touches")
             elif self._due:
                 self._news.set()
 
@@ -116,7 +116,7 @@ class AsyncToucher:
             self._lost += 1
             self.noted.clear()
 
-    async def _run(self, _beside: Beside) -> None:
+    async def _run(self, _beside: BackgroundTask) -> None:
         while True:
             self._news.clear()
             with self._lock:
@@ -183,13 +183,13 @@ class AsyncToucher:
                 self._wait(target)
 
 
-_everyone: weakref.WeakSet[AsyncToucher] = weakref.WeakSet()
+_everyone: weakref.WeakSet[AsyncTouchBuffer] = weakref.WeakSet()
 
 
-def _leave_parent() -> None:
+def _after_fork_in_child() -> None:
     """In a forked child: what waits to be told, the parent tells."""
     for toucher in list(_everyone):
-        toucher.start_anew()
+        toucher.reset()
 
 
-os.register_at_fork(after_in_child=_leave_parent)
+os.register_at_fork(after_in_child=_after_fork_in_child)

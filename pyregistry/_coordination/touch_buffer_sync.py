@@ -18,7 +18,7 @@ from pyregistry._core import validation as checks
 from pyregistry._core.clock import now
 from pyregistry._core.model_key import ModelKey
 from pyregistry._core.values import chunks
-from pyregistry._runtime.threads import Beside, Poke
+from pyregistry._runtime.threads import BackgroundTask, Wakeup
 from pyregistry.backend.protocol_sync import Backend
 from pyregistry.errors import DamagedRecord, RegistryClosed, RegistryError
 
@@ -28,7 +28,7 @@ MOST = 10_000
 """Models that wait to be told of, as long as the server is away; then the oldest touches are lost."""
 
 
-class Toucher:
+class TouchBuffer:
     """The touches of one client. It has something run beside the callers as long as there are any.
 
     Args:
@@ -44,10 +44,10 @@ class Toucher:
         self._backend = backend
         self._interval = interval
         self._closed = False
-        self.start_anew()
+        self.reset()
         _everyone.add(self)
 
-    def start_anew(self) -> None:
+    def reset(self) -> None:
         """Nothing waits, and nothing runs."""
         self.noted: set[Hashable] = set()
         self._due: dict[str, ModelKey] = {}  # by entry: to be told of at once
@@ -55,8 +55,8 @@ class Toucher:
         self._allowed: dict[str, int] = {}  # from which interval on each may be told of again
         self._lost = 0  # as many have not been told of, and will not be
         self._away = False
-        self._beside: Beside | None = None
-        self._news = Poke()
+        self._beside: BackgroundTask | None = None
+        self._news = Wakeup()
         self._lock = threading.Lock()  # held for a few lines at a time, never while anybody waits
 
     def touch(self, question: Hashable, targets: Iterable[ModelKey]) -> None:
@@ -83,8 +83,8 @@ class Toucher:
                 self.noted.clear()
             self.noted.add(question)
             if self._beside is None:
-                self._news = Poke()
-                self._beside = Beside(self._run, "touches")
+                self._news = Wakeup()
+                self._beside = BackgroundTask(self._run, "touches")
             elif self._due:
                 self._news.set()
 
@@ -113,7 +113,7 @@ class Toucher:
             self._lost += 1
             self.noted.clear()
 
-    def _run(self, _beside: Beside) -> None:
+    def _run(self, _beside: BackgroundTask) -> None:
         while True:
             self._news.clear()
             with self._lock:
@@ -180,13 +180,13 @@ class Toucher:
                 self._wait(target)
 
 
-_everyone: weakref.WeakSet[Toucher] = weakref.WeakSet()
+_everyone: weakref.WeakSet[TouchBuffer] = weakref.WeakSet()
 
 
-def _leave_parent() -> None:
+def _after_fork_in_child() -> None:
     """In a forked child: what waits to be told, the parent tells."""
     for toucher in list(_everyone):
-        toucher.start_anew()
+        toucher.reset()
 
 
-os.register_at_fork(after_in_child=_leave_parent)
+os.register_at_fork(after_in_child=_after_fork_in_child)

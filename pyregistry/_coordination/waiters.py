@@ -1,6 +1,6 @@
 """What the waiters of one client know, and how news reaches them. No I/O: the listener feeds it.
 
-Whoever wants a model takes a `Seat`, which all waiters for that model share: one question to the server, one
+Whoever wants a model takes a `WaitEntry`, which all waiters for that model share: one question to the server, one
 contender for the claim, one wake-up serve them all.
 """
 
@@ -26,18 +26,18 @@ RECHECK = 30.0
 """Seconds after which a waiter looks again though nobody told it anything: messages can be lost."""
 
 
-class Poke(Protocol):
+class Wakeup(Protocol):
     """Wakes one waiter."""
 
     def set(self) -> None:
         """Wake it, now or as soon as it waits."""
 
 
-P = TypeVar("P", bound=Poke)
+P = TypeVar("P", bound=Wakeup)
 L = TypeVar("L")
 
 
-class OwnersEar:
+class OwnerWakeup:
     """Hears for the owner of a claim that its model is not DOWNLOADING any more; it takes a place among the pokes.
 
     Args:
@@ -68,7 +68,7 @@ class Snapshot(NamedTuple):
         return cls(state.status, now() + left if left else 0.0, state.record)
 
 
-class Seat(Generic[P, L]):
+class WaitEntry(Generic[P, L]):
     """One model that somebody waits for, or downloads.
 
     Attributes:
@@ -90,7 +90,7 @@ class Seat(Generic[P, L]):
         self.trouble: RegistryError | None = None
         self.recheck_at = math.inf
         self.tell_at = 0.0
-        self.pokes: set[P | OwnersEar] = set()
+        self.pokes: set[P | OwnerWakeup] = set()
         self._lock = lock
 
     def ask(self) -> tuple[int, int]:
@@ -160,25 +160,25 @@ class Watcher(Generic[P]):
         return self._events.popleft() if self._events else None
 
 
-class Hub(Generic[P, L]):
+class WaiterRegistry(Generic[P, L]):
     """The seats and watchers of one client. Safe from many threads."""
 
     def __init__(self, make_turn: Callable[[], L]) -> None:
         self._make_turn = make_turn
-        self._seats: dict[str, Seat[P, L]] = {}
+        self._seats: dict[str, WaitEntry[P, L]] = {}
         self._watchers: set[Watcher[P]] = set()
         self._lock = threading.Lock()  # held for a few lines at a time, never while anybody waits
 
-    def sit(self, entry: str, poke: P | OwnersEar) -> Seat[P, L]:
+    def sit(self, entry: str, poke: P | OwnerWakeup) -> WaitEntry[P, L]:
         """A seat for this waiter."""
         with self._lock:
             seat = self._seats.get(entry)
             if seat is None:
-                seat = self._seats[entry] = Seat(self._make_turn(), self._lock)
+                seat = self._seats[entry] = WaitEntry(self._make_turn(), self._lock)
             seat.pokes.add(poke)
             return seat
 
-    def rise(self, entry: str, poke: P | OwnersEar) -> None:
+    def rise(self, entry: str, poke: P | OwnerWakeup) -> None:
         """This waiter is gone."""
         with self._lock:
             seat = self._seats[entry]

@@ -38,12 +38,12 @@ class ClaimIds:
 _everyone: weakref.WeakSet[ClaimIds] = weakref.WeakSet()
 
 
-def _leave_parent() -> None:
+def _after_fork_in_child() -> None:
     for ids in list(_everyone):
         ids.draw()
 
 
-os.register_at_fork(after_in_child=_leave_parent)
+os.register_at_fork(after_in_child=_after_fork_in_child)
 
 
 @cache

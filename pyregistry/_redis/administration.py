@@ -13,9 +13,9 @@ import redis
 from pyregistry._core.model_key import ModelKey, entry_of
 from pyregistry._core.values import DEFAULT_TIMEOUT, STATUSES
 from pyregistry._redis.protocol.keys import Keyspace
-from pyregistry._redis.protocol.operations import Ops
-from pyregistry._redis.protocol.request import Head, PlainOp
-from pyregistry._redis.transport.endpoint import source_of
+from pyregistry._redis.protocol.operations import RequestFactory
+from pyregistry._redis.protocol.request import CommandTemplate, PlainRequest
+from pyregistry._redis.transport.endpoint import endpoint_of
 from pyregistry._redis.transport.pooled_sync import Transport
 from pyregistry.errors import AccessDenied, RegistryUnavailable, ServerRefused
 from pyregistry.models import ModelProvider
@@ -57,13 +57,13 @@ class _Server:
             verb: the command, one word or two.
             words: its arguments: text, bytes or numbers.
         """
-        head = Head(name, None, verb=verb)
-        return self._transport.call(PlainOp(head, lambda replies: replies[0], argv=words))
+        head = CommandTemplate(name, None, verb=verb)
+        return self._transport.call(PlainRequest(head, lambda replies: replies[0], argv=words))
 
 
 @contextmanager
 def _plain_server(url: str, namespace: str, timeout: float) -> Iterator[_Server]:
-    transport = _PlainTransport(source_of(url, timeout, {}), Ops(namespace, None, ()))
+    transport = _PlainTransport(endpoint_of(url, timeout, {}), RequestFactory(namespace, None, ()))
     try:
         yield _Server(transport)
     finally:
@@ -89,8 +89,8 @@ def ping(url: str, namespace: str, timeout: float, *, write: bool) -> None:
         with _plain_server(url, namespace, timeout) as server:
             server.ask("ping", "MGET", Keyspace(namespace).record(entry))
         return
-    ops = Ops(namespace, None, ())
-    transport = Transport(source_of(url, timeout, {}), ops)
+    ops = RequestFactory(namespace, None, ())
+    transport = Transport(endpoint_of(url, timeout, {}), ops)
     try:
         nobody = ModelKey(_NOBODY, _PROVIDER, None, None, entry)
         transport.call(ops.retry(nobody, lease=1.0, claim_id=None, owner=None, max_attempts=None))
@@ -143,7 +143,7 @@ def _records(server: _Server, namespace: str) -> int | None:
 
 def resolved_url(url: str) -> str:
     """The URL of the server itself, where a URL names one that is found or started. May block."""
-    return source_of(url, DEFAULT_TIMEOUT, {}).resolve()
+    return endpoint_of(url, DEFAULT_TIMEOUT, {}).resolve()
 
 
 def delete_settings(url: str, namespace: str, *, whole: bool) -> None:
@@ -153,7 +153,7 @@ def delete_settings(url: str, namespace: str, *, whole: bool) -> None:
         RegistryUnavailable, ServerRefused: it could not be deleted.
     """
     meta = Keyspace(namespace).meta
-    pool = source_of(url, DEFAULT_TIMEOUT, {}).sync_pool(url, redis.Connection.on_connect)
+    pool = endpoint_of(url, DEFAULT_TIMEOUT, {}).sync_pool(url, redis.Connection.on_connect)
     try:
         with redis.Redis.from_pool(pool) as client:
             if whole:

@@ -19,11 +19,11 @@ from pyregistry._redis.backend_sync import RedisBackend
 # --- asyncio only: end
 from pyregistry._redis.cache.tracking_async import AsyncTrackedTransport
 from pyregistry._redis.keepalive import keepalive_backend
-from pyregistry._redis.protocol.operations import Ops
-from pyregistry._redis.protocol.request import Head, Op, PlainOp
+from pyregistry._redis.protocol.operations import RequestFactory
+from pyregistry._redis.protocol.request import CommandTemplate, PlainRequest, Request
 from pyregistry._redis.protocol.scripts import BATCH
-from pyregistry._redis.transport.endpoint import ClientSource, UrlSource, source_of
-from pyregistry._redis.transport.multiplexed import MuxTransport
+from pyregistry._redis.transport.endpoint import ClientEndpoint, UrlEndpoint, endpoint_of
+from pyregistry._redis.transport.multiplexed import MultiplexedTransport
 from pyregistry._redis.transport.pooled_async import AsyncTransport
 from pyregistry._redis.transport.pubsub_async import AsyncEventReader
 from pyregistry.backend.values import (
@@ -67,8 +67,8 @@ class AsyncRedisBackend:
 
     def __init__(
         self,
-        source: ClientSource | UrlSource,
-        ops: Ops,
+        source: ClientEndpoint | UrlEndpoint,
+        ops: RequestFactory,
         transport: AsyncTransport,
     ) -> None:
         self.ops = ops
@@ -113,15 +113,15 @@ class AsyncRedisBackend:
         Raises:
             ConfigurationError: the URL or an option makes no sense.
         """
-        source = source_of(url, timeout, options)
-        ops = Ops(namespace, owner, providers)
+        source = endpoint_of(url, timeout, options)
+        ops = RequestFactory(namespace, owner, providers)
         if cache:
             return cls(source, ops, AsyncTrackedTransport(source, ops, stale_for=stale_for or 0.0))
         # --- asyncio only: begin
         if not multiplexed:
             return cls(source, ops, AsyncTransport(source, ops))
         # --- asyncio only: end
-        return cls(source, ops, MuxTransport(source, ops))
+        return cls(source, ops, MultiplexedTransport(source, ops))
 
     @classmethod
     def of_client(
@@ -130,8 +130,8 @@ class AsyncRedisBackend:
         """A backend on a redis-py client of the caller's, which it neither owns nor closes."""
         if not isinstance(client, redis.asyncio.Redis):
             raise InvalidArgument("client", f"must be a redis.asyncio.Redis, not {type(client).__name__}")
-        source = ClientSource(client)
-        ops = Ops(namespace, owner, providers)
+        source = ClientEndpoint(client)
+        ops = RequestFactory(namespace, owner, providers)
         return cls(source, ops, AsyncTransport(source, ops))
 
     @property
@@ -178,12 +178,12 @@ class AsyncRedisBackend:
         """See `AsyncBackend.keys_of`."""
         return self.ops.targets(name, provider, revision, subset)
 
-    def _call(self, op: Op[T]) -> Awaitable[T]:
+    def _call(self, op: Request[T]) -> Awaitable[T]:
         return self.transport.call(op, self._within)
 
     async def _call_many(
         self,
-        ops: Sequence[Op[list[T]]],
+        ops: Sequence[Request[list[T]]],
         tell: Callable[[Sequence[T]], None] = lambda _results: None,
     ) -> list[T | Exception]:
         """The results of all items, in order; an error stands for each item without one.
@@ -416,8 +416,8 @@ class AsyncRedisBackend:
     async def listeners(self) -> int | None:
         """See `AsyncBackend.listeners`."""
         channel = self.ops.keys.channel
-        head = Head("listeners", None, verb="PUBSUB SHARDNUMSUB")
-        op: Op[Any] = PlainOp(head, lambda replies: replies[0], argv=(channel,))
+        head = CommandTemplate("listeners", None, verb="PUBSUB SHARDNUMSUB")
+        op: Request[Any] = PlainRequest(head, lambda replies: replies[0], argv=(channel,))
         try:
             reply = await self._call(op)
         except ServerRefused:

@@ -15,11 +15,11 @@ from pyregistry._core.model_key import ModelKey
 from pyregistry._core.values import ClaimResult, Default, ProgressUpdate, Rejection, chunks
 from pyregistry._redis.cache.tracking_sync import TrackedTransport
 from pyregistry._redis.keepalive import keepalive_backend
-from pyregistry._redis.protocol.operations import Ops
-from pyregistry._redis.protocol.request import Head, Op, PlainOp
+from pyregistry._redis.protocol.operations import RequestFactory
+from pyregistry._redis.protocol.request import CommandTemplate, PlainRequest, Request
 from pyregistry._redis.protocol.scripts import BATCH
-from pyregistry._redis.transport.endpoint import ClientSource, OwnSource, source_of
-from pyregistry._redis.transport.fast_path_sync import LoneTransport
+from pyregistry._redis.transport.endpoint import ClientEndpoint, OwnEndpoint, endpoint_of
+from pyregistry._redis.transport.fast_path_sync import FastPathTransport
 from pyregistry._redis.transport.pooled_sync import Transport
 from pyregistry._redis.transport.pubsub_sync import EventReader
 from pyregistry.backend.values import (
@@ -58,8 +58,8 @@ class RedisBackend:
 
     def __init__(
         self,
-        source: ClientSource | OwnSource,
-        ops: Ops,
+        source: ClientEndpoint | OwnEndpoint,
+        ops: RequestFactory,
         transport: Transport,
     ) -> None:
         self.ops = ops
@@ -101,11 +101,11 @@ class RedisBackend:
         Raises:
             ConfigurationError: the URL or an option makes no sense.
         """
-        source = source_of(url, timeout, options)
-        ops = Ops(namespace, owner, providers)
+        source = endpoint_of(url, timeout, options)
+        ops = RequestFactory(namespace, owner, providers)
         if cache:
             return cls(source, ops, TrackedTransport(source, ops, stale_for=stale_for or 0.0))
-        return cls(source, ops, LoneTransport(source, ops))
+        return cls(source, ops, FastPathTransport(source, ops))
 
     @classmethod
     def of_client(
@@ -114,8 +114,8 @@ class RedisBackend:
         """A backend on a redis-py client of the caller's, which it neither owns nor closes."""
         if not isinstance(client, redis.Redis):
             raise InvalidArgument("client", f"must be a redis.Redis, not {type(client).__name__}")
-        source = ClientSource(client)
-        ops = Ops(namespace, owner, providers)
+        source = ClientEndpoint(client)
+        ops = RequestFactory(namespace, owner, providers)
         return cls(source, ops, Transport(source, ops))
 
     @property
@@ -155,12 +155,12 @@ class RedisBackend:
         """See `Backend.keys_of`."""
         return self.ops.targets(name, provider, revision, subset)
 
-    def _call(self, op: Op[T]) -> T:
+    def _call(self, op: Request[T]) -> T:
         return self.transport.call(op, self._within)
 
     def _call_many(
         self,
-        ops: Sequence[Op[list[T]]],
+        ops: Sequence[Request[list[T]]],
         tell: Callable[[Sequence[T]], None] = lambda _results: None,
     ) -> list[T | Exception]:
         """The results of all items, in order; an error stands for each item without one.
@@ -387,8 +387,8 @@ class RedisBackend:
     def listeners(self) -> int | None:
         """See `Backend.listeners`."""
         channel = self.ops.keys.channel
-        head = Head("listeners", None, verb="PUBSUB SHARDNUMSUB")
-        op: Op[Any] = PlainOp(head, lambda replies: replies[0], argv=(channel,))
+        head = CommandTemplate("listeners", None, verb="PUBSUB SHARDNUMSUB")
+        op: Request[Any] = PlainRequest(head, lambda replies: replies[0], argv=(channel,))
         try:
             reply = self._call(op)
         except ServerRefused:

@@ -5,17 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TypeVar
 
-from pyregistry._redis.protocol.operations import Ops
-from pyregistry._redis.transport.endpoint import ClientSource, OwnSource
+from pyregistry._redis.protocol.operations import RequestFactory
+from pyregistry._redis.transport.endpoint import ClientEndpoint, OwnEndpoint
 from pyregistry._redis.transport.pooled_sync import Transport
 
 B = TypeVar("B")
 
 
 def keepalive_backend(
-    make: Callable[[OwnSource, Ops, Transport], B],
-    source: ClientSource | OwnSource,
-    ops: Ops,
+    make: Callable[[OwnEndpoint, RequestFactory, Transport], B],
+    source: ClientEndpoint | OwnEndpoint,
+    ops: RequestFactory,
     timeout: float,
 ) -> B:
     """A blocking backend with connections of its own. See `AsyncBackend.for_keepalive`.

@@ -20,7 +20,7 @@ from pyregistry.errors import RegistryUnavailable
 
 T = TypeVar("T")
 
-Turn = asyncio.Lock
+Lock = asyncio.Lock
 
 
 def call_from_thread(backend: Any, verb: Callable[[Any], Any], seconds: float) -> Any:
@@ -44,7 +44,7 @@ def call_from_thread(backend: Any, verb: Callable[[Any], Any], seconds: float) -
         raise RegistryUnavailable(f"the event loop of the client has not answered in {seconds:g} s") from None
 
 
-class Poke:
+class Wakeup:
     """Wakes one waiter. Of the loop's own thread alone."""
 
     def __init__(self) -> None:
@@ -83,7 +83,7 @@ class Poke:
         return self._is_set
 
 
-class Beside:
+class BackgroundTask:
     """Something that runs beside the callers until it is stopped.
 
     Attributes:
@@ -91,8 +91,8 @@ class Beside:
         interrupt: as with threads; here its task is cancelled.
     """
 
-    def __init__(self, run: Callable[[Beside], Coroutine[Any, Any, None]], name: str) -> None:
-        self.stopping = Poke()
+    def __init__(self, run: Callable[[BackgroundTask], Coroutine[Any, Any, None]], name: str) -> None:
+        self.stopping = Wakeup()
         self.interrupt: Callable[[], None] | None = None
         self._task = asyncio.get_running_loop().create_task(run(self), name=f"pyregistry-{name}")
 
@@ -116,7 +116,7 @@ def tell(loop: asyncio.AbstractEventLoop, function: Callable[..., object], *args
         loop.call_soon_threadsafe(function, *args)
 
 
-def waker(poke: Poke) -> Callable[[], object]:
+def waker(poke: Wakeup) -> Callable[[], object]:
     """Sets it from whatever thread."""
     return functools.partial(tell, asyncio.get_running_loop(), poke.set)
 
@@ -192,7 +192,7 @@ async def outlast(task: asyncio.Future[Any]) -> asyncio.CancelledError | None:
     return cancelled
 
 
-async def see_through(call: Callable[..., Coroutine[Any, Any, T]], *args: Any) -> T:
+async def run_to_completion(call: Callable[..., Coroutine[Any, Any, T]], *args: Any) -> T:
     """Carry something out, even if the caller is cancelled meanwhile; only then the cancellation goes on."""
     task = asyncio.get_running_loop().create_task(call(*args))
     cancelled = await outlast(task)

@@ -12,7 +12,7 @@ from pyregistry.errors import InvalidArgument, RegistryUnavailable
 
 T = TypeVar("T")
 
-Turn = threading.Lock
+Lock = threading.Lock
 
 
 def call_from_thread(backend: Any, verb: Callable[[Any], Any], _seconds: float) -> Any:
@@ -22,7 +22,7 @@ def call_from_thread(backend: Any, verb: Callable[[Any], Any], _seconds: float) 
     return verb(backend.within(0.0))
 
 
-class Poke:
+class Wakeup:
     """Wakes one waiter. Any thread may set it."""
 
     def __init__(self) -> None:
@@ -40,12 +40,12 @@ class Poke:
         return True
 
 
-def waker(poke: Poke) -> Callable[[], object]:
+def waker(poke: Wakeup) -> Callable[[], object]:
     """Sets it from whatever thread."""
     return poke.set
 
 
-class Beside:
+class BackgroundTask:
     """Something that runs beside the callers, in a thread, until it is stopped.
 
     Attributes:
@@ -53,8 +53,8 @@ class Beside:
         interrupt: ends what its thread waits for; ``None``: nothing.
     """
 
-    def __init__(self, run: Callable[[Beside], None], name: str) -> None:
-        self.stopping = Poke()
+    def __init__(self, run: Callable[[BackgroundTask], None], name: str) -> None:
+        self.stopping = Wakeup()
         self.interrupt: Callable[[], None] | None = None
         self._thread = threading.Thread(target=run, args=(self,), name=f"pyregistry-{name}", daemon=True)
         self._thread.start()
@@ -91,6 +91,6 @@ def ask(function: Callable[..., Any], *args: Any) -> Any:
     return function(*args)
 
 
-def see_through(call: Callable[..., T], *args: Any) -> T:
+def run_to_completion(call: Callable[..., T], *args: Any) -> T:
     """Carry something out."""
     return call(*args)

@@ -36,7 +36,7 @@ class Epoch(Protocol):
     """A span of time for which known answers are valid."""
 
     until: float
-    """Until when (`_core.clock.now`) they may be given without `AsyncAnswerCache.vouched`."""
+    """Until when (`_core.clock.now`) they may be given without `AsyncAnswerCache.validate`."""
 
 
 class KnownAnswers(Protocol):

@@ -97,7 +97,7 @@ class AsyncAnswerCache(Protocol):
     def known(self) -> KnownAnswers:
         """What is known. Never replaced."""
 
-    async def vouched(self) -> bool:
+    async def validate(self) -> bool:
         """Whether `answers` may be given now."""
 
     async def is_downloaded(

@@ -91,7 +91,7 @@ class AnswerCache(Protocol):
     def known(self) -> KnownAnswers:
         """What is known. Never replaced."""
 
-    def vouched(self) -> bool:
+    def validate(self) -> bool:
         """Whether `answers` may be given now."""
 
     def is_downloaded(

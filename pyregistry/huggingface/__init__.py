@@ -16,11 +16,11 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from pyregistry._coordination.ensure_async import AsyncFlight
-from pyregistry._coordination.ensure_sync import Flight
-from pyregistry._coordination.options import VISIBILITY_TIMEOUT, EnsureOptions, Wish
+from pyregistry._coordination.ensure_async import AsyncEnsure
+from pyregistry._coordination.ensure_sync import Ensure
+from pyregistry._coordination.options import VISIBILITY_TIMEOUT, EnsureOptions, EnsureRequest
 from pyregistry._core.values import KEPT_LEASE
-from pyregistry._runtime.aio import ask, see_through, settle
+from pyregistry._runtime.aio import ask, run_to_completion, settle
 from pyregistry.huggingface.branch_async import AsyncResolver
 from pyregistry.huggingface.branch_sync import Resolver
 from pyregistry.huggingface.errors import SnapshotFailed, SnapshotRefused
@@ -113,7 +113,7 @@ def ensure_snapshot(
     fetch = Fetch(wanted, found.name, found.commit, found.why_not)
     verify_all = complete if store is None else verify
     wish = _wish(registry, wanted, found, verify_all, retry, fetch.check, options)
-    record = Flight(registry._session, wish).ensure(fetch.run)
+    record = Ensure(registry._session, wish).ensure(fetch.run)
     resolver.remember(found)
     return record
 
@@ -157,7 +157,7 @@ async def ensure_snapshot_async(
             await asyncio.wait({task})
         except asyncio.CancelledError:
             fetch.stop()
-            await see_through(settle, task)
+            await run_to_completion(settle, task)
             raise
         task.result()
 
@@ -169,7 +169,7 @@ async def ensure_snapshot_async(
 
     verify_all = complete if store is None else verify
     wish = _wish(registry, wanted, found, verify_all, retry, ready, options)
-    record = await AsyncFlight(registry._session, wish).ensure(download)
+    record = await AsyncEnsure(registry._session, wish).ensure(download)
     await resolver.remember(found)
     return record
 
@@ -212,7 +212,7 @@ def _wish(
     retry: RetryPolicy | None,
     ready: Callable[[], Any],
     options: EnsureOptions,
-) -> Wish:
+) -> EnsureRequest:
     """What `Registry.ensure` makes of its arguments, and the look at this machine before a claim."""
     if unknown := [name for name in options if name not in _DEFAULTS]:
         raise TypeError(f"ensure_snapshot has no option {unknown[0]!r}")

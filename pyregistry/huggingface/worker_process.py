@@ -285,9 +285,9 @@ class _Trials:
     def __init__(self) -> None:
         self.worked: set[tuple[object, ...]] = set()
         self._lock = threading.Lock()
-        os.register_at_fork(after_in_child=self._leave_parent)
+        os.register_at_fork(after_in_child=self._after_fork_in_child)
 
-    def _leave_parent(self) -> None:
+    def _after_fork_in_child(self) -> None:
         self._lock = threading.Lock()  # a thread of the parent may hold the other
 
     @contextmanager

@@ -26,10 +26,10 @@ from tests.support import memory_backend
 from tests.support.memory_backend import (
     AsyncMemoryBackend,
     AsyncMemoryEventSource,
+    ClaimTerms,
     MemoryBackend,
     MemoryEventSource,
     MemoryStore,
-    Request,
 )
 
 EVERY = pytest.mark.parametrize("scenario", SCENARIOS, ids=str)
@@ -161,13 +161,13 @@ def test_a_failure_states_the_property() -> None:
 
 
 def args_of(it: Item) -> dict[str, Any]:
-    assert isinstance(it, Request)
+    assert isinstance(it, ClaimTerms)
     return it.args
 
 
 class LateProgress(Model):
     def renew(self, it: Item) -> Outcome:
-        return super().renew(Request(it.model, {**args_of(it), "order": 0}))
+        return super().renew(ClaimTerms(it.model, {**args_of(it), "order": 0}))
 
 
 class EndlessTakeOver(Model):
@@ -192,7 +192,7 @@ class ForgottenEnd(Model):
 
 class AnyToken(Model):
     def delete(self, it: Item) -> Outcome:
-        return super().delete(Request(it.model, {**args_of(it), "token": ""}))
+        return super().delete(ClaimTerms(it.model, {**args_of(it), "token": ""}))
 
 
 class CountedRelease(Model):
@@ -207,11 +207,11 @@ class CountedRelease(Model):
 
 class ShortBackOff(Model):
     def finish(self, it: Item) -> Outcome:
-        return super().finish(Request(it.model, {**args_of(it), "retry_in": 0}))
+        return super().finish(ClaimTerms(it.model, {**args_of(it), "retry_in": 0}))
 
 
 class LostEvents(MemoryStore):
-    def run(self, script: str, requests: Sequence[Request], by: str = "") -> list[Any]:
+    def run(self, script: str, requests: Sequence[ClaimTerms], by: str = "") -> list[Any]:
         silent = self.model.clock % 7 == 0
         subscribers, self.subscribers = self.subscribers, [] if silent else self.subscribers
         try:

@@ -106,8 +106,8 @@ def test_later_ones_go_out_when_an_interval_begins(
     until(lambda: newest(other) == "m3", "it goes on")
 
 
-def toucher_of(registry: Registry) -> touch_buffer_sync.Toucher:
-    toucher: touch_buffer_sync.Toucher | None = registry._touches
+def toucher_of(registry: Registry) -> touch_buffer_sync.TouchBuffer:
+    toucher: touch_buffer_sync.TouchBuffer | None = registry._touches
     assert toucher is not None
     return toucher
 

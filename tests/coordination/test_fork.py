@@ -33,7 +33,7 @@ from pyregistry import (
 )
 from pyregistry._coordination import keepalive
 from pyregistry._core import values
-from pyregistry._redis.transport.endpoint import UrlSource
+from pyregistry._redis.transport.endpoint import UrlEndpoint
 from tests.support.faults.proxy import SECONDS, Proxy, until
 from tests.support.internals import ops_of
 from tests.support.marks import left_open
@@ -269,13 +269,13 @@ def test_a_lock_that_the_parent_held_does_not_stop_the_child(
     """A forked child does not wait for a lock that a parent's thread holds."""
     parent, starting, go = os.getpid(), threading.Event(), threading.Event()
 
-    def slow_in_the_parent(_source: UrlSource) -> str:
+    def slow_in_the_parent(_source: UrlEndpoint) -> str:
         if os.getpid() == parent:
             starting.set()
             assert go.wait(SECONDS)
         return server_url
 
-    monkeypatch.setattr(UrlSource, "resolve", slow_in_the_parent)
+    monkeypatch.setattr(UrlEndpoint, "resolve", slow_in_the_parent)
     registry = Registry.from_url(server_url, namespace)
     connecting = threading.Thread(target=registry.connect)
     connecting.start()

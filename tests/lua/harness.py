@@ -388,7 +388,7 @@ class Lab:
             assert after.values == before.values
             assert self.events == []
         elif name not in OF_NO_MODEL:
-            _Call(name, items, reply, self.events, before, after, self.damaged).check(
+            PendingRequest(name, items, reply, self.events, before, after, self.damaged).check(
                 *span(first, last), shared.get("by", _DEFAULTS["by"])
             )
         for each, answer in zip(items, reply if name == "delete" else (), strict=False):
@@ -486,7 +486,7 @@ def bytes_of(record: StoredRecord) -> int:
 
 
 @dataclass(frozen=True)
-class _Call:
+class PendingRequest:
     """One call of a writing script, to be judged by what it answered."""
 
     name: str

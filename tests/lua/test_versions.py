@@ -33,7 +33,7 @@ def newer_composer() -> Composer:
     return Composer(LUA, Layout((*older.elements, Element("mirror", ""))))
 
 
-def source_of(name: str) -> str:
+def endpoint_of(name: str) -> str:
     return (LUA / "src" / f"{name}.v1.lua").read_text("utf-8")
 
 
@@ -43,7 +43,7 @@ def newer() -> dict[str, Script]:
     composer = newer_composer()
     made = {}
     for name in NAMES:
-        source = source_of(name)
+        source = endpoint_of(name)
         if name not in STATUS_ALONE:
             source = changed(source, "function judge()", f"function judge()\n{FILLED_IN}")
         if name == "claim":
@@ -67,7 +67,7 @@ def mirror(lab: Lab, model: str) -> str:
 @pytest.mark.parametrize("name", NAMES)
 def test_a_new_element_changes_no_released_text(newer: dict[str, Script], name: str) -> None:
     """A new element of the record changes no released script."""
-    assert newer_composer().compose(name, 1, source_of(name)) == load(name, 1).text
+    assert newer_composer().compose(name, 1, endpoint_of(name)) == load(name, 1).text
     assert newer[name].sha != load(name, 1).sha
     assert (f"[--[[MIRROR]] {len(NewerRecord.__struct_fields__)}]" in newer[name].text) == (
         name not in STATUS_ALONE

@@ -6,9 +6,9 @@ from datetime import datetime
 from typing import Any
 
 from pyregistry import AsyncRegistry, Registry
-from pyregistry._coordination.keepalive import KeptClaims
+from pyregistry._coordination.keepalive import Keepalive
 from pyregistry._core.clock import now
-from pyregistry._redis.protocol.operations import Ops
+from pyregistry._redis.protocol.operations import RequestFactory
 from pyregistry._redis.transport.multiplexed import Batch
 
 # Any: tests look at attributes that no protocol names, on either client or a facade of the asyncio one.
@@ -19,9 +19,9 @@ def _backend_of(registry: AnyClient) -> Any:
     return registry._backend
 
 
-def ops_of(registry: AnyClient) -> Ops:
+def ops_of(registry: AnyClient) -> RequestFactory:
     """What makes the requests of a client on Redis."""
-    ops: Ops = _backend_of(registry).ops
+    ops: RequestFactory = _backend_of(registry).ops
     return ops
 
 
@@ -35,9 +35,9 @@ def subscriber_of(registry: AnyClient) -> Any:
     return registry._session.subscriber
 
 
-def keepalive_of(registry: AnyClient) -> KeptClaims:
+def keepalive_of(registry: AnyClient) -> Keepalive:
     """The claims that a client keeps alive."""
-    keepalive: KeptClaims = registry._session.keepalive
+    keepalive: Keepalive = registry._session.keepalive
     return keepalive
 
 

@@ -83,7 +83,7 @@ _BY_OTHERS = (EventKind.SET, EventKind.CANCELLED, EventKind.DELETED)
 _LEASED = (ModelStatus.DOWNLOADING, ModelStatus.EVICTING)
 
 
-class Request(NamedTuple):
+class ClaimTerms(NamedTuple):
     """One item of a request: see `tests.lua.model.Item`."""
 
     model: str
@@ -117,7 +117,7 @@ class MemoryStore:
         self.model.now = max(self.model.now, time.time_ns() // 1000 + self._skew)
         return self.model.now
 
-    def run(self, script: str, requests: Sequence[Request], by: str = "") -> list[Any]:
+    def run(self, script: str, requests: Sequence[ClaimTerms], by: str = "") -> list[Any]:
         """Apply one request to each of the models, in order, and publish what happened."""
         replies, events = [], []
         with self.lock:
@@ -140,7 +140,7 @@ class MemoryStore:
                     deliver(events)
         return replies
 
-    def _judge(self, script: str, request: Request) -> Any:
+    def _judge(self, script: str, request: ClaimTerms) -> Any:
         if request.model not in self.damaged:
             return getattr(self.model, script)(request)
         if script == "delete" and request["force"] and request["token"] == "":
@@ -281,7 +281,7 @@ class MemoryBackend:
         providers = self._providers if provider is None else (provider,)
         return [checks.target(name, each, revision, subset) for each in providers]
 
-    def _run(self, script: str, requests: Sequence[Request]) -> list[Any]:
+    def _run(self, script: str, requests: Sequence[ClaimTerms]) -> list[Any]:
         self.check()
         return self.store.run(script, requests, self.owner)
 
@@ -332,7 +332,7 @@ class MemoryBackend:
         self, wanted: Sequence[tuple[ModelKey, dict[str, Any]]], lease: float | Default | None
     ) -> list[ClaimResult | DamagedRecord]:
         results: list[ClaimResult | DamagedRecord] = []
-        replies = self._run("claim", [Request(key.entry, args) for key, args in wanted])
+        replies = self._run("claim", [ClaimTerms(key.entry, args) for key, args in wanted])
         for (key, args), reply in zip(wanted, replies, strict=True):
             if isinstance(reply, wire.Damaged):
                 results.append(damaged(key.ref))
@@ -386,7 +386,7 @@ class MemoryBackend:
         max_attempts: int | None = None,
     ) -> Claim | Rejection:
         args = self._claiming(lease, owner, claim_id, max_attempts)
-        (reply,) = self._run("retry", [Request(key.entry, args)])
+        (reply,) = self._run("retry", [ClaimTerms(key.entry, args)])
         if isinstance(reply, wire.Damaged):
             raise damaged(key.ref)
         if isinstance(reply, wire.RetryRefused):
@@ -418,7 +418,7 @@ class MemoryBackend:
                 "bytes_total": "" if total is None else checks.whole("bytes_total", total),
                 "order": order or next_order(),
             }
-            requests.append(Request(key.entry, args))
+            requests.append(ClaimTerms(key.entry, args))
             leases.append(seconds)
         return [
             _renewal(claim, seconds, reply)
@@ -453,7 +453,7 @@ class MemoryBackend:
     def _end(self, script: str, claim: Claim, args: dict[str, Any]) -> str:
         key = checks.claimed_model(claim)
         args |= {"claim_id": claim.claim_id, "token": claim.token}
-        (reply,) = self._run(script, [Request(key.entry, args)])
+        (reply,) = self._run(script, [ClaimTerms(key.entry, args)])
         if isinstance(reply, wire.Damaged):
             raise damaged(key.ref)
         return (
@@ -482,7 +482,7 @@ class MemoryBackend:
             "size_bytes": change.size_bytes or 0,
             "location": change.location or "",
         }
-        (reply,) = self._run("set_status", [Request(key.entry, args)])
+        (reply,) = self._run("set_status", [ClaimTerms(key.entry, args)])
         if isinstance(reply, wire.Damaged):
             raise damaged(key.ref)
         if isinstance(reply, wire.SetRefused):
@@ -498,7 +498,7 @@ class MemoryBackend:
             "retry_in": _microseconds(cancellation.retry_in),
             "permanent": int(cancellation.permanent),
         }
-        (reply,) = self._run("cancel", [Request(key.entry, args)])
+        (reply,) = self._run("cancel", [ClaimTerms(key.entry, args)])
         if isinstance(reply, wire.Damaged):
             raise damaged(key.ref)
         if isinstance(reply, wire.Again):
@@ -506,7 +506,7 @@ class MemoryBackend:
         return reply if isinstance(reply, Cancelled) else None
 
     def touch(self, keys: Sequence[ModelKey]) -> list[bool | DamagedRecord]:
-        replies = self._run("touch", [Request(key.entry, {}) for key in keys])
+        replies = self._run("touch", [ClaimTerms(key.entry, {}) for key in keys])
         return [
             damaged(key.ref) if isinstance(reply, wire.Damaged) else isinstance(reply, wire.Known)
             for key, reply in zip(keys, replies, strict=True)
@@ -529,7 +529,7 @@ class MemoryBackend:
         token = "" if expected_token is None else checks.whole("expected_token", expected_token)
         args = {"token": token, "force": int(bool(force))}
         deleted = 0
-        replies = self._run("delete", [Request(key.entry, args) for key in keys])
+        replies = self._run("delete", [ClaimTerms(key.entry, args) for key in keys])
         for key, reply in zip(keys, replies, strict=True):
             if isinstance(reply, wire.Damaged):
                 raise damaged(key.ref)

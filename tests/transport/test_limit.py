@@ -157,7 +157,7 @@ def test_a_shorter_lease_at_the_limit(
     assert registry.finish_download_claim(second.claim, ModelStatus.DOWNLOADED)
 
 
-def kept_by(registry: Any) -> keepalive.KeptClaims:
+def kept_by(registry: Any) -> keepalive.Keepalive:
     client = getattr(registry, "_registry", registry)
-    kept: keepalive.KeptClaims = keepalive_of(client)
+    kept: keepalive.Keepalive = keepalive_of(client)
     return kept

@@ -17,10 +17,17 @@ from redis._parsers import _RESP3Parser
 
 from pyregistry import Claimed, ModelStatus, OutcomeUnknown, Registry, RegistryClosed, RegistryUnavailable
 from pyregistry._redis.backend_async import MOST_BATCHES
-from pyregistry._redis.protocol.request import Head, Op, PlainOp
+from pyregistry._redis.protocol.request import CommandTemplate, PlainRequest, Request
 from pyregistry._redis.transport import connection_sync, fast_path_sync, pooled_sync
-from pyregistry._redis.transport.connection_sync import FastLine, Line, OwnLine, OwnLines, line_of, lines_of
-from pyregistry._redis.transport.endpoint import CONNECTIONS, UrlSource
+from pyregistry._redis.transport.connection_sync import (
+    CallConnection,
+    FastConnection,
+    OwnConnection,
+    OwnConnectionPool,
+    connection_of,
+    pool_of,
+)
+from pyregistry._redis.transport.endpoint import CONNECTIONS, UrlEndpoint
 from pyregistry.backend.values import StatusChange
 from tests.support.faults.interrupt import NUMBER, Interrupted, interruptible
 from tests.support.faults.proxy import SECONDS, Proxy, until
@@ -298,12 +305,14 @@ def test_a_call_alone_that_waits_for_its_turn_is_told_of_the_end(registry: Regis
     """close makes a call that waits on the fast path raise RegistryClosed."""
     registry.connect()
     lines = transport_of(registry)._lines
-    assert isinstance(lines, OwnLines)
+    assert isinstance(lines, OwnConnectionPool)
     taken = [lines.take() for _ in range(CONNECTIONS)]
     with ThreadPoolExecutor(1) as pool:
         asked = pool.submit(registry.get_status, "model", "S3")
         until(
-            lambda: any(frame.f_code is OwnLines.idle.__code__ for frame in sys._current_frames().values()),
+            lambda: any(
+                frame.f_code is OwnConnectionPool.idle.__code__ for frame in sys._current_frames().values()
+            ),
             "it waits for its turn",
         )
         registry.close()
@@ -358,8 +367,8 @@ def test_connections_with_ways_of_their_own(proxy: Proxy, namespace: str, option
     """Connections of a user's own class or protocol are used through their own methods."""
     parts = urlsplit(proxy.url)
     with redis.ConnectionPool(host="127.0.0.1", port=parts.port, **options) as pool:
-        kind = FastLine if "protocol" in options else Line
-        line = lines_of(pool, shared=True).take()
+        kind = FastConnection if "protocol" in options else CallConnection
+        line = pool_of(pool, shared=True).take()
         assert type(line) is kind
         pool.release(line.connection)
         Counting.commands = 0
@@ -378,15 +387,15 @@ def test_what_needs_redis_pys_care_is_left_in_its_pool() -> None:
     """Health checks and credential providers keep the connections in redis-py's pool."""
 
     def lines(**options: Any) -> type:
-        source = UrlSource("redis://127.0.0.1:1", 1.0, options)
-        return type(lines_of(source.sync_pool("redis://127.0.0.1:1", print), shared=False))
+        source = UrlEndpoint("redis://127.0.0.1:1", 1.0, options)
+        return type(pool_of(source.sync_pool("redis://127.0.0.1:1", print), shared=False))
 
-    assert lines() is OwnLines
+    assert lines() is OwnConnectionPool
     for options in (
         {"health_check_interval": 5},
         {"credential_provider": redis.UsernamePasswordCredentialProvider("a", "b")},
     ):
-        assert lines(**options) is not OwnLines
+        assert lines(**options) is not OwnConnectionPool
 
 
 # What comes from redis-py
@@ -403,7 +412,7 @@ def test_the_names_that_are_used_are_there(make_server: MakeServer, tmp_path: Pa
         assert callable(made._parser.handle_push_response)
         assert made._sock.fileno() > 0
         assert isinstance(made._host_error(), str)
-        assert type(line_of(made)) is FastLine
+        assert type(connection_of(made)) is FastConnection
         made.disconnect()
     common = redis.connection.AbstractConnection
     for name in ("send_packed_command", "read_response"):
@@ -416,7 +425,9 @@ def test_what_the_server_says_of_its_own_accord_is_no_reply(
     """Push messages between replies are not taken for replies."""
     with Registry.from_url(server_url, namespace) as registry:
         transport = transport_of(registry)
-        track: Op[Any] = PlainOp(Head("track", None, verb="CLIENT TRACKING ON"), lambda replies: replies[0])
+        track: Request[Any] = PlainRequest(
+            CommandTemplate("track", None, verb="CLIENT TRACKING ON"), lambda replies: replies[0]
+        )
         (model,) = ops_of(registry).targets("model", "S3", None, None)
         status = ops_of(registry).get_status("model", "S3", None, None)
         written = ops_of(registry).set_status(model, StatusChange(ModelStatus.ERROR))
@@ -430,11 +441,11 @@ def test_what_the_server_says_of_its_own_accord_is_no_reply(
             assert registry.get_status(f"m{at}", "S3") is ModelStatus.ERROR
 
 
-def only_line(registry: Registry) -> OwnLine:
+def only_line(registry: Registry) -> OwnConnection:
     lines = transport_of(registry)._lines
-    assert isinstance(lines, OwnLines)
+    assert isinstance(lines, OwnConnectionPool)
     (line,) = lines._idle
-    assert isinstance(line, OwnLine)
+    assert isinstance(line, OwnConnection)
     return line
 
 
@@ -460,7 +471,7 @@ def test_a_thread_that_is_not_alone_does_not_look(registry: Registry, proxy: Pro
     """A thread spins for a reply only if no other thread uses the client."""
     registry.connect()
     lines = transport_of(registry)._lines
-    assert isinstance(lines, OwnLines)
+    assert isinstance(lines, OwnConnectionPool)
     with ThreadPoolExecutor(2) as pool:
         held = [*proxy.pause("MGET", reply=True), *proxy.pause("touch", reply=True)]
         status, touch = (
@@ -534,7 +545,7 @@ def test_over_tls(make_server: MakeServer, namespace: str, tmp_path: Path) -> No
         assert all(isinstance(result, Claimed) for result in registry.try_claim_many(names, lease=LEASE))
         assert len(registry.get_models_by_last_used()) == 1100
         lines: Any = transport_of(registry)._lines
-        assert [type(line) for line in lines._idle] == [FastLine]
+        assert [type(line) for line in lines._idle] == [FastConnection]
         (ours,) = [each for each in raw.client_list() if each["addr"] != raw.client_info()["addr"]]
         registry.get_status("m1")
         assert ours["id"] in {each["id"] for each in raw.client_list()}, "one connection does it all"

@@ -15,8 +15,8 @@ from pyregistry._core.model_key import ModelKey
 from pyregistry._core.validation import target
 from pyregistry._core.values import Default, ProgressUpdate
 from pyregistry._redis.protocol import records as wire
-from pyregistry._redis.protocol.operations import OPEN, SCRIPTS, Ops
-from pyregistry._redis.protocol.request import Op, pack
+from pyregistry._redis.protocol.operations import OPEN, SCRIPTS, RequestFactory
+from pyregistry._redis.protocol.request import Request, pack
 from pyregistry._redis.protocol.scripts import BATCH, Script, load, lua_folder
 from pyregistry.backend.values import Cancellation, Ending, StatusChange
 from pyregistry.models import Claim, EventKind, ModelStatus
@@ -211,7 +211,7 @@ def test_nothing_is_run_but_what_was_meant() -> None:
 
 CLAIM = Claim("m", "HuggingFace", None, None, "the id", "the owner", 77, 60.0, None)
 SECOND_CLAIM = Claim("n", "S3", "r", "s", "another id", "the owner", 88, 30.0, None)
-OPS = Ops("space", "the caller", ())
+OPS = RequestFactory("space", "the caller", ())
 PREFIX = "pyregistry:{space}:"
 KEYS = {
     "meta": "meta", "index_downloading": "downloading", "index_downloaded": "downloaded",
@@ -234,7 +234,7 @@ def both(**args: Any) -> list[dict[str, Any]]:
 
 
 # An operation of two items where there can be two; its shared arguments; those of its items.
-SENT: dict[str, tuple[Op[Any], dict[str, Any], list[dict[str, Any]]]] = {
+SENT: dict[str, tuple[Request[Any], dict[str, Any], list[dict[str, Any]]]] = {
     "open": (OPS.open(), {"schema": 1}, []),
     "check": (OPS.check(), {"schema": 1}, []),
     "claim": (
@@ -360,7 +360,7 @@ FIT = {
     "flag": r"[01]",
 }
 
-LEAST: list[Op[Any]] = [
+LEAST: list[Request[Any]] = [
     OPS.open(),
     OPS.claiming("HuggingFace", None, None, None, None, None).claim("m", None, None),
     OPS.claims(targets(), lease=Default.KEPT, owner=None, max_attempts=None),
@@ -380,7 +380,7 @@ LEAST: list[Op[Any]] = [
 
 
 @pytest.mark.parametrize("op", [*LEAST, *(op for op, _, _ in SENT.values())], ids=lambda op: op.head.name)
-def test_arguments_are_of_the_types_that_the_header_says(op: Op[Any]) -> None:
+def test_arguments_are_of_the_types_that_the_header_says(op: Request[Any]) -> None:
     """With everything said, and with as little as can be."""
     assert op.head.script is not None
     header = contract(op.head.script)

@@ -12,7 +12,7 @@ from pyregistry._core.values import preferred_record
 from pyregistry._redis.cache.client_cache import UNKNOWN, ClientCache
 from pyregistry._redis.protocol.operations import read_record, read_stored
 from pyregistry._redis.protocol.records import Found, ReadReply
-from pyregistry._redis.protocol.request import Op
+from pyregistry._redis.protocol.request import Request
 from pyregistry._redis.transport.pooled_async import AsyncTransport
 from pyregistry.errors import DamagedRecord, RegistryUnavailable
 from pyregistry.models import ModelProvider, ModelRecord, ModelStatus
@@ -40,13 +40,13 @@ class AsyncCachedReads(AsyncTransport):
         """See `AsyncAnswerCache.stale_answers`."""
         return self.known.outage.answers
 
-    async def vouched(self) -> bool:
+    async def validate(self) -> bool:
         """Whether memory may answer. The news is let in now and then, however often this is asked."""
         raise NotImplementedError
 
-    async def call(self, op: Op[T], patience: float | None = None) -> T:
+    async def call(self, op: Request[T], patience: float | None = None) -> T:
         """The reply of one operation, from memory if that holds it; raises what `AsyncTransport.call` raises."""
-        if op.head.near and self.known.values(op.keys) is not None and await self.vouched():
+        if op.head.near and self.known.values(op.keys) is not None and await self.validate():
             # Once more: the news may have come meanwhile.
             values = self.known.values(op.keys)
             if values is not None:
@@ -58,7 +58,7 @@ class AsyncCachedReads(AsyncTransport):
         near = self.known
         try:
             # In this order: the answer is as new as what vouches for it.
-            if now() < near.epoch.until or (question in near.answers and await self.vouched()):
+            if now() < near.epoch.until or (question in near.answers and await self.validate()):
                 return near.answers.get(question, UNKNOWN)
         except TypeError:
             pass  # nobody can have asked that: what is wrong with it is told by whoever tries to find out
@@ -89,7 +89,7 @@ class AsyncCachedReads(AsyncTransport):
         self.known.answer(question, op.keys, op.decode)
         return status
 
-    async def _status(self, op: Op[ModelStatus | None]) -> ModelStatus | None:
+    async def _status(self, op: Request[ModelStatus | None]) -> ModelStatus | None:
         """The status of a model; where nobody answers, the last that was known, if that may be told."""
         near = self.known
         if not near.stale_for:
@@ -133,7 +133,7 @@ class AsyncCachedReads(AsyncTransport):
         return record
 
     def _known(
-        self, targets: Sequence[ModelKey], stored: Op[Any]
+        self, targets: Sequence[ModelKey], stored: Request[Any]
     ) -> list[ModelRecord | DamagedRecord | None] | None:
         values, uses = self.known.values(stored.keys), self.known.last_uses(stored.keys)
         if values is None or uses is None:
@@ -144,16 +144,16 @@ class AsyncCachedReads(AsyncTransport):
         ]
 
     async def _records(
-        self, targets: Sequence[ModelKey], stored: Op[Any]
+        self, targets: Sequence[ModelKey], stored: Request[Any]
     ) -> list[ModelRecord | DamagedRecord | None]:
         """The records of a few models, from memory if that holds them and their last use."""
         near = self.known
-        if near.last_uses(stored.keys) is not None and await self.vouched():
+        if near.last_uses(stored.keys) is not None and await self.validate():
             known = self._known(targets, stored)
             if known is not None:
                 return known
         # In one write: what is remembered is told of when it changes; the last use, which changes often, is not.
-        both: list[Op[Any]] = [stored, self._ops.look_up(targets)]
+        both: list[Request[Any]] = [stored, self._ops.look_up(targets)]
         answers = await self.call_many(both)
         for answer in answers:
             if isinstance(answer, Exception):

@@ -13,7 +13,7 @@ from pyregistry._core.values import preferred_record
 from pyregistry._redis.cache.client_cache import UNKNOWN, ClientCache
 from pyregistry._redis.protocol.operations import read_record, read_stored
 from pyregistry._redis.protocol.records import Found, ReadReply
-from pyregistry._redis.protocol.request import Op
+from pyregistry._redis.protocol.request import Request
 from pyregistry._redis.transport.pooled_sync import Transport
 from pyregistry.errors import DamagedRecord, RegistryUnavailable
 from pyregistry.models import ModelProvider, ModelRecord, ModelStatus
@@ -41,13 +41,13 @@ class CachedReads(Transport):
         """See `AnswerCache.stale_answers`."""
         return self.known.outage.answers
 
-    def vouched(self) -> bool:
+    def validate(self) -> bool:
         """Whether memory may answer. The news is let in now and then, however often this is asked."""
         raise NotImplementedError
 
-    def call(self, op: Op[T], patience: float | None = None) -> T:
+    def call(self, op: Request[T], patience: float | None = None) -> T:
         """The reply of one operation, from memory if that holds it; raises what `Transport.call` raises."""
-        if op.head.near and self.known.values(op.keys) is not None and self.vouched():
+        if op.head.near and self.known.values(op.keys) is not None and self.validate():
             # Once more: the news may have come meanwhile.
             values = self.known.values(op.keys)
             if values is not None:
@@ -59,7 +59,7 @@ class CachedReads(Transport):
         near = self.known
         try:
             # In this order: the answer is as new as what vouches for it.
-            if now() < near.epoch.until or (question in near.answers and self.vouched()):
+            if now() < near.epoch.until or (question in near.answers and self.validate()):
                 return near.answers.get(question, UNKNOWN)
         except TypeError:
             pass  # nobody can have asked that: what is wrong with it is told by whoever tries to find out
@@ -90,7 +90,7 @@ class CachedReads(Transport):
         self.known.answer(question, op.keys, op.decode)
         return status
 
-    def _status(self, op: Op[ModelStatus | None]) -> ModelStatus | None:
+    def _status(self, op: Request[ModelStatus | None]) -> ModelStatus | None:
         """The status of a model; where nobody answers, the last that was known, if that may be told."""
         near = self.known
         if not near.stale_for:
@@ -134,7 +134,7 @@ class CachedReads(Transport):
         return record
 
     def _known(
-        self, targets: Sequence[ModelKey], stored: Op[Any]
+        self, targets: Sequence[ModelKey], stored: Request[Any]
     ) -> list[ModelRecord | DamagedRecord | None] | None:
         values, uses = self.known.values(stored.keys), self.known.last_uses(stored.keys)
         if values is None or uses is None:
@@ -145,16 +145,16 @@ class CachedReads(Transport):
         ]
 
     def _records(
-        self, targets: Sequence[ModelKey], stored: Op[Any]
+        self, targets: Sequence[ModelKey], stored: Request[Any]
     ) -> list[ModelRecord | DamagedRecord | None]:
         """The records of a few models, from memory if that holds them and their last use."""
         near = self.known
-        if near.last_uses(stored.keys) is not None and self.vouched():
+        if near.last_uses(stored.keys) is not None and self.validate():
             known = self._known(targets, stored)
             if known is not None:
                 return known
         # In one write: what is remembered is told of when it changes; the last use, which changes often, is not.
-        both: list[Op[Any]] = [stored, self._ops.look_up(targets)]
+        both: list[Request[Any]] = [stored, self._ops.look_up(targets)]
         answers = self.call_many(both)
         for answer in answers:
             if isinstance(answer, Exception):

@@ -8,23 +8,23 @@ from typing import Any
 from pyregistry._core.clock import now
 from pyregistry._redis.cache.cached_reads_async import AsyncCachedReads
 from pyregistry._redis.cache.client_cache import PING_EVERY, REMEMBER, TRACKING, ClientCache
-from pyregistry._redis.protocol.operations import Ops
+from pyregistry._redis.protocol.operations import RequestFactory
 from pyregistry._redis.protocol.outcomes import ATTEMPTS
 from pyregistry._redis.protocol.records import Opened
-from pyregistry._redis.transport.connection_async import Speaks
-from pyregistry._redis.transport.endpoint import UrlSource
-from pyregistry._redis.transport.multiplexed import Batch, MuxTransport
-from pyregistry._redis.transport.pipelined import Expected, Pipe, Reply
+from pyregistry._redis.transport.connection_async import CommandConnection
+from pyregistry._redis.transport.endpoint import UrlEndpoint
+from pyregistry._redis.transport.multiplexed import Batch, MultiplexedTransport
+from pyregistry._redis.transport.pipelined import Expected, PipelinedConnection, Reply
 from pyregistry._redis.transport.pooled_async import ask
 
 
-class AsyncTrackedTransport(AsyncCachedReads, MuxTransport):
+class AsyncTrackedTransport(AsyncCachedReads, MultiplexedTransport):
     """A multiplexed connection with a near cache."""
 
     _needs_resp3 = True
 
     def __init__(
-        self, source: UrlSource, ops: Ops, attempts: int = ATTEMPTS, *, stale_for: float = 0.0
+        self, source: UrlEndpoint, ops: RequestFactory, attempts: int = ATTEMPTS, *, stale_for: float = 0.0
     ) -> None:
         self.known = ClientCache(stale_for)
         self._tracked: set[Batch] = set()  # of these the server will say when what they read has changed
@@ -32,7 +32,7 @@ class AsyncTrackedTransport(AsyncCachedReads, MuxTransport):
 
     # The callers' side
 
-    async def vouched(self) -> bool:
+    async def validate(self) -> bool:
         """Whether memory may answer. The news is let in now and then, however often this is asked."""
         if now() < self.known.epoch.until:
             return True
@@ -41,20 +41,20 @@ class AsyncTrackedTransport(AsyncCachedReads, MuxTransport):
         await asyncio.sleep(0)
         loop = asyncio.get_running_loop()
         if loop is not self._loop:
-            self._come_home()  # nobody reads what is said on the connection of a loop that has ended
+            self._bind_to_running_loop()  # nobody reads what is said on the connection of a loop that has ended
         pipe = self._pipe
         return pipe is not None and self.known.vouch(pipe.proved, loop.call_soon)
 
     async def close(self) -> None:
         """Forget, and close the connection."""
-        self._come_home()  # refused where another loop uses it
+        self._bind_to_running_loop()  # refused where another loop uses it
         self.known.clear()
         await super().close()
 
     # The server's side
 
-    def _begin_anew(self) -> None:
-        super()._begin_anew()
+    def _reset(self) -> None:
+        super()._reset()
         self._tracked.clear()
         self.known.begin_anew()
 
@@ -66,12 +66,12 @@ class AsyncTrackedTransport(AsyncCachedReads, MuxTransport):
         else:
             self.known.lose(pipe.proved)
 
-    async def _open(self, line: Speaks) -> Opened:
+    async def _open(self, line: CommandConnection) -> Opened:
         opened = await super()._open(line)
         await ask(line, *TRACKING)
         return opened
 
-    async def _open_pipe(self) -> Pipe:
+    async def _open_pipe(self) -> PipelinedConnection:
         pipe = await super()._open_pipe()
         self.known.clear()
         pipe.on_push[b"invalidate"] = self.known.invalidate

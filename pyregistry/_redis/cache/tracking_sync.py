@@ -28,13 +28,13 @@ from pyregistry._redis.cache.client_cache import (
     Epoch,
     SharedClientCache,
 )
-from pyregistry._redis.protocol.operations import Ops
+from pyregistry._redis.protocol.operations import RequestFactory
 from pyregistry._redis.protocol.outcomes import ATTEMPTS, DENIED, NO_ANSWER, NOT_RUN, refusal
 from pyregistry._redis.protocol.records import Opened
-from pyregistry._redis.protocol.request import Op, pack
-from pyregistry._redis.transport.connection_sync import Line, line_of
-from pyregistry._redis.transport.endpoint import OwnSource
-from pyregistry._redis.transport.fast_path_sync import LoneTransport
+from pyregistry._redis.protocol.request import Request, pack
+from pyregistry._redis.transport.connection_sync import CallConnection, connection_of
+from pyregistry._redis.transport.endpoint import OwnEndpoint
+from pyregistry._redis.transport.fast_path_sync import FastPathTransport
 from pyregistry._redis.transport.pooled_sync import ask
 
 T = TypeVar("T")
@@ -45,25 +45,25 @@ _PATIENCE = 1.0
 """Seconds for which who wants to hear the news waits for another thread that does."""
 
 
-class InvalidatedTransport(LoneTransport):
+class InvalidatedTransport(FastPathTransport):
     """Connections of which one is tracked. What can't be read there is read by the others, and not remembered."""
 
     _needs_resp3 = True
 
     def __init__(
-        self, source: OwnSource, ops: Ops, attempts: int = ATTEMPTS, *, stale_for: float = 0.0
+        self, source: OwnEndpoint, ops: RequestFactory, attempts: int = ATTEMPTS, *, stale_for: float = 0.0
     ) -> None:
         self._stale_for = stale_for
         super().__init__(source, ops, attempts)
 
-    def _begin_anew(self) -> None:
-        super()._begin_anew()
+    def _reset(self) -> None:
+        super()._reset()
         self.known: ClientCache = SharedClientCache(self._stale_for)
         self._proved = (
             -math.inf
         )  # when that was sent which the server has answered last on the tracked connection
         self._hearing = threading.Lock()  # whoever holds it uses the tracked connection
-        self._line: Line | None = None
+        self._line: CallConnection | None = None
         self._tracks = ""  # the run id of the server that it leads to
         self._sound = False  # all that came there was understood
         self._not_before = 0.0  # no new attempt to connect
@@ -82,7 +82,7 @@ class InvalidatedTransport(LoneTransport):
         with self._held(0.0):
             pass  # who held it last closes it
 
-    def call(self, op: Op[T], patience: float | None = None) -> T:
+    def call(self, op: Request[T], patience: float | None = None) -> T:
         """The reply of one operation; raises what `Transport.call` raises."""
         if op.head.near:
             for reply in self._read([op]):
@@ -95,7 +95,7 @@ class InvalidatedTransport(LoneTransport):
         self._seen([op])
         return reply
 
-    def call_many(self, ops: Sequence[Op[T]]) -> list[T | Exception]:
+    def call_many(self, ops: Sequence[Request[T]]) -> list[T | Exception]:
         """The replies of some operations, as `Transport.call_many`."""
         if any(op.head.near for op in ops) and (replies := self._read(ops)):
             return [op.head.read(op, reply) for op, reply in zip(ops, replies, strict=True)]
@@ -112,7 +112,7 @@ class InvalidatedTransport(LoneTransport):
         self.known.epoch = Epoch()
         self.known.outrun(None)
 
-    def _seen(self, ops: Iterable[Op[Any]]) -> None:
+    def _seen(self, ops: Iterable[Request[Any]]) -> None:
         """Other connections have brought, or changed, what these are about. (Touches tell, and change, no status.)"""
         for op in ops:
             if op.head.changes or not op.head.writes:
@@ -127,7 +127,7 @@ class InvalidatedTransport(LoneTransport):
             line = self._line
             return held and line is not None and bool(self._talk(line, self._take_in))
 
-    def _take_in(self, line: Line) -> bool:
+    def _take_in(self, line: CallConnection) -> bool:
         """Hear what the server has said until now; whether memory may answer."""
         turn, at = self.known.epoch, now()
         if at < turn.proved + PING_EVERY:
@@ -138,10 +138,10 @@ class InvalidatedTransport(LoneTransport):
             turn.proved = at
         return self._vouch(turn, at)
 
-    def _read(self, ops: Sequence[Op[Any]]) -> list[Any]:
+    def _read(self, ops: Sequence[Request[Any]]) -> list[Any]:
         """The replies to these, where the server tracks what they read; none if that can't be had now."""
 
-        def ask(line: Line) -> list[Any]:
+        def ask(line: CallConnection) -> list[Any]:
             commands = [[REMEMBER, op.packed()] if op.head.near else [op.packed()] for op in ops]
             turn, at = self.known.epoch, now()
             line.send(list(chain.from_iterable(commands)))
@@ -156,7 +156,7 @@ class InvalidatedTransport(LoneTransport):
             line = self._line or self._open_tracked() if held else None
             return [] if line is None else self._talk(line, ask) or []
 
-    def _heard(self, line: Line, op: Op[Any]) -> Any:
+    def _heard(self, line: CallConnection, op: Request[Any]) -> Any:
         """The reply to one of these, which is remembered before anything else is heard."""
         tracked = op.head.near and line.reply() == b"OK"
         reply = line.reply()
@@ -174,7 +174,7 @@ class InvalidatedTransport(LoneTransport):
         self.known.caught_up()
         return True
 
-    def _open_tracked(self) -> Line | None:
+    def _open_tracked(self) -> CallConnection | None:
         """A tracked connection; none if it can't be had now: why not, the others will tell.
 
         Raises:
@@ -191,7 +191,7 @@ class InvalidatedTransport(LoneTransport):
                 raise redis_errors.ReadOnlyError(
                     "a replica, where another connection may lead to the primary"
                 )
-            line = line_of(connection)
+            line = connection_of(connection)
             line.listen(self._is_told)
             ask(line, *TRACKING)
         except (redis_errors.RedisError, OSError) as error:
@@ -211,7 +211,7 @@ class InvalidatedTransport(LoneTransport):
     def _where(self) -> str:
         return "" if self.server is None else self.server.run_id
 
-    def _talk(self, line: Line, about: Callable[[Line], T]) -> T | None:
+    def _talk(self, line: CallConnection, about: Callable[[CallConnection], T]) -> T | None:
         """What comes of it; nothing if anything goes wrong: then it is closed, since it may have said more."""
         # Another connection that was made since may have led to another server.
         if not self._sound or self._tracks != self._where():
@@ -225,7 +225,7 @@ class InvalidatedTransport(LoneTransport):
             if isinstance(error, (redis_errors.RedisError, OSError)):
                 return None
             raise
-        self._sound = not line.spoilt
+        self._sound = not line.must_close
         return result
 
     @contextmanager
@@ -255,6 +255,6 @@ class InvalidatedTransport(LoneTransport):
 class TrackedTransport(CachedReads, InvalidatedTransport):
     """Connections with a near cache."""
 
-    def vouched(self) -> bool:
+    def validate(self) -> bool:
         """Whether memory may answer. The news is let in now and then, however often this is asked."""
         return now() < self.known.epoch.until or self._look()

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from pyregistry._core.values import DEFAULT_TIMEOUT
 from pyregistry._redis.diagnosis.records import Census
 from pyregistry._redis.diagnosis.server import Server, facts_of, judge
-from pyregistry._redis.protocol.operations import Ops
-from pyregistry._redis.transport.endpoint import source_of
+from pyregistry._redis.protocol.operations import RequestFactory
+from pyregistry._redis.transport.endpoint import endpoint_of
 from pyregistry._redis.transport.pooled_sync import Transport
 from pyregistry.backend.findings import Finding, Level
 from pyregistry.errors import AccessDenied, NotNow, SchemaTooNew, ServerRefused, ServerTooOld
@@ -36,8 +36,8 @@ def examine(
         ConfigurationError: the URL makes no sense.
         InvalidArgument: the namespace or the timeout is out of its range.
     """
-    ops = Ops(namespace, None, ())
-    source = source_of(url, timeout, {})
+    ops = RequestFactory(namespace, None, ())
+    source = endpoint_of(url, timeout, {})
     transport = Transport(source, ops)
     try:
         opened = transport.connect()

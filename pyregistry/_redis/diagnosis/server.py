@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pyregistry._redis.protocol.keys import Keyspace
-from pyregistry._redis.protocol.request import Head, PlainOp
+from pyregistry._redis.protocol.request import CommandTemplate, PlainRequest
 from pyregistry._redis.transport.pooled_sync import Transport
 from pyregistry.backend.findings import Finding, Level
 from pyregistry.errors import ServerRefused
@@ -31,7 +31,7 @@ class Server:
     def ask(self, verb: str, *words: Any) -> Any:
         """The raw reply: bytes, numbers, lists."""
         return self._transport.call(
-            PlainOp(Head("doctor", None, verb=verb), lambda replies: replies[0], argv=words)
+            PlainRequest(CommandTemplate("doctor", None, verb=verb), lambda replies: replies[0], argv=words)
         )
 
     def config(self) -> dict[str, str] | None:

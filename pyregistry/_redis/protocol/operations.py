@@ -29,7 +29,7 @@ from pyregistry._core.values import (
 )
 from pyregistry._redis.protocol import records as wire
 from pyregistry._redis.protocol.keys import Keyspace
-from pyregistry._redis.protocol.request import Head, Op, PlainOp
+from pyregistry._redis.protocol.request import CommandTemplate, PlainRequest, Request
 from pyregistry._redis.protocol.scripts import BATCH, Script, load
 from pyregistry.backend.values import Branch, Cancellation, Cancelled, Ending, StatusChange, StatusSet, Totals
 from pyregistry.errors import (
@@ -187,11 +187,11 @@ def read_stored(ref: ModelRef, raw: bytes | msgspec.Raw, last_used: int) -> Mode
         return damaged(ref, str(error))
 
 
-def _kept(make: Callable[..., Op[T]]) -> Callable[..., Op[T]]:
+def _kept(make: Callable[..., Request[T]]) -> Callable[..., Request[T]]:
     """Keeps the operations that were made last: nothing of them is of one call alone."""
     kept = lru_cache(maxsize=MOST_OPS)(make)
 
-    def get(*model: Any) -> Op[T]:
+    def get(*model: Any) -> Request[T]:
         try:
             return kept(*model)
         except TypeError:  # no name can be that: it is told what is wrong with it
@@ -211,7 +211,7 @@ def _keep(kept: dict[K, T], key: K, value: T, most: int) -> None:
     kept[key] = value
 
 
-class Ops:
+class RequestFactory:
     """The operations of one client.
 
     Args:
@@ -225,17 +225,17 @@ class Ops:
         self._owner = None if owner is None else checks.owner(owner)
         self.providers = checks.providers(providers, BATCH)
         self.ids = ClaimIds()
-        self._heads: dict[tuple[Any, ...], Head] = {}
+        self._heads: dict[tuple[Any, ...], CommandTemplate] = {}
         # Owner, lease and the like may be anything: only some are kept.
-        self._claim_heads: dict[tuple[Any, ...], Head] = {}
-        self._claiming: dict[tuple[Any, ...], Claiming] = {}
+        self._claim_heads: dict[tuple[Any, ...], CommandTemplate] = {}
+        self._claiming: dict[tuple[Any, ...], ClaimTemplate] = {}
         # Looked up by no key at all: these are the calls of which there are many.
         self._touch_head = self._head("touch", TOUCH, self.keys.shared)
         self._status_head = self._head("get_status", None, near=True)
         self._read_head = self._head("get_model_record", READ, tuple(self.keys.indexes.values()))
         self._stored_head = self._head("get_model_record", None, near=True)
         # Without a script: a server that refuses to write says it too.
-        self._cache_head = Head("cache", None, verb="HMGET")
+        self._cache_head = CommandTemplate("cache", None, verb="HMGET")
         # As they are called: (name, provider, revision, subset).
         self.touch_model = _kept(self._touch_of)
         self.get_status = _kept(self._status_of)
@@ -250,16 +250,18 @@ class Ops:
         *argv: str | int,
         resend: bool = True,
         near: bool = False,
-    ) -> Head:
+    ) -> CommandTemplate:
         """The one head of its kind. It is kept: ``argv`` must be of a few values."""
         of = (name, script and script.sha, argv, resend)
         head = self._heads.get(of)
         if head is None:
             split = list if script is None else _SPLIT.get(script.name, list)
-            head = self._heads[of] = Head(name, script, keys, argv, resend=resend, near=near, split=split)
+            head = self._heads[of] = CommandTemplate(
+                name, script, keys, argv, resend=resend, near=near, split=split
+            )
         return head
 
-    def _writing(self, name: str, script: Script, *argv: str | int, resend: bool = True) -> Head:
+    def _writing(self, name: str, script: Script, *argv: str | int, resend: bool = True) -> CommandTemplate:
         return self._head(name, script, self.keys.shared, self.keys.channel, *argv, resend=resend)
 
     def head_of_claims(
@@ -269,7 +271,7 @@ class Ops:
         lease: Lease,
         max_attempts: int | None,
         cooldown: float | None = None,
-    ) -> tuple[Head, str, float | None]:
+    ) -> tuple[CommandTemplate, str, float | None]:
         """The head of such claims, the owner, and the lease in seconds."""
         who = (self._owner or default_owner()) if owner is None else checks.owner(owner)
         length, seconds = checks.lease(lease)
@@ -282,7 +284,9 @@ class Ops:
             if script is CLAIM:
                 argv += (cools,)
             split = _SPLIT[script.name]
-            head = Head(script.name, script, self.keys.shared, argv, resend=length != 0, split=split)
+            head = CommandTemplate(
+                script.name, script, self.keys.shared, argv, resend=length != 0, split=split
+            )
             _keep(self._claim_heads, asked, head, MOST_HEADS)
         return head, who, seconds
 
@@ -311,18 +315,18 @@ class Ops:
 
     # The connection
 
-    def open(self) -> Op[wire.Opened]:
+    def open(self) -> Request[wire.Opened]:
         """Is the server fit, and the one that wrote last?"""
         return self._about_server(OPEN)
 
-    def check(self) -> Op[wire.Opened]:
+    def check(self) -> Request[wire.Opened]:
         """Is the server fit? That can be told without a write."""
         return self._about_server(CHECK)
 
-    def _about_server(self, script: Script) -> Op[wire.Opened]:
+    def _about_server(self, script: Script) -> Request[wire.Opened]:
         keys = (*self.keys.shared, self.keys.record("x"), self.keys.holds("x"), self.keys.branches)
         head = self._head("connect", script, keys, self.keys.channel, SCHEMA)
-        return PlainOp(head, lambda answers: _decode_opened(answers[0]))
+        return PlainRequest(head, lambda answers: _decode_opened(answers[0]))
 
     # Claims
 
@@ -335,7 +339,7 @@ class Ops:
         owner: str | None,
         max_attempts: int | None,
         cooldown: float | None = None,
-    ) -> Claiming:
+    ) -> ClaimTemplate:
         """What claims the downloads of models that differ in their names alone."""
         # The owner of now: a process that forks is another. The types too: what is equal to a good value may be
         # a bad one.
@@ -358,13 +362,13 @@ class Ops:
         if known is None:
             target = checks.target("x", provider, revision, subset)
             head = self.head_of_claims(CLAIM, owner, lease, max_attempts, cooldown)
-            known = Claiming(self, target, *head)
+            known = ClaimTemplate(self, target, *head)
             _keep(self._claiming, asked, known, MOST_OPS)
         return known
 
     def claims(
         self, targets: Sequence[ModelKey], *, lease: Lease, owner: str | None, max_attempts: int | None
-    ) -> Op[list[ClaimResult | DamagedRecord]]:
+    ) -> Request[list[ClaimResult | DamagedRecord]]:
         """The right to download, for each of the models."""
         head, who, seconds = self.head_of_claims(CLAIM, owner, lease, max_attempts)
         ids = [self.ids.new() for _ in targets]
@@ -381,12 +385,12 @@ class Ops:
                     results.append(error)
             return results
 
-        def undo(results: Iterable[ClaimResult | DamagedRecord]) -> list[Op[str]]:
+        def undo(results: Iterable[ClaimResult | DamagedRecord]) -> list[Request[str]]:
             return [self.release(result.claim) for result in results if isinstance(result, Claimed)]
 
-        return PlainOp(head, decode, self._records(targets), argv, len(targets), undo=undo)
+        return PlainRequest(head, decode, self._records(targets), argv, len(targets), undo=undo)
 
-    def give_back(self, result: ClaimResult) -> list[Op[str]]:
+    def give_back(self, result: ClaimResult) -> list[Request[str]]:
         """What gives back what nobody waits for any more."""
         return [self.release(result.claim)] if isinstance(result, Claimed) else []
 
@@ -398,7 +402,7 @@ class Ops:
         claim_id: str | None,
         owner: str | None,
         max_attempts: int | None,
-    ) -> Op[Claim | Rejection]:
+    ) -> Request[Claim | Rejection]:
         """The right to download again what ended in an error."""
         head, who, seconds = self.head_of_claims(RETRY, owner, lease, max_attempts)
         each = self.ids.new() if claim_id is None else checks.claim_id(claim_id)
@@ -413,10 +417,10 @@ class Ops:
                 )
             return _claim_of(target.name, target, answer, each, who, seconds)
 
-        def undo(result: Claim | Rejection) -> list[Op[str]]:
+        def undo(result: Claim | Rejection) -> list[Request[str]]:
             return [self.release(result)] if isinstance(result, Claim) else []
 
-        return PlainOp(
+        return PlainRequest(
             head,
             decode,
             self._records([target]),
@@ -431,7 +435,7 @@ class Ops:
         *,
         lease: Lease,
         updates: Sequence[ProgressUpdate] | None = None,
-    ) -> Op[list[Claim | Rejection | DamagedRecord]]:
+    ) -> Request[list[Claim | Rejection | DamagedRecord]]:
         """The owners of these claims live, and have said this; ``lease`` may be `Default.ITS_OWN`."""
         targets = [checks.claimed_model(claim) for claim in claims]
         lengths = [checks.lease(claim.lease if lease is Default.ITS_OWN else lease) for claim in claims]
@@ -457,9 +461,9 @@ class Ops:
 
         resend = all(length != 0 for length, _ in lengths)
         head = self._writing("renew", RENEW, resend=resend)
-        return PlainOp(head, decode, self._records(targets), argv, len(targets))
+        return PlainRequest(head, decode, self._records(targets), argv, len(targets))
 
-    def finish(self, claim: Claim, ending: Ending) -> Op[str]:
+    def finish(self, claim: Claim, ending: Ending) -> Request[str]:
         """How the download ended; the reply is empty if this claim could say so, else why not."""
         target = checks.claimed_model(claim)
         argv = (
@@ -477,23 +481,23 @@ class Ops:
         )
         return self._end("finish", FINISH, target, argv)
 
-    def release(self, claim: Claim) -> Op[str]:
+    def release(self, claim: Claim) -> Request[str]:
         """The claim is given back; the reply is empty if it could be, else why not."""
         target = checks.claimed_model(claim)
         return self._end("release", RELEASE, target, (claim.claim_id, claim.token))
 
-    def _end(self, name: str, script: Script, target: ModelKey, argv: Sequence[str | int]) -> Op[str]:
+    def _end(self, name: str, script: Script, target: ModelKey, argv: Sequence[str | int]) -> Request[str]:
         def decode(answers: Answers) -> str:
             answer = answers[0]
             if isinstance(answer, wire.Damaged):
                 raise damaged(target.ref, answer.why)
             return _lost(answer) if isinstance(answer, wire.Lost) else ""
 
-        return PlainOp(self._writing(name, script), decode, self._records([target]), argv, 1)
+        return PlainRequest(self._writing(name, script), decode, self._records([target]), argv, 1)
 
     # What anybody may do
 
-    def set_status(self, target: ModelKey, change: StatusChange) -> Op[StatusSet]:
+    def set_status(self, target: ModelKey, change: StatusChange) -> Request[StatusSet]:
         """Set a status from outside of a claim."""
         # The owner is read for each call because a process that forks is another. The status goes as its word,
         # because a member of an enum takes longer to hash.
@@ -520,7 +524,7 @@ class Ops:
         permanent: int = 0,
         size_bytes: int = 0,
         location: str = "",
-    ) -> Op[StatusSet]:
+    ) -> Request[StatusSet]:
         def decode(answers: Answers) -> StatusSet:
             answer: wire.SetReply = answers[0]
             if isinstance(answer, wire.Damaged):
@@ -531,9 +535,9 @@ class Ops:
 
         head = self._writing("set_status", SET_STATUS, owner, resend=False)
         argv = (status, message, retry_in, permanent, size_bytes, location)
-        return PlainOp(head, decode, self._records([target]), argv, 1)
+        return PlainRequest(head, decode, self._records([target]), argv, 1)
 
-    def cancel(self, target: ModelKey, cancellation: Cancellation) -> Op[Cancelled | None]:
+    def cancel(self, target: ModelKey, cancellation: Cancellation) -> Request[Cancelled | None]:
         """End a download from outside of its claim; the reply names the claim, or is None where there was none."""
         expected = cancellation.expected_token
         text = cancellation.told_by(self.owner)
@@ -549,18 +553,18 @@ class Ops:
         head = self._writing("cancel_download", CANCEL, self.owner, resend=expected is not None)
         token = "" if expected is None else expected
         argv = (token, text, _microseconds(cancellation.retry_in), int(cancellation.permanent))
-        return PlainOp(head, decode, self._records([target]), argv, 1)
+        return PlainRequest(head, decode, self._records([target]), argv, 1)
 
-    def _touch_of(self, *model: Any) -> Op[bool]:
+    def _touch_of(self, *model: Any) -> Request[bool]:
         """A model is in use, whoever provides it; the reply says whether it is known."""
         return self._question(self._touch_head, _is_known, self.targets(*model), shared=True)
 
-    def touch(self, targets: Sequence[ModelKey]) -> Op[list[bool | DamagedRecord]]:
+    def touch(self, targets: Sequence[ModelKey]) -> Request[list[bool | DamagedRecord]]:
         """These are in use; the reply says which are known."""
         decode = partial(_are_known, [target.ref for target in targets])
-        return PlainOp(self._touch_head, decode, self._records(targets), (), len(targets))
+        return PlainRequest(self._touch_head, decode, self._records(targets), (), len(targets))
 
-    def delete(self, targets: Sequence[ModelKey], *, expected_token: int | None, force: bool) -> Op[int]:
+    def delete(self, targets: Sequence[ModelKey], *, expected_token: int | None, force: bool) -> Request[int]:
         """The registry forgets these; the reply counts what is gone."""
         token = "" if expected_token is None else checks.whole("expected_token", expected_token)
         keys: list[str] = []
@@ -586,18 +590,18 @@ class Ops:
             return gone
 
         head = self._writing("delete", DELETE, self.owner, resend=expected_token is not None)
-        return PlainOp(head, decode, keys, argv, len(targets))
+        return PlainRequest(head, decode, keys, argv, len(targets))
 
     # Reads
 
     def _question(
         self,
-        head: Head,
+        head: CommandTemplate,
         decode: Callable[[Sequence[ModelRef], Answers], T],
         targets: Sequence[ModelKey],
         *,
         shared: bool = False,
-    ) -> Op[T]:
+    ) -> Request[T]:
         """What is asked of these models: callers that ask the same may share one request.
 
         They share an answer as well, decoded once. So the key is all that the answer is made from: the head, the keys,
@@ -605,29 +609,31 @@ class Ops:
         can't have one key.
         """
         keys, refs = self._records(targets), [target.ref for target in targets]
-        return PlainOp(head, partial(decode, refs), keys, (), len(targets), (decode, head, *keys), shared)
+        return PlainRequest(
+            head, partial(decode, refs), keys, (), len(targets), (decode, head, *keys), shared
+        )
 
-    def _status_of(self, *model: Any) -> Op[ModelStatus | None]:
+    def _status_of(self, *model: Any) -> Request[ModelStatus | None]:
         """The status of a model; where any provider will do, DOWNLOADED if any is, else the first there is."""
         return self._question(self._status_head, _read_status, self.targets(*model), shared=True)
 
-    def _record_of(self, *model: Any) -> Op[ModelRecord | None]:
+    def _record_of(self, *model: Any) -> Request[ModelRecord | None]:
         """The record of a model; where any provider will do, one that is DOWNLOADED, else the first there is."""
         return self._question(self._read_head, _read_preferred, self.targets(*model), shared=True)
 
-    def read(self, targets: Sequence[ModelKey]) -> Op[list[ModelRecord | DamagedRecord | None]]:
+    def read(self, targets: Sequence[ModelKey]) -> Request[list[ModelRecord | DamagedRecord | None]]:
         """The records of these models."""
         return self._question(self._read_head, _read_records, targets)
 
-    def look_up(self, targets: Sequence[ModelKey]) -> Op[list[wire.ReadReply]]:
+    def look_up(self, targets: Sequence[ModelKey]) -> Request[list[wire.ReadReply]]:
         """The records of these models as they are stored, each with its last use."""
         return self._question(self._read_head, _as_answered, targets)
 
-    def stored(self, targets: Sequence[ModelKey]) -> Op[list[Any]]:
+    def stored(self, targets: Sequence[ModelKey]) -> Request[list[Any]]:
         """What the keys of these models hold; it may be kept."""
         return self._question(self._stored_head, _as_answered, targets)
 
-    def page(self, status: ModelStatus | None, from_score: int, limit: int) -> Op[list[tuple[str, int]]]:
+    def page(self, status: ModelStatus | None, from_score: int, limit: int) -> Request[list[tuple[str, int]]]:
         """The next entries by last use, and their scores."""
         indexes = self.keys.indexes
         keys = list(indexes.values()) if status is None else [indexes[status]]
@@ -636,9 +642,9 @@ class Ops:
             flat = _decode_page(answers[0])
             return [(str(entry), int(score)) for entry, score in zip(flat[::2], flat[1::2], strict=True)]
 
-        return PlainOp(self._head("get_models_by_last_used", PAGE), decode, keys, (from_score, limit))
+        return PlainRequest(self._head("get_models_by_last_used", PAGE), decode, keys, (from_score, limit))
 
-    def listed(self, entries: Sequence[tuple[str, int]]) -> Op[list[ModelRecord | DamagedRecord | None]]:
+    def listed(self, entries: Sequence[tuple[str, int]]) -> Request[list[ModelRecord | DamagedRecord | None]]:
         """The records of index entries."""
 
         def decode(values: Answers) -> list[ModelRecord | DamagedRecord | None]:
@@ -648,9 +654,9 @@ class Ops:
             ]
 
         keys = [self.keys.record(entry) for entry, _ in entries]
-        return PlainOp(self._head("get_models_by_last_used", None), decode, keys, (), len(entries))
+        return PlainRequest(self._head("get_models_by_last_used", None), decode, keys, (), len(entries))
 
-    def counts(self) -> Op[StatusCounts]:
+    def counts(self) -> Request[StatusCounts]:
         """How many records there are by status."""
 
         def decode(answers: Answers) -> StatusCounts:
@@ -659,34 +665,34 @@ class Ops:
 
         return self._counted(decode)
 
-    def stock(self) -> Op[Totals]:
+    def stock(self) -> Request[Totals]:
         """How many records there are by status, those that are being evicted too, and their bytes."""
         return self._counted(lambda answers: _decode_counts(answers[0]))
 
-    def _counted(self, decode: Callable[[Answers], T]) -> Op[T]:
-        return PlainOp(self._head("get_status_counts", COUNTS, self.keys.shared), decode)
+    def _counted(self, decode: Callable[[Answers], T]) -> Request[T]:
+        return PlainRequest(self._head("get_status_counts", COUNTS, self.keys.shared), decode)
 
     # The registry itself
 
-    def now(self) -> Op[datetime]:
+    def now(self) -> Request[datetime]:
         """What lease time it is."""
 
         def decode(answers: Answers) -> datetime:
             return time_of(_decode_now(answers[0]).time)
 
-        return PlainOp(self._head("now", NOW, (self.keys.meta,)), decode)
+        return PlainRequest(self._head("now", NOW, (self.keys.meta,)), decode)
 
-    def cache(self, proposed: str | None = None) -> Op[str | None]:
+    def cache(self, proposed: str | None = None) -> Request[str | None]:
         """Which cache the namespace stands for; where that is not known, ``proposed`` from now on."""
         if proposed is None:
-            return PlainOp(self._cache_head, _read_cache_id, (self.keys.meta,), ("cache_id",))
+            return PlainRequest(self._cache_head, _read_cache_id, (self.keys.meta,), ("cache_id",))
         argv = (checks.text("cache_id", proposed, checks.WORD_BYTES),)
         head = self._head("cache", CACHE, (self.keys.meta,))
-        return PlainOp(head, lambda answers: _decode_cache(answers[0]).cache_id or None, (), argv)
+        return PlainRequest(head, lambda answers: _decode_cache(answers[0]).cache_id or None, (), argv)
 
     # What hubs said
 
-    def branch(self, target: ModelKey) -> Op[Branch]:
+    def branch(self, target: ModelKey) -> Request[Branch]:
         """What is known of a repository and one of its branches.
 
         Args:
@@ -694,9 +700,9 @@ class Ops:
         """
         argv = self._branch_fields(target)
         head = self._head("branch", BRANCH, (self.keys.meta, self.keys.branches))
-        return PlainOp(head, lambda answers: read_branch(answers[0]), (), argv)
+        return PlainRequest(head, lambda answers: read_branch(answers[0]), (), argv)
 
-    def set_branch(self, target: ModelKey, commit: str, name: str, asked: int) -> Op[None]:
+    def set_branch(self, target: ModelKey, commit: str, name: str, asked: int) -> Request[None]:
         """Remember what a hub said of a branch.
 
         Args:
@@ -707,7 +713,7 @@ class Ops:
         """
         branch, spelling = self._branch_fields(target)
         head = self._head("set_branch", SET_BRANCH, (self.keys.meta, self.keys.branches))
-        return PlainOp(head, lambda _answers: None, (), (branch, commit, spelling, name, asked))
+        return PlainRequest(head, lambda _answers: None, (), (branch, commit, spelling, name, asked))
 
     def _branch_fields(self, target: ModelKey) -> tuple[str, str]:
         name, provider, revision, subset = target.ref
@@ -715,7 +721,7 @@ class Ops:
         return branch, entry_of(name, str(provider), None, None)
 
 
-class Claiming:
+class ClaimTemplate:
     """Claims the downloads of models that differ in their names alone.
 
     Args:
@@ -732,7 +738,9 @@ class Claiming:
 
     __slots__ = ("_new_id", "begins", "give_back", "head", "lease", "like", "owner")
 
-    def __init__(self, ops: Ops, like: ModelKey, head: Head, owner: str, lease: float | None) -> None:
+    def __init__(
+        self, ops: RequestFactory, like: ModelKey, head: CommandTemplate, owner: str, lease: float | None
+    ) -> None:
         self._new_id = ops.ids.new
         self.give_back = ops.give_back
         self.like = like
@@ -743,17 +751,17 @@ class Claiming:
 
     def claim(
         self, name: str, claim_id: str | None = None, expected_bytes: int | None = None
-    ) -> Op[ClaimResult]:
+    ) -> Request[ClaimResult]:
         """The right to download a model; raises `DamagedRecord`."""
         checks.model_name(name)
         if claim_id is None is expected_bytes:  # nearly always
-            return _ClaimOp(self.head, self, name, self._new_id())
+            return _ClaimRequest(self.head, self, name, self._new_id())
         each = self._new_id() if claim_id is None else checks.claim_id(claim_id)
         expected = 0 if expected_bytes is None else checks.whole("expected_bytes", expected_bytes)
-        return _ClaimOp(self.head, self, name, each, expected or "0", claim_id is not None)
+        return _ClaimRequest(self.head, self, name, each, expected or "0", claim_id is not None)
 
 
-class _ClaimOp(msgspec.Struct, frozen=True, eq=False, gc=False):
+class _ClaimRequest(msgspec.Struct, frozen=True, eq=False, gc=False):
     """The claim of one model. Of such operations there are the most: nothing is made before it is needed.
 
     It is not the collector's: nothing that it leads to can lead back to it.
@@ -762,8 +770,8 @@ class _ClaimOp(msgspec.Struct, frozen=True, eq=False, gc=False):
     items: ClassVar[int] = 1
     shared: ClassVar[bool] = True
 
-    head: Head
-    claiming: Claiming
+    head: CommandTemplate
+    claiming: ClaimTemplate
     name: str
     claim_id: str
     expected_bytes: str | int = "0"  # what nearly all say, as it travels
@@ -787,7 +795,7 @@ class _ClaimOp(msgspec.Struct, frozen=True, eq=False, gc=False):
         return self.claiming, self.name, self.expected_bytes
 
     @property
-    def undo(self) -> Callable[[ClaimResult], Iterable[Op[Any]]] | None:
+    def undo(self) -> Callable[[ClaimResult], Iterable[Request[Any]]] | None:
         return None if self.named else self.claiming.give_back
 
     def add_to(self, keys: list[str], argv: list[str | int]) -> None:
@@ -795,7 +803,7 @@ class _ClaimOp(msgspec.Struct, frozen=True, eq=False, gc=False):
         argv += (self.claim_id, self.expected_bytes)
 
     def packed(self) -> bytes:
-        # As `Head.filled`, in half the time: by hiredis this was a good part of a claim alone.
+        # As `CommandTemplate.filled`, in half the time: by hiredis this was a good part of a claim alone.
         begins, between = self.head.around(1, 2)
         key, each = (self.claiming.begins + self.name).encode(), self.claim_id.encode()
         expected = str(self.expected_bytes).encode()

@@ -10,7 +10,7 @@ from redis import exceptions as redis_errors
 from pyregistry._core.backoff import backoff
 from pyregistry._core.clock import now
 from pyregistry._redis.protocol.operations import SCHEMA, SCRIPTS
-from pyregistry._redis.protocol.request import Op, pack
+from pyregistry._redis.protocol.request import Request, pack
 from pyregistry.errors import (
     AccessDenied,
     NotNow,
@@ -134,7 +134,7 @@ def lacks_resp3(error: Exception) -> bool:
     return isinstance(error, redis_errors.ResponseError) and bool(_NO_HELLO.search(str(error)))
 
 
-def failure(op: Op[Any], maybe_ran: bool, trouble: BaseException | None, shown: str) -> RegistryError:
+def failure(op: Request[Any], maybe_ran: bool, trouble: BaseException | None, shown: str) -> RegistryError:
     """The public form of having given up."""
     why = f"{shown}: {said(trouble)}"
     if maybe_ran and op.head.writes:
@@ -155,7 +155,7 @@ class _Pending:
 PENDING: Final = _Pending()
 
 
-class Asked(Generic[T]):
+class PendingCall(Generic[T]):
     """One operation on its way.
 
     Attributes:
@@ -166,7 +166,7 @@ class Asked(Generic[T]):
 
     __slots__ = ("_maybe_ran", "_refused", "op", "outcome", "trouble")
 
-    def __init__(self, op: Op[T]) -> None:
+    def __init__(self, op: Request[T]) -> None:
         self.op = op
         self.outcome: T | Exception | _Pending = PENDING
         self.trouble: Exception | None = None

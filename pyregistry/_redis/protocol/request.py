@@ -19,7 +19,7 @@ pack: Callable[[Command], bytes] = cast("Any", hiredis.pack_command)
 """A command, as it travels."""
 
 
-class Head:
+class CommandTemplate:
     """What all items of one call share. Operations that have the same head, the object, may go out as one.
 
     Attributes:
@@ -66,14 +66,14 @@ class Head:
         self._begins: dict[tuple[int, int], bytes] = {}
         self._argv = _packed(self.argv)
 
-    def command(self, ops: Iterable[Op[Any]]) -> Command:
+    def command(self, ops: Iterable[Request[Any]]) -> Command:
         """What is sent for these operations, whose head this is."""
         keys, argv = [*self.keys], [*self.argv]
         for op in ops:
             op.add_to(keys, argv)
         return (*self._words, *([] if self.script is None else [len(keys)]), *keys, *argv)
 
-    def packed(self, ops: Iterable[Op[Any]]) -> bytes:
+    def packed(self, ops: Iterable[Request[Any]]) -> bytes:
         """The same, as it travels."""
         keys: list[str] = []
         argv: list[str | int] = []
@@ -104,7 +104,7 @@ class Head:
             self._begins[keys, argv] = begins
         return begins
 
-    def read(self, op: Op[T], reply: Any) -> T:
+    def read(self, op: Request[T], reply: Any) -> T:
         """What the reply means to an operation that went out alone."""
         return op.decode(self.split(reply) if op.items else (reply,))
 
@@ -117,7 +117,7 @@ def _packed(words: Sequence[str | int]) -> bytes:
     return whole[whole.index(b"\n") + 1 :]  # without the line that says how many they are
 
 
-class Op(Protocol[T]):
+class Request(Protocol[T]):
     """One request of a caller: what a transport has to know of it.
 
     Attributes:
@@ -134,7 +134,7 @@ class Op(Protocol[T]):
     """
 
     @property
-    def head(self) -> Head: ...
+    def head(self) -> CommandTemplate: ...
     @property
     def keys(self) -> Sequence[str]: ...
     @property
@@ -150,7 +150,7 @@ class Op(Protocol[T]):
     @property
     def for_others(self) -> Callable[[T], T | None] | None: ...
     @property
-    def undo(self) -> Callable[[T], Iterable[Op[Any]]] | None: ...
+    def undo(self) -> Callable[[T], Iterable[Request[Any]]] | None: ...
 
     def add_to(self, keys: list[str], argv: list[str | int]) -> None:
         """Add its keys and arguments to those of a call."""
@@ -159,10 +159,10 @@ class Op(Protocol[T]):
         """The command that asks this alone, as it travels."""
 
 
-class PlainOp(msgspec.Struct, Generic[T], eq=False):
+class PlainRequest(msgspec.Struct, Generic[T], eq=False):
     """An operation that brings all that there is to know of it."""
 
-    head: Head
+    head: CommandTemplate
     decode: Callable[[Sequence[Any]], T]
     keys: Sequence[str] = ()
     argv: Sequence[str | int] = ()
@@ -170,7 +170,7 @@ class PlainOp(msgspec.Struct, Generic[T], eq=False):
     same: Hashable = None
     shared: bool = False
     for_others: Callable[[T], T | None] | None = None
-    undo: Callable[[T], Iterable[Op[Any]]] | None = None
+    undo: Callable[[T], Iterable[Request[Any]]] | None = None
     _packed: bytes = b""  # made once: where it is kept, that would be a good part of each blocking call
 
     def add_to(self, keys: list[str], argv: list[str | int]) -> None:

@@ -3,7 +3,7 @@
 Invariant: the server and the client work at the same time, and no request waits longer than the turn of the event
 loop in which it was made.
 
-Steps, of `MuxTransport`:
+Steps, of `MultiplexedTransport`:
 
 1. At the end of each turn that wrote anything, the requests under way are counted. That is the number of requests
    that are *active* at once; where callers share requests, the callers that the last replies woke count instead.

@@ -12,7 +12,7 @@ from pyregistry._redis.protocol.outcomes import DENIED, NOT_RUN
 from pyregistry._redis.transport.endpoint import CONNECTIONS
 
 
-class Speaks(Protocol):
+class CommandConnection(Protocol):
     """What takes commands, and gives their replies in order."""
 
     async def send(self, commands: Sequence[bytes]) -> None:
@@ -22,7 +22,7 @@ class Speaks(Protocol):
         """The next reply; an exception, if the server says an error. Raises redis-py's errors: none comes."""
 
 
-class Line:
+class CallConnection:
     """A connection that was taken.
 
     Attributes:
@@ -35,7 +35,7 @@ class Line:
     def __init__(self, connection: Any) -> None:
         self.connection = connection
         self.owed = 0
-        self.spoilt = False
+        self.must_close = False
 
     async def send(self, commands: Sequence[bytes]) -> None:
         """Write commands, packed."""
@@ -59,7 +59,7 @@ class Line:
         return reply
 
 
-class Lines:
+class CallConnectionPool:
     """The connections of a pool of redis-py's.
 
     Attributes:
@@ -72,19 +72,19 @@ class Lines:
         # the turn with it, and the next one waits.
         self._turns = asyncio.Semaphore(CONNECTIONS)
 
-    async def take(self) -> Line:
+    async def take(self) -> CallConnection:
         """A connection that is open; waits for a turn where too many are taken. Raises redis-py's errors."""
         await self._turns.acquire()
         try:
-            return Line(await self.pool.get_connection())
+            return CallConnection(await self.pool.get_connection())
         except BaseException:
             self._turns.release()
             raise
 
-    async def give_back(self, line: Line) -> None:
+    async def give_back(self, line: CallConnection) -> None:
         """It is used no more."""
         try:
-            if line.owed or line.spoilt:
+            if line.owed or line.must_close:
                 await line.connection.disconnect(nowait=True)
             await self.pool.release(line.connection)
         finally:
@@ -95,14 +95,14 @@ class Lines:
         await self.pool.disconnect(inuse_connections=False)
 
 
-def lines_of(pool: Any, *, shared: bool) -> Lines:
+def pool_of(pool: Any, *, shared: bool) -> CallConnectionPool:
     """The connections of a pool; ``shared``: others use it too."""
-    return Lines(pool)
+    return CallConnectionPool(pool)
 
 
-def line_of(connection: Any) -> Line:
+def connection_of(connection: Any) -> CallConnection:
     """A connection that has just been opened."""
-    return Line(connection)
+    return CallConnection(connection)
 
 
 async def receive(connection: Any, seconds: float) -> Any:

@@ -43,7 +43,7 @@ class _Heard(Enum):
     PUSH = auto()
 
 
-class Speaks(Protocol):
+class CommandConnection(Protocol):
     """What takes commands, and gives their replies in order."""
 
     def send(self, commands: Sequence[bytes]) -> None:
@@ -53,7 +53,7 @@ class Speaks(Protocol):
         """The next reply; an exception, if the server says an error. Raises redis-py's errors: none comes."""
 
 
-class Line:
+class CallConnection:
     """A connection that was taken, by redis-py's methods.
 
     Attributes:
@@ -67,7 +67,7 @@ class Line:
     def __init__(self, connection: Any) -> None:
         self.connection = connection
         self.owed = 0
-        self.spoilt = False
+        self.must_close = False
         self.hears = False
 
     def listen(self, heard: Callable[[Sequence[Any]], None]) -> None:
@@ -94,13 +94,13 @@ class Line:
                 reply = self.connection.read_response(disable_decoding=True, push_request=self.hears)
         except (redis_errors.ResponseError, *NOT_RUN, *DENIED) as error:
             reply = error
-            self.spoilt |= isinstance(error, redis_errors.ConnectionError)  # redis-py has closed it
+            self.must_close |= isinstance(error, redis_errors.ConnectionError)  # redis-py has closed it
         except redis_errors.ConnectionError as error:
             # Under Sentinel redis-py makes a lost connection of it; but this too is the reply.
             if not isinstance(error.__context__, redis_errors.ReadOnlyError):
                 raise
             reply = error.__context__
-            self.spoilt = True
+            self.must_close = True
         self.owed -= 1
         return reply
 
@@ -120,7 +120,7 @@ def _poll_of(socket: Any, what: int) -> Callable[[float | None], object]:
     return poll.poll
 
 
-class FastLine(Line):
+class FastConnection(CallConnection):
     """A connection that was taken, past redis-py's methods."""
 
     def __init__(self, connection: Any) -> None:
@@ -149,7 +149,7 @@ class FastLine(Line):
             raise self._failed("reading from", error) from error
         self.owed -= 1
         if isinstance(reply, redis_errors.ConnectionError):
-            self.spoilt = True
+            self.must_close = True
         return reply
 
     def ask(self, packed: bytes) -> Any:
@@ -202,7 +202,7 @@ class FastLine(Line):
         return redis_errors.ConnectionError(f"Error while {doing} {host}: {error}")
 
 
-class OwnLine(FastLine):
+class OwnConnection(FastConnection):
     """One that nobody else uses, and that is not encrypted: its socket does not block.
 
     Much of what a call to a server nearby takes is that the thread goes to sleep and is woken. So a reply is looked
@@ -258,7 +258,7 @@ class OwnLine(FastLine):
             raise TimeoutError
 
 
-class Lines:
+class CallConnectionPool:
     """The connections of a pool of redis-py's: it lends them, and gets them back.
 
     Attributes:
@@ -273,7 +273,7 @@ class Lines:
         for _ in range(CONNECTIONS):
             self._turns.put(None)
 
-    def take(self) -> Line:
+    def take(self) -> CallConnection:
         """A connection that is open; waits for a turn where too many are taken. Raises redis-py's errors."""
         check_runtime()
         # Interrupted, this may give back a turn that it never had: rather one too many than one too few.
@@ -284,24 +284,24 @@ class Lines:
             self._turns.put(None)
             raise
 
-    def give_back(self, line: Line) -> None:
+    def give_back(self, line: CallConnection) -> None:
         """It is used no more."""
         try:
-            lost = bool(line.owed or line.spoilt)
+            lost = bool(line.owed or line.must_close)
             if lost:
                 line.connection.disconnect()
             self._take_back(line, lost)
         finally:
             self._turns.put(None)
 
-    def idle(self) -> FastLine | None:
+    def idle(self) -> FastConnection | None:
         """A connection that waits for its next caller, if there is one; where others use the pool there is none."""
         return None
 
-    def _lend(self) -> Line:
-        return line_of(self.pool.get_connection())
+    def _lend(self) -> CallConnection:
+        return connection_of(self.pool.get_connection())
 
-    def _take_back(self, line: Line, _lost: bool) -> None:
+    def _take_back(self, line: CallConnection, _lost: bool) -> None:
         self.pool.release(line.connection)
 
     def close(self) -> None:
@@ -309,14 +309,14 @@ class Lines:
         self.pool.disconnect(inuse_connections=False)
 
 
-class OwnLines(Lines):
+class OwnConnectionPool(CallConnectionPool):
     """Connections that nobody else uses: they are as the pool would make them, and wait here."""
 
     def __init__(self, pool: Any) -> None:
         super().__init__(pool)
-        self._idle: list[FastLine] = []  # the one that was used last is taken next
+        self._idle: list[FastConnection] = []  # the one that was used last is taken next
 
-    def idle(self) -> FastLine | None:
+    def idle(self) -> FastConnection | None:
         """A connection that waits for its next caller, if there is one."""
         check_runtime()
         line = None
@@ -328,7 +328,7 @@ class OwnLines(Lines):
             if line is None:
                 self._turns.put(None)
 
-    def _next(self) -> FastLine | None:
+    def _next(self) -> FastConnection | None:
         while self._idle:
             try:
                 line = self._idle.pop()
@@ -339,17 +339,17 @@ class OwnLines(Lines):
             line.connection.disconnect()
         return None
 
-    def _lend(self) -> Line:
+    def _lend(self) -> CallConnection:
         if (line := self._next()) is not None:
             return line
         connection = self.pool.connection_class(**self.pool.connection_kwargs)
         connection.connect()
         if isinstance(connection, redis.SSLConnection):
-            return FastLine(connection)
-        return OwnLine(connection, self._is_one_taken)
+            return FastConnection(connection)
+        return OwnConnection(connection, self._is_one_taken)
 
-    def _take_back(self, line: Line, lost: bool) -> None:
-        if not lost and isinstance(line, FastLine):
+    def _take_back(self, line: CallConnection, lost: bool) -> None:
+        if not lost and isinstance(line, FastConnection):
             self._idle.append(line)
 
     def _is_one_taken(self) -> bool:
@@ -362,7 +362,7 @@ class OwnLines(Lines):
                 self._idle.pop().connection.disconnect()
 
 
-def lines_of(pool: Any, *, shared: bool) -> Lines:
+def pool_of(pool: Any, *, shared: bool) -> CallConnectionPool:
     """The connections of a pool; ``shared``: others use it too."""
     kind: type = type(pool)
     # What redis-py does for any of these when it lends a connection, or gets it back, is not to be missed.
@@ -373,10 +373,10 @@ def lines_of(pool: Any, *, shared: bool) -> Lines:
         or pool.connection_kwargs.get("credential_provider")
         or pool.connection_kwargs.get("health_check_interval")
     )
-    return Lines(pool) if shared or wants_more else OwnLines(pool)
+    return CallConnectionPool(pool) if shared or wants_more else OwnConnectionPool(pool)
 
 
-def line_of(connection: Any) -> Line:
+def connection_of(connection: Any) -> CallConnection:
     """A connection that has just been opened."""
     kind = type(connection)
     known = (
@@ -385,7 +385,7 @@ def line_of(connection: Any) -> Line:
         and type(connection._parser) is _HiredisParser
         and not connection.health_check_interval
     )
-    return FastLine(connection) if known else Line(connection)
+    return FastConnection(connection) if known else CallConnection(connection)
 
 
 def receive(connection: Any, seconds: float) -> Any:

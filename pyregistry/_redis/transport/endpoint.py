@@ -55,14 +55,14 @@ _SENTINEL_PORT = 26379
 _CREDENTIALS = ("username", "password")
 
 
-def source_of(url: str, timeout: float, options: Mapping[str, Any]) -> UrlSource:
+def endpoint_of(url: str, timeout: float, options: Mapping[str, Any]) -> UrlEndpoint:
     """The server that a URL names.
 
     Raises:
         ConfigurationError: the URL or an option makes no sense.
     """
     sentinel = isinstance(url, str) and scheme_of(url).endswith("+sentinel")
-    return (SentinelSource if sentinel else UrlSource)(url, timeout, options)
+    return (SentinelEndpoint if sentinel else UrlEndpoint)(url, timeout, options)
 
 
 def _brief(timeout: float) -> dict[str, Any]:
@@ -79,7 +79,7 @@ def _refuse_ours(options: Mapping[str, Any]) -> None:
         raise InvalidArgument(min(taken), "is decided by pyregistry itself")
 
 
-class UrlSource:
+class UrlEndpoint:
     """A server that a URL names.
 
     ``redis://`` or ``valkey://``, ``rediss://`` or ``valkeys://`` (TLS), ``unix://`` or ``embedded://``.
@@ -178,14 +178,14 @@ class UrlSource:
             **self._options,
         )
 
-    def hurried(self, timeout: float) -> UrlSource:
+    def hurried(self, timeout: float) -> UrlEndpoint:
         """The same server for somebody who can't wait longer than ``timeout`` seconds."""
         options = dict(self._options)
         timeout = min(timeout, options.pop("socket_timeout"), options.pop("socket_connect_timeout"))
         return type(self)(self._given, timeout, options)
 
 
-class SentinelSource(UrlSource):
+class SentinelEndpoint(UrlEndpoint):
     """The primary of a service that sentinels watch: ``redis+sentinel://host1:26379,host2:26379/service/0``.
 
     Each connection that is made asks them anew. User and password in the URL are the server's; the sentinels'
@@ -196,7 +196,7 @@ class SentinelSource(UrlSource):
     finds_primary = True
 
     def speak_resp2(self) -> bool:
-        """As `UrlSource.speak_resp2`; the sentinels speak RESP3 as before."""
+        """As `UrlEndpoint.speak_resp2`; the sentinels speak RESP3 as before."""
         spoken = super().speak_resp2()
         if spoken:
             self._settings["protocol"] = 2
@@ -262,7 +262,7 @@ class SentinelSource(UrlSource):
         )  # type: ignore[no-untyped-call]  # redis-py
 
 
-class ClientSource:
+class ClientEndpoint:
     """A user's own redis-py client, whose pool is shared."""
 
     embedded = False
@@ -292,7 +292,7 @@ class ClientSource:
         """It is the user's to say."""
         return False
 
-    def hurried(self, timeout: float) -> CloneSource:
+    def hurried(self, timeout: float) -> ClonedEndpoint:
         """New blocking connections with the client's settings.
 
         Raises:
@@ -315,7 +315,7 @@ class ClientSource:
             make = functools.partial(
                 SentinelConnectionPool, self.pool.service_name, sentinels, connection_class=kind
             )
-        return CloneSource(
+        return ClonedEndpoint(
             self.shown, make, _cloned(self._settings, timeout), finds_primary=self.finds_primary
         )
 
@@ -336,7 +336,7 @@ def _cloned_sentinels(manager: Any, timeout: float) -> Sentinels:
     )
 
 
-class CloneSource:
+class ClonedEndpoint:
     """The settings of a user's client, for blocking connections of our own."""
 
     def __init__(
@@ -358,10 +358,10 @@ class CloneSource:
         """It is the user's to say."""
         return False
 
-    def hurried(self, timeout: float) -> CloneSource:
+    def hurried(self, timeout: float) -> ClonedEndpoint:
         """The same settings with another timeout."""
         settings = _cloned(self._settings, min(timeout, self.patience))
-        return CloneSource(self.shown, self._make, settings, finds_primary=self.finds_primary)
+        return ClonedEndpoint(self.shown, self._make, settings, finds_primary=self.finds_primary)
 
     def resolve(self) -> str:
         """Nothing to resolve: the settings say where."""
@@ -372,7 +372,7 @@ class CloneSource:
         return self._make(redis_connect_func=hook, max_connections=CONNECTIONS, **self._settings)
 
 
-class OwnSource(Protocol):
+class OwnEndpoint(Protocol):
     """A server that connections of our own lead to.
 
     Attributes:
@@ -390,7 +390,7 @@ class OwnSource(Protocol):
     def speak_resp2(self) -> bool:
         """Make connections without HELLO from now on; whether that can be."""
 
-    def hurried(self, timeout: float) -> OwnSource:
+    def hurried(self, timeout: float) -> OwnEndpoint:
         """The same server, with a timeout of at most so many seconds."""
 
     def resolve(self) -> str:

@@ -10,17 +10,17 @@ from typing import TypeVar
 
 from redis import exceptions as redis_errors
 
-from pyregistry._redis.protocol.outcomes import Asked
-from pyregistry._redis.protocol.request import Op
+from pyregistry._redis.protocol.outcomes import PendingCall
+from pyregistry._redis.protocol.request import Request
 from pyregistry._redis.transport.pooled_sync import Transport
 
 T = TypeVar("T")
 
 
-class LoneTransport(Transport):
+class FastPathTransport(Transport):
     """`Transport`, and a short way for a call alone. What does not end well there goes on by the other."""
 
-    def call(self, op: Op[T], patience: float | None = None) -> T:
+    def call(self, op: Request[T], patience: float | None = None) -> T:
         """The reply of one operation; raises what `Transport.call` raises."""
         lines = self._lines
         if lines is None or (line := lines.idle()) is None:
@@ -37,7 +37,7 @@ class LoneTransport(Transport):
                 reply = error
             if not isinstance(reply, Exception):
                 return op.head.read(op, reply)
-            asked = Asked(op)
+            asked = PendingCall(op)
             asked.failed(reply, self._source.shown)
             self._to_repeat(line, [asked])
         finally:

@@ -22,7 +22,7 @@ from redis import exceptions as redis_errors
 from pyregistry._core.backoff import backoff
 from pyregistry._core.clock import now
 from pyregistry._core.values import ClaimResult
-from pyregistry._redis.protocol.operations import Claiming
+from pyregistry._redis.protocol.operations import ClaimTemplate
 from pyregistry._redis.protocol.outcomes import (
     ATTEMPTS,
     DENIED,
@@ -36,20 +36,20 @@ from pyregistry._redis.protocol.outcomes import (
     refusal,
 )
 from pyregistry._redis.protocol.records import Opened
-from pyregistry._redis.protocol.request import Head, Op
+from pyregistry._redis.protocol.request import CommandTemplate, Request
 from pyregistry._redis.protocol.scripts import BATCH
 from pyregistry._redis.transport.coalescing import gather
-from pyregistry._redis.transport.connection_async import Speaks
-from pyregistry._redis.transport.endpoint import UrlSource
-from pyregistry._redis.transport.pipelined import Aside, Expected, Pipe
-from pyregistry._redis.transport.pipelined_pubsub import Ear
+from pyregistry._redis.transport.connection_async import CommandConnection
+from pyregistry._redis.transport.endpoint import UrlEndpoint
+from pyregistry._redis.transport.pipelined import Expected, PipelinedCommands, PipelinedConnection
+from pyregistry._redis.transport.pipelined_pubsub import PubSubReader
 from pyregistry._redis.transport.pooled_async import _LOOK_AGAIN, AsyncTransport
 from pyregistry.errors import RegistryClosed, RegistryError, RegistryUnavailable
 
 T = TypeVar("T")
 
 
-class _Call(msgspec.Struct, eq=False):
+class PendingRequest(msgspec.Struct, eq=False):
     """One request, of all who ask the same.
 
     Attributes:
@@ -59,7 +59,7 @@ class _Call(msgspec.Struct, eq=False):
         ends: until when that is; 0: it was not refused yet.
     """
 
-    op: Op[Any]
+    op: Request[Any]
     key: Hashable  # under which it can be joined
     alone: asyncio.Future[Any] | None  # who waits, as long as nobody else does
     together: list[asyncio.Future[Any]] | None = None
@@ -109,10 +109,10 @@ class Batch(msgspec.Struct, eq=False):
         pipe: what it goes out on.
     """
 
-    mux: MuxTransport
-    pipe: Pipe
-    head: Head
-    calls: list[_Call]
+    mux: MultiplexedTransport
+    pipe: PipelinedConnection
+    head: CommandTemplate
+    calls: list[PendingRequest]
     items: int
 
     def waited_for(self) -> bool:
@@ -137,24 +137,24 @@ class Batch(msgspec.Struct, eq=False):
         self.mux.lost(self, error)
 
 
-class MuxTransport(AsyncTransport):
+class MultiplexedTransport(AsyncTransport):
     """The one connection of a client."""
 
-    _source: UrlSource
-    _pipe: Pipe | None = None
+    _source: UrlEndpoint
+    _pipe: PipelinedConnection | None = None
 
-    def _begin_anew(self) -> None:
-        super()._begin_anew()
+    def _reset(self) -> None:
+        super()._reset()
         self._pipe = None
         self._url: str | None = None
         self._speaks = True  # whether the server may speak on the connection of its own accord: by RESP3
-        self._queue: dict[Head, list[_Call]] = {}  # what is to be written
-        self._same: dict[Hashable, _Call] = {}  # what can be joined
+        self._queue: dict[CommandTemplate, list[PendingRequest]] = {}  # what is to be written
+        self._same: dict[Hashable, PendingRequest] = {}  # what can be joined
         self._scheduled = False
         self._connecting: asyncio.Task[None] | None = None
         self._loading: asyncio.Task[None] | None = None
-        self._unloaded: list[_Call] = []  # what waits for scripts to be loaded, or for `open`
-        self._refused_now: list[_Call] = []  # what waits for a refusal to pass
+        self._unloaded: list[PendingRequest] = []  # what waits for scripts to be loaded, or for `open`
+        self._refused_now: list[PendingRequest] = []  # what waits for a refusal to pass
         self._failures = 0  # since the last answer
         # See `pyregistry._redis.transport.coalescing`.
         self._under_way = 0  # requests that are written to the pipe and not answered
@@ -175,7 +175,7 @@ class MuxTransport(AsyncTransport):
     # The callers' side
 
     # No coroutine of its own where none is needed: it would cost as much as all else of a call.
-    def call(self, op: Op[T], patience: float | None = None) -> Awaitable[T]:  # type: ignore[override]  # whoever calls it awaits it
+    def call(self, op: Request[T], patience: float | None = None) -> Awaitable[T]:  # type: ignore[override]  # whoever calls it awaits it
         """The reply of one operation; raises what `AsyncTransport.call` raises."""
         future: asyncio.Future[T] = self._future()
         if patience is None:
@@ -186,14 +186,14 @@ class MuxTransport(AsyncTransport):
         return future if op.undo is None else self._answer_or_undo(op, future)
 
     def claim(  # type: ignore[override]  # as above
-        self, claiming: Claiming, name: str, claim_id: str | None, expected_bytes: int | None
+        self, claiming: ClaimTemplate, name: str, claim_id: str | None, expected_bytes: int | None
     ) -> asyncio.Future[ClaimResult]:
         """The claim of a model. Who is cancelled gives it back (`give_back`)."""
         # As `_future`, in place: of claims there are many.
         loop = get_running_loop()
         if loop is not self._loop or self._closed:
             self._check_open()
-            self._come_home()
+            self._bind_to_running_loop()
         future: asyncio.Future[ClaimResult] = loop.create_future()
         if claim_id is None is expected_bytes:
             key = claiming, name  # the operation's `same`, if one is made
@@ -215,7 +215,7 @@ class MuxTransport(AsyncTransport):
         if _has_result(future):
             self._send_owed(self._ops.give_back(future.result()))
 
-    async def _answer_or_undo(self, op: Op[T], future: asyncio.Future[T]) -> T:
+    async def _answer_or_undo(self, op: Request[T], future: asyncio.Future[T]) -> T:
         try:
             return await future
         except asyncio.CancelledError:
@@ -224,11 +224,11 @@ class MuxTransport(AsyncTransport):
                 self._undo(op, future.result())
             raise
 
-    async def call_many(self, ops: Sequence[Op[T]]) -> list[T | Exception]:
+    async def call_many(self, ops: Sequence[Request[T]]) -> list[T | Exception]:
         """The replies of some operations, in order, or the errors that `call` would raise."""
         try:
             self._check_open()
-            self._come_home()
+            self._bind_to_running_loop()
         except RegistryClosed as error:
             return [error] * len(ops)
         futures: list[asyncio.Future[T]] = []
@@ -246,7 +246,7 @@ class MuxTransport(AsyncTransport):
 
     async def close(self) -> None:
         """Close the connection. Calls under way get their answers, be it later; more are refused."""
-        self._come_home()  # refused where another loop uses it
+        self._bind_to_running_loop()  # refused where another loop uses it
         self._closed = True
         connecting = self._connecting
         if connecting is not None:
@@ -265,22 +265,22 @@ class MuxTransport(AsyncTransport):
         """What the listener hears events on: the connection of the calls, unless the server can't speak there."""
         while (pipe := self._pipe) is None:
             await self.connect()
-        return Ear(pipe) if self._speaks else await super().ear()
+        return PubSubReader(pipe) if self._speaks else await super().ear()
 
-    def leave_parent(self) -> None:
+    def after_fork_in_child(self) -> None:
         """In a forked child: use nothing that is the parent's."""
         # Never to be freed: that would close, or complain of, what is the parent's.
         ctypes.pythonapi.Py_IncRef(ctypes.py_object(dict(self.__dict__)))
-        super().leave_parent()
+        super().after_fork_in_child()
 
     def _future(self) -> asyncio.Future[Any]:
         loop = get_running_loop()
         if loop is not self._loop or self._closed:
             self._check_open()
-            self._come_home()
+            self._bind_to_running_loop()
         return loop.create_future()
 
-    def _join(self, op: Op[Any], future: asyncio.Future[Any]) -> None:
+    def _join(self, op: Request[Any], future: asyncio.Future[Any]) -> None:
         """Ask, or wait for what is asked already."""
         key = op.same
         call = None if key is None else self._same.get(key)
@@ -291,13 +291,13 @@ class MuxTransport(AsyncTransport):
         else:
             call.join(future)
 
-    def _ask(self, op: Op[Any], key: Hashable, future: asyncio.Future[Any]) -> _Call:
-        head, call = op.head, _Call(op, key, future)
+    def _ask(self, op: Request[Any], key: Hashable, future: asyncio.Future[Any]) -> PendingRequest:
+        head, call = op.head, PendingRequest(op, key, future)
         if key is not None:
             self._same[key] = call
         self._left -= 1
         if not self._left and not self._queue and not self._due and self._writable() > 0:
-            self._write([Batch(self, cast("Pipe", self._pipe), head, [call], op.items)])
+            self._write([Batch(self, cast("PipelinedConnection", self._pipe), head, [call], op.items)])
             return call
         try:
             asked = self._queue[head]
@@ -346,7 +346,7 @@ class MuxTransport(AsyncTransport):
         elif self._queue and (room := self._writable()) > 0 and not (self._due and self._open_first(pipe)):
             self._write(self._gather(pipe, room))
 
-    def _open_first(self, pipe: Pipe) -> bool:  # type: ignore[override]  # it waits for nothing
+    def _open_first(self, pipe: PipelinedConnection) -> bool:  # type: ignore[override]  # it waits for nothing
         """`open` is due, before what writes: whether it is under way now, for what waits."""
         writing = [head for head in self._queue if head.writes]
         if not writing:
@@ -390,7 +390,7 @@ class MuxTransport(AsyncTransport):
             self._fail(call, lambda _call: wrong)
         return b""
 
-    def _gather(self, pipe: Pipe, room: int) -> list[Batch]:
+    def _gather(self, pipe: PipelinedConnection, room: int) -> list[Batch]:
         """What is to be written, in so many batches at most; the rest stays in the queue."""
         batches: list[Batch] = []
         queue, self._queue = self._queue, {}
@@ -421,13 +421,13 @@ class MuxTransport(AsyncTransport):
                 batch.items += count
         return batches
 
-    def _forget(self, call: _Call) -> None:
+    def _forget(self, call: PendingRequest) -> None:
         """From now on it can't be joined."""
         if call.key is not None:
             del self._same[call.key]
             call.key = None
 
-    def _changed(self, pipe: Pipe) -> None:
+    def _changed(self, pipe: PipelinedConnection) -> None:
         """Replies have come, or it may be written to again, or it has ended."""
         if pipe is self._pipe and pipe.error is not None:
             self._unplug()
@@ -514,7 +514,7 @@ class MuxTransport(AsyncTransport):
             for call in batch.calls:
                 self._fail(call, lambda _call: _refusal(error))
 
-    def _try_later(self, calls: Sequence[_Call], error: Exception) -> None:
+    def _try_later(self, calls: Sequence[PendingRequest], error: Exception) -> None:
         """The server is the right one, and may do it soon; what it does not refuse goes on meanwhile."""
         if not calls:
             return
@@ -532,7 +532,7 @@ class MuxTransport(AsyncTransport):
         if self._pipe is not None:
             self._changed(self._pipe)  # where all have given up, a closed client may hang up now
 
-    def _retire(self, pipe: Pipe) -> None:
+    def _retire(self, pipe: PipelinedConnection) -> None:
         if pipe is self._pipe:
             self._unplug()
             self._failures += 1
@@ -542,11 +542,13 @@ class MuxTransport(AsyncTransport):
         self._pipe = None
         self._under_way = 0
 
-    async def _load_again(self, pipe: Pipe, load: Callable[[Speaks], Awaitable[Opened]]) -> None:
+    async def _load_again(
+        self, pipe: PipelinedConnection, load: Callable[[CommandConnection], Awaitable[Opened]]
+    ) -> None:
         """`open` is due, and maybe the scripts are gone; nothing else is written meanwhile."""
         trouble: Exception = redis_errors.NoScriptError("the scripts were flushed again and again")
         try:
-            self.server = await load(Aside(pipe))
+            self.server = await load(PipelinedCommands(pipe))
             if pipe is self._pipe:
                 self._opened(None, self.server)
         except Exception as error:
@@ -593,14 +595,14 @@ class MuxTransport(AsyncTransport):
             if self._queue:
                 self._soon()
 
-    async def _open_pipe(self) -> Pipe:
+    async def _open_pipe(self) -> PipelinedConnection:
         if self._url is None:
             self._url = await asyncio.to_thread(self._source.resolve)
         # Any: redis-py's connections are typed in part only.
         connection: Any = self._source.async_connection(self._url, self._on_connect, resp3=self._needs_resp3)
         await connection.connect()
         self._speaks = str(connection.protocol) == "3"
-        pipe = Pipe(connection, self._source.timeout, self._changed)
+        pipe = PipelinedConnection(connection, self._source.timeout, self._changed)
         if pipe.error is not None:
             raise pipe.error
         if self._due and isinstance(self._refusal, redis_errors.ReadOnlyError):
@@ -613,13 +615,13 @@ class MuxTransport(AsyncTransport):
 
     # What becomes of calls
 
-    def _again(self, calls: Iterable[_Call], error: Exception, *, ran: bool) -> None:
+    def _again(self, calls: Iterable[PendingRequest], error: Exception, *, ran: bool) -> None:
         """Put these back to the head of the queue, if they may be sent again after this."""
         error = recognised(error)
         passes = isinstance(error, (*NOT_RUN, *NO_ANSWER)) and not isinstance(error, DENIED)
         refused = isinstance(error, PASSING)
         patience = 0.0 if self._closed else self._patience
-        back: list[_Call] = []
+        back: list[PendingRequest] = []
         for call in calls:
             call.attempts += 1
             call.maybe_ran |= ran
@@ -646,26 +648,26 @@ class MuxTransport(AsyncTransport):
         for call in self._taken():
             self._fail(call, self._failure if call.maybe_ran else self._closed_error)
 
-    def _taken(self) -> list[_Call]:
+    def _taken(self) -> list[PendingRequest]:
         """What was in the queue."""
         queue, self._queue = self._queue, {}
         return [call for asked in queue.values() for call in asked]
 
-    def _failure(self, call: _Call) -> RegistryError:
+    def _failure(self, call: PendingRequest) -> RegistryError:
         error = failure(call.op, call.maybe_ran, call.trouble, self._source.shown)
         error.__cause__ = call.trouble
         return error
 
-    def _closed_error(self, _call: _Call) -> RegistryError:
+    def _closed_error(self, _call: PendingRequest) -> RegistryError:
         return RegistryClosed(f"the client of {self._source.shown} is closed")
 
-    def _fail(self, call: _Call, error: Callable[[_Call], Exception]) -> None:
+    def _fail(self, call: PendingRequest, error: Callable[[PendingRequest], Exception]) -> None:
         """Each who waits gets an error of his own: it is changed on its way."""
         self._forget(call)
         for future in call.waiting():
             future.set_exception(error(call))
 
-    def _settle(self, call: _Call, answers: Sequence[Any]) -> None:
+    def _settle(self, call: PendingRequest, answers: Sequence[Any]) -> None:
         op = call.op
         live = call.waiting()
         try:
@@ -685,7 +687,7 @@ class MuxTransport(AsyncTransport):
             future.set_result(told if op.shared else op.decode(answers))
 
     def _tell_error(
-        self, op: Op[Any], answers: Sequence[Any], live: list[asyncio.Future[Any]], error: Exception
+        self, op: Request[Any], answers: Sequence[Any], live: list[asyncio.Future[Any]], error: Exception
     ) -> None:
         for future in live:
             future.set_exception(error)
@@ -694,14 +696,14 @@ class MuxTransport(AsyncTransport):
             except Exception as another:
                 error = another
 
-    def _undo(self, op: Op[T], result: T) -> None:
+    def _undo(self, op: Request[T], result: T) -> None:
         """Give back what nobody has."""
         if op.undo is not None:
             self._send_owed(op.undo(result))
 
-    def _send_owed(self, ops: Iterable[Op[Any]]) -> None:
+    def _send_owed(self, ops: Iterable[Request[Any]]) -> None:
         for op in ops:
-            self._queue.setdefault(op.head, []).append(_Call(op, None, None, owed=True))
+            self._queue.setdefault(op.head, []).append(PendingRequest(op, None, None, owed=True))
             self._soon()
 
 

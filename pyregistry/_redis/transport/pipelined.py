@@ -39,7 +39,7 @@ class Expected(Protocol):
         """There will be no reply. Must not raise."""
 
 
-class Pipe(asyncio.Protocol):
+class PipelinedConnection(asyncio.Protocol):
     """A connection that has been opened.
 
     Args:
@@ -61,7 +61,7 @@ class Pipe(asyncio.Protocol):
         self,
         connection: Any,
         timeout: float,
-        changed: Callable[[Pipe], None],
+        changed: Callable[[PipelinedConnection], None],
     ) -> None:
         self.error: Exception | None = None
         self.on_push: dict[bytes, Callable[[list[Any]], None]] = {}
@@ -229,10 +229,10 @@ class Pipe(asyncio.Protocol):
         self._tell()
 
 
-class Aside:
+class PipelinedCommands:
     """Commands of the transport's own on a pipe, among those of the calls."""
 
-    def __init__(self, pipe: Pipe) -> None:
+    def __init__(self, pipe: PipelinedConnection) -> None:
         self._pipe = pipe
         self._replies: deque[asyncio.Future[Any]] = deque()
 

@@ -6,22 +6,22 @@ from collections import deque
 from typing import Any
 
 from pyregistry._redis.protocol.request import pack
-from pyregistry._redis.transport.pipelined import Pipe, Reply
-from pyregistry._runtime.aio import Poke
+from pyregistry._redis.transport.pipelined import PipelinedConnection, Reply
+from pyregistry._runtime.aio import Wakeup
 
 
-class Ear:
-    """What `AsyncListener` asks of a connection, on a pipe that is others' too. A pipe has one ear at a time.
+class PubSubReader:
+    """What `AsyncSubscriber` asks of a connection, on a pipe that is others' too. A pipe has one ear at a time.
 
     Args:
         pipe: a live one.
     """
 
-    def __init__(self, pipe: Pipe) -> None:
+    def __init__(self, pipe: PipelinedConnection) -> None:
         self._pipe = pipe
         self._channel: str | None = None
         self._heard: deque[Any] = deque()
-        self._news = Poke()
+        self._news = Wakeup()
         pipe.on_push[b"smessage"] = pipe.on_push[b"sunsubscribe"] = pipe.on_end = self._hear
 
     def _hear(self, what: Any) -> None:

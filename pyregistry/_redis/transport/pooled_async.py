@@ -19,7 +19,7 @@ from redis import exceptions as redis_errors
 
 from pyregistry._core.clock import now
 from pyregistry._core.values import ClaimResult
-from pyregistry._redis.protocol.operations import OPEN, Claiming, Ops
+from pyregistry._redis.protocol.operations import OPEN, ClaimTemplate, RequestFactory
 from pyregistry._redis.protocol.outcomes import (
     ATTEMPTS,
     DENIED,
@@ -28,7 +28,7 @@ from pyregistry._redis.protocol.outcomes import (
     PASSING,
     PENDING,
     READING_LOADS,
-    Asked,
+    PendingCall,
     RefusedCredentials,
     RefusedNow,
     lacks_resp3,
@@ -38,9 +38,16 @@ from pyregistry._redis.protocol.outcomes import (
     too_old,
 )
 from pyregistry._redis.protocol.records import Opened
-from pyregistry._redis.protocol.request import Op, pack
-from pyregistry._redis.transport.connection_async import Line, Lines, Speaks, line_of, lines_of, unlogged
-from pyregistry._redis.transport.endpoint import ClientSource, UrlSource
+from pyregistry._redis.protocol.request import Request, pack
+from pyregistry._redis.transport.connection_async import (
+    CallConnection,
+    CallConnectionPool,
+    CommandConnection,
+    connection_of,
+    pool_of,
+    unlogged,
+)
+from pyregistry._redis.transport.endpoint import ClientEndpoint, UrlEndpoint
 from pyregistry._runtime.aio import settle
 from pyregistry.errors import NotNow, RegistryClosed, RegistryError, ServerTooOld
 
@@ -77,17 +84,17 @@ class AsyncTransport:
 
     def __init__(
         self,
-        source: ClientSource | UrlSource,
-        ops: Ops,
+        source: ClientEndpoint | UrlEndpoint,
+        ops: RequestFactory,
         attempts: int = ATTEMPTS,
         patience: float | None = None,
     ) -> None:
         self._source = source
-        self._shared = isinstance(source, ClientSource)
+        self._shared = isinstance(source, ClientEndpoint)
         self._ops = ops
         self._attempts = attempts
         self._patience: float = source.patience if patience is None else patience
-        self._begin_anew()
+        self._reset()
         self._closed = False
         self.server: Opened | None = None
         # --- asyncio only: begin
@@ -96,8 +103,8 @@ class AsyncTransport:
         # --- asyncio only: end
         _everyone.add(self)
 
-    def _begin_anew(self) -> None:
-        self._lines: Lines | None = None
+    def _reset(self) -> None:
+        self._lines: CallConnectionPool | None = None
         self._lock = asyncio.Lock()
         # Connections on which `open` is due, and until when they may serve for reading all the same. The connections of
         # a user's client are opened out of sight: there it is due once for all.
@@ -136,14 +143,14 @@ class AsyncTransport:
         """Close what is ours; a user's own client stays open. Calls under way end; more are refused."""
         # --- asyncio only: begin
         if not self._shared:
-            self._come_home()  # refused where another loop uses it
+            self._bind_to_running_loop()  # refused where another loop uses it
         # --- asyncio only: end
         self._closed = True
         lines, self._lines = self._lines, None
         if lines is not None and not self._shared:
             await lines.close()
 
-    async def call(self, op: Op[T], patience: float | None = None) -> T:
+    async def call(self, op: Request[T], patience: float | None = None) -> T:
         """The reply of one operation.
 
         Args:
@@ -157,10 +164,10 @@ class AsyncTransport:
             ServerRefused: the server answered with an error.
             RegistryClosed: this client is closed.
         """
-        return await self._outcome(Asked(op), patience=patience)
+        return await self._outcome(PendingCall(op), patience=patience)
 
     async def claim(
-        self, claiming: Claiming, name: str, claim_id: str | None, expected_bytes: int | None
+        self, claiming: ClaimTemplate, name: str, claim_id: str | None, expected_bytes: int | None
     ) -> ClaimResult:
         """The claim of a model; raises what `call` raises."""
         return await self.call(claiming.claim(name, claim_id, expected_bytes))
@@ -170,16 +177,16 @@ class AsyncTransport:
         """Give back what a cancelled caller of `claim` may have won. (Here that ends with its lease.)"""
 
     # --- asyncio only: end
-    async def call_many(self, ops: Sequence[Op[T]]) -> list[T | Exception]:
+    async def call_many(self, ops: Sequence[Request[T]]) -> list[T | Exception]:
         """The replies of some operations, in order, or the errors that `call` would raise.
 
         All are sent before the first reply is read: not too many at a time.
         """
-        asked = [Asked(op) for op in ops]
+        asked = [PendingCall(op) for op in ops]
         await _in_a_task(self._carry_out(asked))
         return [cast("T | Exception", each.outcome) for each in asked]
 
-    async def _outcome(self, asked: Asked[T], *, begun: int = 0, patience: float | None = None) -> T:
+    async def _outcome(self, asked: PendingCall[T], *, begun: int = 0, patience: float | None = None) -> T:
         """What becomes of one operation, which has gone out so often; raises what `call` raises."""
         if asked.outcome is PENDING:
             await _in_a_task(self._carry_out([asked], begun, patience))
@@ -188,7 +195,7 @@ class AsyncTransport:
         return cast("T", asked.outcome)
 
     async def _carry_out(
-        self, asked: list[Asked[Any]], tried: int = 0, patience: float | None = None
+        self, asked: list[PendingCall[Any]], tried: int = 0, patience: float | None = None
     ) -> None:
         """Send these, again and again if need be, until each has an outcome."""
         shown, ends = self._source.shown, 0.0
@@ -211,11 +218,11 @@ class AsyncTransport:
             for each in asked:
                 each.give_up(shown, error)
 
-    async def _try(self, asked: list[Asked[Any]]) -> list[Asked[Any]]:
+    async def _try(self, asked: list[PendingCall[Any]]) -> list[PendingCall[Any]]:
         """Send these once; returns those that are to be sent again."""
         # --- asyncio only: begin
         self._check_open()
-        self._come_home()
+        self._bind_to_running_loop()
         # --- asyncio only: end
         lines = self._lines or await self._make_lines()
         try:
@@ -237,24 +244,26 @@ class AsyncTransport:
             if self._closed and not self._shared:
                 await lines.close()
 
-    async def _to_repeat(self, line: Line, asked: list[Asked[Any]]) -> list[Asked[Any]]:
+    async def _to_repeat(self, line: CallConnection, asked: list[PendingCall[Any]]) -> list[PendingCall[Any]]:
         """Of what was sent, that which is to go out again; not what wanted nothing but its script."""
         again = _unanswered(asked)
         if again:
             await self._reload(line, again)
             again = _unanswered(again)
             # After READONLY the next connection may lead to the new primary. Who refuses only now is the right one.
-            line.spoilt |= any(not isinstance(each.trouble, RefusedNow) for each in again)
+            line.must_close |= any(not isinstance(each.trouble, RefusedNow) for each in again)
         return again
 
-    async def _open_first(self, line: Line, asked: list[Asked[Any]]) -> list[Asked[Any]]:
+    async def _open_first(
+        self, line: CallConnection, asked: list[PendingCall[Any]]
+    ) -> list[PendingCall[Any]]:
         """Of these, what may go out: nothing that writes where `open` is due, and still refused."""
         connection = line.connection
         if not self._shared:
             good_until = self._unopened.get(connection)
             if good_until is None:
                 return asked
-            line.spoilt |= now() > good_until
+            line.must_close |= now() > good_until
         if not any(each.op.head.writes for each in asked):
             return asked
         try:
@@ -265,7 +274,9 @@ class AsyncTransport:
             return []
         return self._sendable(line, opened, asked)
 
-    def _sendable(self, line: Line, opened: Opened, asked: list[Asked[Any]]) -> list[Asked[Any]]:
+    def _sendable(
+        self, line: CallConnection, opened: Opened, asked: list[PendingCall[Any]]
+    ) -> list[PendingCall[Any]]:
         """Of these, what may go out now: nothing that writes, if `open` was refused."""
         self._opened(line.connection, opened)
         if not opened.due or self._refusal is None:
@@ -305,7 +316,7 @@ class AsyncTransport:
         """
         self._check_open()
         # --- asyncio only: begin
-        self._come_home()
+        self._bind_to_running_loop()
         # --- asyncio only: end
         pool = (self._lines or await self._make_lines()).pool
         connection = pool.connection_class(**pool.connection_kwargs)
@@ -319,24 +330,24 @@ class AsyncTransport:
     def doubt(self) -> None:
         """Something was heard elsewhere, which may be newer than what this remembers."""
 
-    async def _make_lines(self) -> Lines:
+    async def _make_lines(self) -> CallConnectionPool:
         async with self._lock:
             self._check_open()
             lines = self._lines
             if lines is None:
-                if isinstance(self._source, ClientSource):
+                if isinstance(self._source, ClientEndpoint):
                     pool = self._source.pool
                 else:
                     url = await asyncio.to_thread(self._source.resolve)
                     pool = self._source.async_pool(url, self._on_connect)
-                lines = self._lines = lines_of(pool, shared=self._shared)
+                lines = self._lines = pool_of(pool, shared=self._shared)
         return lines
 
     def _check_open(self) -> None:
         if self._closed:
             raise RegistryClosed(f"the client of {self._source.shown} is closed")
 
-    def leave_parent(self) -> None:
+    def after_fork_in_child(self) -> None:
         """In a forked child: use nothing that is the parent's, and wait for no lock that it held."""
         # --- asyncio only: begin
         # To close the parent's connections, even at the end of the interpreter, would take them out of the
@@ -344,10 +355,10 @@ class AsyncTransport:
         ctypes.pythonapi.Py_IncRef(ctypes.py_object((self._lines, self._loop)))
         self._loop, self._parents = None, self._shared
         # --- asyncio only: end
-        self._begin_anew()
+        self._reset()
 
     # --- asyncio only: begin
-    def _come_home(self) -> None:
+    def _bind_to_running_loop(self) -> None:
         """Connections belong to one event loop: those of a loop that has ended are left behind."""
         here, home = asyncio.get_running_loop(), self._loop
         if here is home:
@@ -359,13 +370,13 @@ class AsyncTransport:
         if home is not None and not home.is_closed():
             raise RegistryClosed("this client is in use on another event loop: make a new client here")
         self._loop = here
-        self._begin_anew()
+        self._reset()
 
     # --- asyncio only: end
     async def _on_connect(self, connection: Any) -> None:
         try:
             await connection.on_connect()
-            self.server = await self._open(line_of(connection))
+            self.server = await self._open(connection_of(connection))
             self._opened(connection, self.server)
             # Closed meanwhile? Then nobody else would close this connection.
             self._check_open()
@@ -374,7 +385,7 @@ class AsyncTransport:
             await connection.disconnect(nowait=True)
             raise
 
-    async def _exchange(self, line: Line, asked: Sequence[Asked[Any]]) -> None:
+    async def _exchange(self, line: CallConnection, asked: Sequence[PendingCall[Any]]) -> None:
         shown = self._source.shown
         try:
             await line.send([each.op.packed() for each in asked])
@@ -384,7 +395,7 @@ class AsyncTransport:
             for each in asked[len(asked) - line.owed :]:
                 each.failed(error, shown)
 
-    async def _reload(self, line: Line, asked: Sequence[Asked[Any]]) -> None:
+    async def _reload(self, line: CallConnection, asked: Sequence[PendingCall[Any]]) -> None:
         """Load the scripts, if that is what these want, and ask them once more."""
         asked = [each for each in asked if isinstance(each.trouble, redis_errors.NoScriptError)]
         if not asked or line.owed:
@@ -397,7 +408,7 @@ class AsyncTransport:
         else:
             await self._exchange(line, self._sendable(line, opened, asked))
 
-    async def _open(self, line: Speaks) -> Opened:
+    async def _open(self, line: CommandConnection) -> Opened:
         """Run `open`; where the server refuses that for now, see whether reading is possible."""
         try:
             return await self._run(line, self._ops.open())
@@ -406,7 +417,7 @@ class AsyncTransport:
         except redis_errors.ResponseError as error:
             return await self._check(line, error)
 
-    async def _load(self, line: Speaks) -> Opened:
+    async def _load(self, line: CommandConnection) -> Opened:
         """Load `open`, run it, load the others: NOSCRIPT always means that `open` is due."""
         try:
             await ask(line, "SCRIPT", "LOAD", OPEN.text)
@@ -425,7 +436,7 @@ class AsyncTransport:
         await _tell(line, LOADS)
         return opened
 
-    async def _check(self, line: Speaks, refused: redis_errors.ResponseError) -> Opened:
+    async def _check(self, line: CommandConnection, refused: redis_errors.ResponseError) -> Opened:
         """`open` was refused. If that passes, is the server fit for reading? No script that writes is loaded."""
         error = recognised(refused)
         # Sentinels will know better soon: what they lead to now is no primary any more.
@@ -440,7 +451,7 @@ class AsyncTransport:
             await _tell(line, READING_LOADS)
             return await self._run(line, op)
 
-    async def _run(self, line: Speaks, op: Op[T]) -> T:
+    async def _run(self, line: CommandConnection, op: Request[T]) -> T:
         return op.head.read(op, await _reply_to(line, op.packed()))
 
 
@@ -465,7 +476,7 @@ async def _in_a_task(call: Coroutine[Any, Any, None]) -> None:
 
 
 # --- asyncio only: end
-def _unanswered(asked: list[Asked[Any]]) -> list[Asked[Any]]:
+def _unanswered(asked: list[PendingCall[Any]]) -> list[PendingCall[Any]]:
     """Those that are to go out, maybe again."""
     for each in asked:
         if each.outcome is PENDING:
@@ -473,24 +484,24 @@ def _unanswered(asked: list[Asked[Any]]) -> list[Asked[Any]]:
     return []  # nearly always
 
 
-async def ask(line: Speaks, *command: str | int) -> Any:
+async def ask(line: CommandConnection, *command: str | int) -> Any:
     """The reply to one command."""
     return await _reply_to(line, pack(command))
 
 
-async def _tell(line: Speaks, commands: Sequence[bytes]) -> None:
+async def _tell(line: CommandConnection, commands: Sequence[bytes]) -> None:
     """Have the server do these, in one write."""
     await line.send(commands)
     for _ in commands:
         await _answer(line)
 
 
-async def _reply_to(line: Speaks, packed: bytes) -> Any:
+async def _reply_to(line: CommandConnection, packed: bytes) -> Any:
     await line.send([packed])
     return await _answer(line)
 
 
-async def _answer(line: Speaks) -> Any:
+async def _answer(line: CommandConnection) -> Any:
     reply = await line.reply()
     if isinstance(reply, Exception):
         raise reply
@@ -500,9 +511,9 @@ async def _answer(line: Speaks) -> Any:
 _everyone: weakref.WeakSet[AsyncTransport] = weakref.WeakSet()
 
 
-def _leave_parent() -> None:
+def _after_fork_in_child() -> None:
     for transport in list(_everyone):
-        transport.leave_parent()
+        transport.after_fork_in_child()
 
 
-os.register_at_fork(after_in_child=_leave_parent)
+os.register_at_fork(after_in_child=_after_fork_in_child)

@@ -19,7 +19,7 @@ from redis import exceptions as redis_errors
 
 from pyregistry._core.clock import now
 from pyregistry._core.values import ClaimResult
-from pyregistry._redis.protocol.operations import OPEN, Claiming, Ops
+from pyregistry._redis.protocol.operations import OPEN, ClaimTemplate, RequestFactory
 from pyregistry._redis.protocol.outcomes import (
     ATTEMPTS,
     DENIED,
@@ -28,7 +28,7 @@ from pyregistry._redis.protocol.outcomes import (
     PASSING,
     PENDING,
     READING_LOADS,
-    Asked,
+    PendingCall,
     RefusedCredentials,
     RefusedNow,
     lacks_resp3,
@@ -38,9 +38,16 @@ from pyregistry._redis.protocol.outcomes import (
     too_old,
 )
 from pyregistry._redis.protocol.records import Opened
-from pyregistry._redis.protocol.request import Op, pack
-from pyregistry._redis.transport.connection_sync import Line, Lines, Speaks, line_of, lines_of, unlogged
-from pyregistry._redis.transport.endpoint import ClientSource, OwnSource
+from pyregistry._redis.protocol.request import Request, pack
+from pyregistry._redis.transport.connection_sync import (
+    CallConnection,
+    CallConnectionPool,
+    CommandConnection,
+    connection_of,
+    pool_of,
+    unlogged,
+)
+from pyregistry._redis.transport.endpoint import ClientEndpoint, OwnEndpoint
 from pyregistry.errors import NotNow, RegistryClosed, RegistryError, ServerTooOld
 
 T = TypeVar("T")
@@ -71,23 +78,23 @@ class Transport:
 
     def __init__(
         self,
-        source: ClientSource | OwnSource,
-        ops: Ops,
+        source: ClientEndpoint | OwnEndpoint,
+        ops: RequestFactory,
         attempts: int = ATTEMPTS,
         patience: float | None = None,
     ) -> None:
         self._source = source
-        self._shared = isinstance(source, ClientSource)
+        self._shared = isinstance(source, ClientEndpoint)
         self._ops = ops
         self._attempts = attempts
         self._patience: float = source.patience if patience is None else patience
-        self._begin_anew()
+        self._reset()
         self._closed = False
         self.server: Opened | None = None
         _everyone.add(self)
 
-    def _begin_anew(self) -> None:
-        self._lines: Lines | None = None
+    def _reset(self) -> None:
+        self._lines: CallConnectionPool | None = None
         self._lock = threading.Lock()
         # Connections on which `open` is due, and until when they may serve for reading all the same. The connections of
         # a user's client are opened out of sight: there it is due once for all.
@@ -122,7 +129,7 @@ class Transport:
         if lines is not None and not self._shared:
             lines.close()
 
-    def call(self, op: Op[T], patience: float | None = None) -> T:
+    def call(self, op: Request[T], patience: float | None = None) -> T:
         """The reply of one operation.
 
         Args:
@@ -136,24 +143,24 @@ class Transport:
             ServerRefused: the server answered with an error.
             RegistryClosed: this client is closed.
         """
-        return self._outcome(Asked(op), patience=patience)
+        return self._outcome(PendingCall(op), patience=patience)
 
     def claim(
-        self, claiming: Claiming, name: str, claim_id: str | None, expected_bytes: int | None
+        self, claiming: ClaimTemplate, name: str, claim_id: str | None, expected_bytes: int | None
     ) -> ClaimResult:
         """The claim of a model; raises what `call` raises."""
         return self.call(claiming.claim(name, claim_id, expected_bytes))
 
-    def call_many(self, ops: Sequence[Op[T]]) -> list[T | Exception]:
+    def call_many(self, ops: Sequence[Request[T]]) -> list[T | Exception]:
         """The replies of some operations, in order, or the errors that `call` would raise.
 
         All are sent before the first reply is read: not too many at a time.
         """
-        asked = [Asked(op) for op in ops]
+        asked = [PendingCall(op) for op in ops]
         self._carry_out(asked)
         return [cast("T | Exception", each.outcome) for each in asked]
 
-    def _outcome(self, asked: Asked[T], *, begun: int = 0, patience: float | None = None) -> T:
+    def _outcome(self, asked: PendingCall[T], *, begun: int = 0, patience: float | None = None) -> T:
         """What becomes of one operation, which has gone out so often; raises what `call` raises."""
         if asked.outcome is PENDING:
             self._carry_out([asked], begun, patience)
@@ -161,7 +168,9 @@ class Transport:
             raise asked.outcome
         return cast("T", asked.outcome)
 
-    def _carry_out(self, asked: list[Asked[Any]], tried: int = 0, patience: float | None = None) -> None:
+    def _carry_out(
+        self, asked: list[PendingCall[Any]], tried: int = 0, patience: float | None = None
+    ) -> None:
         """Send these, again and again if need be, until each has an outcome."""
         shown, ends = self._source.shown, 0.0
         try:
@@ -183,7 +192,7 @@ class Transport:
             for each in asked:
                 each.give_up(shown, error)
 
-    def _try(self, asked: list[Asked[Any]]) -> list[Asked[Any]]:
+    def _try(self, asked: list[PendingCall[Any]]) -> list[PendingCall[Any]]:
         """Send these once; returns those that are to be sent again."""
         lines = self._lines or self._make_lines()
         try:
@@ -205,24 +214,24 @@ class Transport:
             if self._closed and not self._shared:
                 lines.close()
 
-    def _to_repeat(self, line: Line, asked: list[Asked[Any]]) -> list[Asked[Any]]:
+    def _to_repeat(self, line: CallConnection, asked: list[PendingCall[Any]]) -> list[PendingCall[Any]]:
         """Of what was sent, that which is to go out again; not what wanted nothing but its script."""
         again = _unanswered(asked)
         if again:
             self._reload(line, again)
             again = _unanswered(again)
             # After READONLY the next connection may lead to the new primary. Who refuses only now is the right one.
-            line.spoilt |= any(not isinstance(each.trouble, RefusedNow) for each in again)
+            line.must_close |= any(not isinstance(each.trouble, RefusedNow) for each in again)
         return again
 
-    def _open_first(self, line: Line, asked: list[Asked[Any]]) -> list[Asked[Any]]:
+    def _open_first(self, line: CallConnection, asked: list[PendingCall[Any]]) -> list[PendingCall[Any]]:
         """Of these, what may go out: nothing that writes where `open` is due, and still refused."""
         connection = line.connection
         if not self._shared:
             good_until = self._unopened.get(connection)
             if good_until is None:
                 return asked
-            line.spoilt |= now() > good_until
+            line.must_close |= now() > good_until
         if not any(each.op.head.writes for each in asked):
             return asked
         try:
@@ -233,7 +242,9 @@ class Transport:
             return []
         return self._sendable(line, opened, asked)
 
-    def _sendable(self, line: Line, opened: Opened, asked: list[Asked[Any]]) -> list[Asked[Any]]:
+    def _sendable(
+        self, line: CallConnection, opened: Opened, asked: list[PendingCall[Any]]
+    ) -> list[PendingCall[Any]]:
         """Of these, what may go out now: nothing that writes, if `open` was refused."""
         self._opened(line.connection, opened)
         if not opened.due or self._refusal is None:
@@ -284,31 +295,31 @@ class Transport:
     def doubt(self) -> None:
         """Something was heard elsewhere, which may be newer than what this remembers."""
 
-    def _make_lines(self) -> Lines:
+    def _make_lines(self) -> CallConnectionPool:
         with self._lock:
             self._check_open()
             lines = self._lines
             if lines is None:
-                if isinstance(self._source, ClientSource):
+                if isinstance(self._source, ClientEndpoint):
                     pool = self._source.pool
                 else:
                     url = self._source.resolve()
                     pool = self._source.sync_pool(url, self._on_connect)
-                lines = self._lines = lines_of(pool, shared=self._shared)
+                lines = self._lines = pool_of(pool, shared=self._shared)
         return lines
 
     def _check_open(self) -> None:
         if self._closed:
             raise RegistryClosed(f"the client of {self._source.shown} is closed")
 
-    def leave_parent(self) -> None:
+    def after_fork_in_child(self) -> None:
         """In a forked child: use nothing that is the parent's, and wait for no lock that it held."""
-        self._begin_anew()
+        self._reset()
 
     def _on_connect(self, connection: Any) -> None:
         try:
             connection.on_connect()
-            self.server = self._open(line_of(connection))
+            self.server = self._open(connection_of(connection))
             self._opened(connection, self.server)
             # Closed meanwhile? Then nobody else would close this connection.
             self._check_open()
@@ -317,7 +328,7 @@ class Transport:
             connection.disconnect(nowait=True)
             raise
 
-    def _exchange(self, line: Line, asked: Sequence[Asked[Any]]) -> None:
+    def _exchange(self, line: CallConnection, asked: Sequence[PendingCall[Any]]) -> None:
         shown = self._source.shown
         try:
             line.send([each.op.packed() for each in asked])
@@ -327,7 +338,7 @@ class Transport:
             for each in asked[len(asked) - line.owed :]:
                 each.failed(error, shown)
 
-    def _reload(self, line: Line, asked: Sequence[Asked[Any]]) -> None:
+    def _reload(self, line: CallConnection, asked: Sequence[PendingCall[Any]]) -> None:
         """Load the scripts, if that is what these want, and ask them once more."""
         asked = [each for each in asked if isinstance(each.trouble, redis_errors.NoScriptError)]
         if not asked or line.owed:
@@ -340,7 +351,7 @@ class Transport:
         else:
             self._exchange(line, self._sendable(line, opened, asked))
 
-    def _open(self, line: Speaks) -> Opened:
+    def _open(self, line: CommandConnection) -> Opened:
         """Run `open`; where the server refuses that for now, see whether reading is possible."""
         try:
             return self._run(line, self._ops.open())
@@ -349,7 +360,7 @@ class Transport:
         except redis_errors.ResponseError as error:
             return self._check(line, error)
 
-    def _load(self, line: Speaks) -> Opened:
+    def _load(self, line: CommandConnection) -> Opened:
         """Load `open`, run it, load the others: NOSCRIPT always means that `open` is due."""
         try:
             ask(line, "SCRIPT", "LOAD", OPEN.text)
@@ -368,7 +379,7 @@ class Transport:
         _tell(line, LOADS)
         return opened
 
-    def _check(self, line: Speaks, refused: redis_errors.ResponseError) -> Opened:
+    def _check(self, line: CommandConnection, refused: redis_errors.ResponseError) -> Opened:
         """`open` was refused. If that passes, is the server fit for reading? No script that writes is loaded."""
         error = recognised(refused)
         # Sentinels will know better soon: what they lead to now is no primary any more.
@@ -383,11 +394,11 @@ class Transport:
             _tell(line, READING_LOADS)
             return self._run(line, op)
 
-    def _run(self, line: Speaks, op: Op[T]) -> T:
+    def _run(self, line: CommandConnection, op: Request[T]) -> T:
         return op.head.read(op, _reply_to(line, op.packed()))
 
 
-def _unanswered(asked: list[Asked[Any]]) -> list[Asked[Any]]:
+def _unanswered(asked: list[PendingCall[Any]]) -> list[PendingCall[Any]]:
     """Those that are to go out, maybe again."""
     for each in asked:
         if each.outcome is PENDING:
@@ -395,24 +406,24 @@ def _unanswered(asked: list[Asked[Any]]) -> list[Asked[Any]]:
     return []  # nearly always
 
 
-def ask(line: Speaks, *command: str | int) -> Any:
+def ask(line: CommandConnection, *command: str | int) -> Any:
     """The reply to one command."""
     return _reply_to(line, pack(command))
 
 
-def _tell(line: Speaks, commands: Sequence[bytes]) -> None:
+def _tell(line: CommandConnection, commands: Sequence[bytes]) -> None:
     """Have the server do these, in one write."""
     line.send(commands)
     for _ in commands:
         _answer(line)
 
 
-def _reply_to(line: Speaks, packed: bytes) -> Any:
+def _reply_to(line: CommandConnection, packed: bytes) -> Any:
     line.send([packed])
     return _answer(line)
 
 
-def _answer(line: Speaks) -> Any:
+def _answer(line: CommandConnection) -> Any:
     reply = line.reply()
     if isinstance(reply, Exception):
         raise reply
@@ -422,9 +433,9 @@ def _answer(line: Speaks) -> Any:
 _everyone: weakref.WeakSet[Transport] = weakref.WeakSet()
 
 
-def _leave_parent() -> None:
+def _after_fork_in_child() -> None:
     for transport in list(_everyone):
-        transport.leave_parent()
+        transport.after_fork_in_child()
 
 
-os.register_at_fork(after_in_child=_leave_parent)
+os.register_at_fork(after_in_child=_after_fork_in_child)

@@ -14,7 +14,7 @@ import redis
 from pyregistry import DamagedRecord, ModelStatus, Registry, RegistryClosed
 from pyregistry._redis.cache import tracking_sync
 from pyregistry._redis.cache.client_cache import SharedClientCache
-from pyregistry._redis.transport.connection_sync import FastLine, Line
+from pyregistry._redis.transport.connection_sync import CallConnection, FastConnection
 from tests.support.faults.truncate import Cutter
 from tests.support.internals import ops_of
 from tests.support.near import HITS, asked, near_of, tracked
@@ -244,7 +244,7 @@ def test_more_news_than_one_can_be_called_for(
             raw.set(ops_of(blocking).keys.record(f"S3:{name}"), b"\x91\xaaDOWNLOADED")
         tracked(blocking).doubt()
         assert all(blocking.is_downloaded(name, "S3") for name in names)
-        assert type(tracked(blocking)._line) is Line
+        assert type(tracked(blocking)._line) is CallConnection
 
 
 def test_who_closes_it_waits_for_nobody(blocking: Registry) -> None:
@@ -348,7 +348,7 @@ def test_whatever_the_connection_is_like(
                 assert blocking.is_downloaded(name, "S3") == (wanted is ModelStatus.DOWNLOADED)
         line = tracked(blocking)._line
         assert line is not None
-        assert type(line) is (Line if way == "health check" else FastLine)
+        assert type(line) is (CallConnection if way == "health check" else FastConnection)
 
 
 def test_a_conclusion_is_drawn_before_what_it_rests_on_is_forgotten() -> None:

@@ -29,7 +29,7 @@ from pyregistry import (
 from pyregistry._core.clock import now
 from pyregistry._redis.cache import client_cache, tracking_async, tracking_sync
 from pyregistry._redis.cache.client_cache import ClientCache
-from pyregistry._redis.protocol.operations import Ops
+from pyregistry._redis.protocol.operations import RequestFactory
 from tests.support.faults.truncate import Cutter
 from tests.support.internals import ops_of, subscriber_of, transport_of
 from tests.support.marks import left_open
@@ -78,7 +78,7 @@ async def test_all_pairs_of_questions_of_one_turn_get_their_own_answers(
 
 def test_operations_that_may_share_a_request_are_decoded_alike() -> None:
     """Only requests with the same decoder share a coalesce key."""
-    ops = Ops("namespace", None, ())
+    ops = RequestFactory("namespace", None, ())
     (target,) = ops.targets("model", "S3", None, None)
     model = ("model", "S3", None, None)
     made: list[Any] = [

@@ -24,7 +24,7 @@ from pyregistry import (
     RegistryUnavailable,
 )
 from pyregistry._redis.protocol.outcomes import ATTEMPTS
-from pyregistry._redis.protocol.request import Head, PlainOp
+from pyregistry._redis.protocol.request import CommandTemplate, PlainRequest
 from pyregistry._redis.protocol.scripts import BATCH
 from pyregistry._redis.transport.pipelined import COMMANDS
 from tests.support.faults.proxy import SECONDS, Proxy
@@ -272,8 +272,8 @@ async def test_what_the_server_says_of_its_own_accord_is_no_reply(
     pushed: list[list[Any]] = []
     async with registry:
         transport._pipe.on_push[b"invalidate"] = pushed.append
-        track = Head("track", None, verb="CLIENT TRACKING ON")
-        assert await transport.call(PlainOp(track, lambda replies: replies[0])) == b"OK"
+        track = CommandTemplate("track", None, verb="CLIENT TRACKING ON")
+        assert await transport.call(PlainRequest(track, lambda replies: replies[0])) == b"OK"
         calls = []
         for at in range(20):
             await registry.get_status(f"m{at}", "S3")

@@ -21,7 +21,7 @@ from pyregistry import (
     Registry,
     RegistryClosed,
 )
-from pyregistry._redis.protocol.request import Head, PlainOp
+from pyregistry._redis.protocol.request import CommandTemplate, PlainRequest
 from pyregistry._redis.protocol.scripts import BATCH
 from tests.support.faults.proxy import SECONDS, Proxy, until
 from tests.support.internals import ops_of, transport_of, under_way
@@ -222,7 +222,9 @@ async def test_what_cannot_travel_fails_alone(registry: AsyncRegistry) -> None:
     """A request that can not be encoded fails alone."""
     transport: Any = transport_of(registry)
     unfit: Any = object()
-    call = transport.call(PlainOp(Head("unfit", None, verb="ECHO"), lambda replies: replies[0], argv=[unfit]))
+    call = transport.call(
+        PlainRequest(CommandTemplate("unfit", None, verb="ECHO"), lambda replies: replies[0], argv=[unfit])
+    )
     told: Any = await asyncio.gather(call, registry.get_status("model"), return_exceptions=True)
     assert isinstance(told[0], TypeError)
     assert told[1] is None
