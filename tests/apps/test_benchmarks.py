@@ -19,6 +19,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def test_the_readme_shows_what_was_measured() -> None:
+    """The README and the tables show the figures of results.json."""
     written = json.loads((ROOT / "docs" / "benchmarks" / "results.json").read_text("utf-8"))
     names = {field.name for field in fields(Figure)}
     figures = [
@@ -32,6 +33,7 @@ def test_the_readme_shows_what_was_measured() -> None:
 
 
 def test_a_readme_without_the_marks_is_left_alone(tmp_path: Path) -> None:
+    """A README without the marks raises and is not changed."""
     readme = tmp_path / "README.md"
     readme.write_text("nothing", "utf-8")
     with pytest.raises(ValueError, match="marks"):
@@ -48,6 +50,7 @@ def fresh(who: str, rounds: list[int], per_second: list[float]) -> Figure:
 
 
 def test_a_ratio_is_that_of_the_rounds_in_which_both_took_part() -> None:
+    """A ratio uses the rounds that both contenders took part in."""
     ours = fresh(aims.OURS, [0, 1, 2, 3], [60.0, 1.0, 1.0, 80.0])
     pool = fresh(aims.POOL, [0, 3], [20.0, 20.0])
     (aim,) = [aim for aim in aims.AIMS if aim.text == "Fresh claims, 500 tasks: against the redis-py pool"]
@@ -56,6 +59,7 @@ def test_a_ratio_is_that_of_the_rounds_in_which_both_took_part() -> None:
 
 
 def test_rounds_go_on_while_a_ratio_is_close_to_its_aim() -> None:
+    """Rounds continue while a ratio is close to its aim, up to a maximum."""
     rounds = Rounds(2, 4, aims.undecided)
     ours = fresh(aims.OURS, [0], [115.0])
     close, far = fresh(aims.RUST_04, [0], [100.0]), fresh(aims.RUST_04, [0], [10.0])
@@ -64,6 +68,7 @@ def test_rounds_go_on_while_a_ratio_is_close_to_its_aim() -> None:
 
 
 def test_the_comparison_of_sizes_runs() -> None:
+    """benchmarks.scale runs and prints JSON."""
     command = [sys.executable, "-m", "benchmarks.scale", "--small", "100", "--large", "1000", "--json"]
     result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     # Its limits are for a million records: here it only has to run.
@@ -73,6 +78,7 @@ def test_the_comparison_of_sizes_runs() -> None:
 
 @pytest.mark.parametrize("way", [[], ["--unix"]])
 def test_the_parts_of_a_blocking_call_are_told(way: list[str]) -> None:
+    """benchmarks.blocking prints the parts of every call."""
     options = ["--turns", "2", "--calls", "5", "--binary", "embedded", *way]
     command = [sys.executable, "-m", "benchmarks.blocking", *options]
     result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
@@ -102,6 +108,7 @@ def test_texts_are_compared() -> None:
 
 
 def test_an_unknown_subject_is_told() -> None:
+    """An unknown subject exits with 2 and a message."""
     command = [sys.executable, "-m", "benchmarks", "claims", "nothing"]
     result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert result.returncode == 2
@@ -111,6 +118,7 @@ def test_an_unknown_subject_is_told() -> None:
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_a_quick_run_writes_its_files(tmp_path: Path) -> None:
+    """A quick run writes its results and tables."""
     options = ["--quick", "--rounds", "1", "--binary", "embedded", "--out", str(tmp_path)]
     command = [sys.executable, "-m", "benchmarks", "claims", *options]
     result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)

@@ -139,6 +139,7 @@ def keys_of(client: redis.Redis, namespace: str) -> list[str]:
 def test_it_keeps_its_promises_and_leaves_nothing(
     demos: Any, folder: Path, server_url: str, namespace: str
 ) -> None:
+    """The demo keeps its nine promises and leaves no process, file or key."""
     demo = demos(url=server_url, namespace=namespace)
     assert demo.end() == 0, demo.text
     assert demo.text.count("✓") == 9
@@ -160,6 +161,7 @@ def test_it_keeps_its_promises_and_leaves_nothing(
 
 
 def test_on_a_terminal_it_shows_a_table(demos: Any, folder: Path, server_url: str) -> None:
+    """The demo on a terminal shows a table with progress, and the outcome."""
     screen, terminal = pty.openpty()
     demo = demos(output=terminal, url=server_url)
     os.close(terminal)
@@ -181,6 +183,7 @@ def test_on_a_terminal_it_shows_a_table(demos: Any, folder: Path, server_url: st
 
 
 def test_processes_that_ignore_the_answer_are_found_out(demos: Any, folder: Path) -> None:
+    """The demo reports processes that download without a claim."""
     demo = demos(faulty=True)
     assert demo.end() == 1, demo.text
     assert "✗ Each model was downloaded by one process" in demo.text
@@ -191,6 +194,7 @@ def test_processes_that_ignore_the_answer_are_found_out(demos: Any, folder: Path
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_ends_it_in_good_order(demos: Any, folder: Path, number: signal.Signals) -> None:
+    """A signal ends the demo with all its processes and files."""
     demo = demos()
     demo.read_until("has the claim")
     server = demo.server()
@@ -205,6 +209,7 @@ def test_a_signal_ends_it_in_good_order(demos: Any, folder: Path, number: signal
 
 
 def test_when_it_is_killed_its_processes_end_by_themselves(demos: Any) -> None:
+    """The processes of a killed demo end by themselves."""
     demo = demos()
     demo.read_until("has the claim")
     server = demo.server()
@@ -215,6 +220,7 @@ def test_when_it_is_killed_its_processes_end_by_themselves(demos: Any) -> None:
 
 
 def test_a_process_that_ends_by_itself_ends_it(demos: Any, folder: Path) -> None:
+    """A replica that ends by itself ends the demo with an error."""
     demo = demos()
     demo.read_until("processes want the same")
     os.kill(demo.replicas()[3], signal.SIGTERM)
@@ -224,6 +230,7 @@ def test_a_process_that_ends_by_itself_ends_it(demos: Any, folder: Path) -> None
 
 
 def test_it_gives_up_when_its_time_is_over(demos: Any, folder: Path) -> None:
+    """The demo ends with an error after its timeout."""
     demo = demos(timeout=0.01)
     assert demo.end() == 1, demo.text
     assert "The time was up before all processes were connected." in demo.text
@@ -234,6 +241,7 @@ def test_it_gives_up_when_its_time_is_over(demos: Any, folder: Path) -> None:
 
 
 def test_a_namespace_with_models_is_left_alone(server_url: str, namespace: str, registry: Registry) -> None:
+    """The demo refuses a namespace that has models."""
     registry.set_status("acme/model", ModelProvider.S3, ModelStatus.DOWNLOADED, None)
     with pytest.raises(ConfigurationError, match=namespace):
         run(url=server_url, namespace=namespace)
@@ -243,6 +251,8 @@ def test_a_namespace_with_models_is_left_alone(server_url: str, namespace: str, 
 def test_a_namespace_that_stands_for_a_cache_is_left_alone(
     server_url: str, namespace: str, registry: Registry, tmp_path: Path
 ) -> None:
+    """The demo refuses a namespace that belongs to a cache."""
+
     def download(claim: object, folder: Path) -> None:
         (folder / "file").write_text("x")
 
@@ -253,6 +263,7 @@ def test_a_namespace_that_stands_for_a_cache_is_left_alone(
 
 
 def test_no_server() -> None:
+    """The demo without its server raises RegistryUnavailable."""
     with pytest.raises(RegistryUnavailable):
         run(url="redis://127.0.0.1:1")
 
@@ -270,17 +281,20 @@ def test_no_server() -> None:
     ],
 )
 def test_wrong_arguments(wrong: dict[str, Any]) -> None:
+    """An invalid argument raises InvalidArgument with its name."""
     with pytest.raises(InvalidArgument, match=next(iter(wrong))):
         run(**wrong)
 
 
 def test_without_rich_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without rich the error says what to install."""
     monkeypatch.setitem(sys.modules, "rich", None)
     with pytest.raises(ConfigurationError, match=r"pip install 'pyregistry-redis\[cli,embedded\]'"):
         run()
 
 
 def test_the_models_of_the_data_file() -> None:
+    """The models of the data file are distinct and cover every provider."""
     models = known_models()
     assert {model.provider for model in models} == {str(each) for each in ModelProvider}
     assert len({model.key for model in models}) == len(models) == 16
@@ -288,6 +302,8 @@ def test_the_models_of_the_data_file() -> None:
 
 
 def test_the_file_server_counts() -> None:
+    """The file server serves its files and counts the downloads."""
+
     def fail(replica: int) -> None:
         pytest.fail(f"stalled for replica {replica}")
 
@@ -364,6 +380,7 @@ ONCE, CLAIM, TAKEN, TOKENS, WHOLE, PARTIAL, ORDER, AGREE, ENDED = range(9)
 
 
 def test_a_good_run() -> None:
+    """A faultless run breaks no promise."""
     assert [promise.broken for promise in judge(GOOD)] == [[]] * 9
 
 
@@ -406,5 +423,6 @@ def test_a_good_run() -> None:
     ],
 )
 def test_every_broken_promise_is_seen(changed: dict[str, Any], broken: set[int]) -> None:
+    """Each fault of a run breaks exactly its promises."""
     promises = judge(replace(GOOD, **changed))
     assert {place for place, promise in enumerate(promises) if promise.broken} == broken

@@ -75,6 +75,7 @@ def wait_until(condition: Callable[[], object]) -> None:
 
 @pytest.mark.parametrize("protocol", [2, 3])
 def test_a_healthy_server(make_server: MakeServer, protocol: int) -> None:
+    """A healthy server has findings of level OK alone."""
     server = make_server(persistent=True)
     url = f"{server.url}?protocol={protocol}"
     with Registry.from_url(url, "mine") as registry:
@@ -92,6 +93,7 @@ def test_a_healthy_server(make_server: MakeServer, protocol: int) -> None:
 
 @pytest.mark.parametrize(("policy", "level"), [("allkeys-lru", Level.ERROR), ("volatile-ttl", Level.WARNING)])
 def test_a_server_that_evicts(make_server: MakeServer, policy: str, level: Level) -> None:
+    """A maxmemory-policy other than noeviction is reported by its severity."""
     said = by_check(examine(make_server(maxmemory_policy=policy).url))
     assert said["eviction"].level is level
     assert policy in said["eviction"].message
@@ -99,18 +101,21 @@ def test_a_server_that_evicts(make_server: MakeServer, policy: str, level: Level
 
 
 def test_a_server_that_keeps_nothing(make_server: MakeServer) -> None:
+    """A server without persistence is a warning."""
     said = by_check(examine(make_server().url))
     assert said["persistence"].level is Level.WARNING
     assert "appendonly yes" in said["persistence"].advice
 
 
 def test_a_server_with_snapshots_only(make_server: MakeServer) -> None:
+    """A server with snapshots alone is an information."""
     said = by_check(examine(make_server(save="3600 1").url))
     assert said["persistence"].level is Level.INFO
     assert "3600 1" in said["persistence"].message
 
 
 def test_a_server_that_could_not_write(make_server: MakeServer, tmp_path: Path) -> None:
+    """A failed write of the server to its disk is an error."""
     server = make_server(data_dir=tmp_path)
     # Where its snapshot would go there is a folder, with something in it.
     (tmp_path / "dump.rdb" / "in the way").mkdir(parents=True)
@@ -122,6 +127,7 @@ def test_a_server_that_could_not_write(make_server: MakeServer, tmp_path: Path) 
 
 
 def test_a_server_that_is_nearly_full(make_server: MakeServer) -> None:
+    """A server near its maxmemory is a warning."""
     server = make_server()
     with redis.Redis.from_url(server.url) as client:
         client.config_set("maxmemory", int(client.info("memory")["used_memory"] * 1.02))
@@ -130,6 +136,7 @@ def test_a_server_that_is_nearly_full(make_server: MakeServer) -> None:
 
 
 def test_replicas_that_nobody_waits_for(make_server: MakeServer) -> None:
+    """Replicas without min-replicas-to-write are a warning."""
     primary = make_server()
     port = urlsplit(primary.url).port
     make_server(replicaof=f"127.0.0.1 {port}")
@@ -145,6 +152,7 @@ def test_replicas_that_nobody_waits_for(make_server: MakeServer) -> None:
 
 
 def test_rights_that_are_missing(make_server: MakeServer) -> None:
+    """A missing right and wrong credentials are errors, without the password."""
     server = make_server(persistent=True)
     url = server.url.replace("redis://", "redis://bob:secret-word@")
     with redis.Redis.from_url(server.url) as client:
@@ -160,6 +168,7 @@ def test_rights_that_are_missing(make_server: MakeServer) -> None:
 
 
 def test_what_may_not_be_read_is_not_ok(make_server: MakeServer) -> None:
+    """What the user may not read is an information and not OK."""
     server = make_server()
     url = server.url.replace("redis://", "redis://bob:pw@")
     with redis.Redis.from_url(server.url) as client:
@@ -178,12 +187,14 @@ def test_what_may_not_be_read_is_not_ok(make_server: MakeServer) -> None:
 
 
 def test_a_namespace_that_is_too_new(patient: Patient) -> None:
+    """A newer schema is an error."""
     patient.client.hset(patient.keys.meta, "schema", 99)
     (finding,) = examine(patient.url, patient.namespace)
     assert (finding.level, finding.check) == (Level.ERROR, "schema")
 
 
 def test_a_shared_key_of_another_type(patient: Patient) -> None:
+    """A shared key of another type is an error."""
     patient.client.set(patient.keys.indexes[next(iter(patient.keys.indexes))], "x")
     (finding,) = examine(patient.url, patient.namespace)
     assert finding.level is Level.ERROR
@@ -191,6 +202,7 @@ def test_a_shared_key_of_another_type(patient: Patient) -> None:
 
 
 def test_nobody_there() -> None:
+    """An unreachable server raises RegistryUnavailable."""
     with pytest.raises(RegistryUnavailable):
         examine("redis://127.0.0.1:1")
 
@@ -207,12 +219,14 @@ FACTS = Facts(
 
 @pytest.mark.parametrize(("gap", "level"), [(0, "ok"), (-59, "ok"), (61, "warning"), (-3600, "warning")])
 def test_clocks(gap: float, level: str) -> None:
+    """A difference of the clocks is reported by its size."""
     found = by_check(judge(replace(FACTS, server_time=1000.0 + gap)))["clock"]
     assert found.level == level
     assert f"{abs(gap):.1f} s {'ahead of' if gap > 0 else 'behind'}" in found.message
 
 
 def test_a_clock_that_stepped_back(patient: Patient) -> None:
+    """A server clock that went back is reported with the difference."""
     patient.registry.set_status("m", PROVIDER, "DOWNLOADED")
     assert patient.found("lease time") == []
     seconds, _ = patient.client.time()
@@ -237,6 +251,7 @@ def test_a_clock_that_was_set_right(patient: Patient) -> None:
 
 
 def test_damaged_records(patient: Patient) -> None:
+    """Damaged records are errors with their models, until a forced delete."""
     patient.registry.set_status("whole", PROVIDER, "DOWNLOADED")
     negative = msgspec.msgpack.encode(StoredRecord(status="DOWNLOADED", token=-1))
     for name, value in {"bytes": b"x", "status": b"\x91\xa4GONE", "negative": negative}.items():
@@ -251,6 +266,7 @@ def test_damaged_records(patient: Patient) -> None:
 
 
 def test_a_record_in_two_sets(patient: Patient) -> None:
+    """A record in several indexes is an error that the advice heals."""
     patient.registry.set_status("m", PROVIDER, "DOWNLOADED")
     error = patient.keys.indexes[next(status for status in patient.keys.indexes if status == "ERROR")]
     patient.client.zadd(error, {entry_of("m", PROVIDER, None, None): 1})
@@ -262,6 +278,7 @@ def test_a_record_in_two_sets(patient: Patient) -> None:
 
 
 def test_a_record_in_the_wrong_set_and_in_none(patient: Patient) -> None:
+    """A record in the wrong index, or in none, is an error that the advice heals."""
     for name in ("wrong", "none"):
         patient.registry.set_status(name, PROVIDER, "DOWNLOADED")
     _, downloaded, error, _ = patient.keys.indexes.values()
@@ -280,6 +297,7 @@ def test_a_record_in_the_wrong_set_and_in_none(patient: Patient) -> None:
 
 
 def test_entries_without_a_record(patient: Patient) -> None:
+    """An index entry without a record is an error that the advice heals."""
     index = next(iter(patient.keys.indexes.values()))
     patient.client.zadd(index, {f"{PROVIDER}@v1:m": 1})
     patient.client.zadd(index, {b"\xff\xfe": 2})
@@ -293,6 +311,7 @@ def test_entries_without_a_record(patient: Patient) -> None:
 
 
 def test_sums_that_are_wrong(patient: Patient) -> None:
+    """A wrong sum of bytes is a warning whose advice corrects it."""
     claim = patient.registry.try_claim_for_download("m", PROVIDER, lease=60, expected_bytes=7)
     assert isinstance(claim, Claimed)
     assert patient.found("sums") == []
@@ -306,6 +325,7 @@ def test_sums_that_are_wrong(patient: Patient) -> None:
 
 
 def test_downloads_that_nobody_goes_on_with(patient: Patient) -> None:
+    """Downloads with an expired lease, or none, are reported."""
     patient.registry.try_claim_for_download("stuck", PROVIDER, lease=0.000001)
     patient.registry.try_claim_for_download("alive", PROVIDER, lease=3600)
     patient.registry.try_claim_for_download("for ever", PROVIDER, lease=None)
@@ -315,6 +335,7 @@ def test_downloads_that_nobody_goes_on_with(patient: Patient) -> None:
 
 
 def test_leases_are_judged_by_lease_time(patient: Patient) -> None:
+    """Leases are compared with lease time, not with the server's clock."""
     # The server's clock has stepped back by an hour: the lease that ends in half an hour holds.
     patient.registry.set_status("first", PROVIDER, "ERROR")
     seconds, _ = patient.client.time()
@@ -326,6 +347,7 @@ def test_leases_are_judged_by_lease_time(patient: Patient) -> None:
 
 
 def test_many_records(patient: Patient) -> None:
+    """A finding counts all its records and names some of them."""
     count = 1300
     claimed = patient.registry.try_claim_many(
         [ModelRef(f"m{i}", PROVIDER) for i in range(count)], lease=0.000001
@@ -338,6 +360,7 @@ def test_many_records(patient: Patient) -> None:
 
 
 def test_nothing_is_written(patient: Patient) -> None:
+    """examine writes no key."""
     patient.registry.try_claim_for_download("m", PROVIDER, lease=60)
     patient.client.zadd(next(iter(patient.keys.indexes.values())), {"x:stray": 1})
     patient.client.set(patient.key("damaged"), b"x")
@@ -352,6 +375,7 @@ def test_nothing_is_written(patient: Patient) -> None:
 
 
 def test_records_can_be_left_out(patient: Patient) -> None:
+    """records=False leaves the records out."""
     patient.client.set(patient.key("damaged"), b"x")
     found = examine(patient.url, patient.namespace, records=False)
     assert "records" not in {finding.check for finding in found}
@@ -392,6 +416,7 @@ def test_a_record_that_comes_and_goes_between_two_looks_is_not_called_broken(
 
 
 def test_a_registry_in_use_is_not_called_broken(patient: Patient) -> None:
+    """A namespace in use has no false findings."""
     ended = threading.Event()
     rounds = [0]
 

@@ -95,6 +95,7 @@ def ended(process: subprocess.Popen[str]) -> str:
 
 
 def test_the_server(hub: Hub, root: Path, start: Start, registry: Registry) -> None:
+    """The example server downloads each model once for two replicas and serves both."""
     hub.push("acme/small", {"model.bin": b"s" * 1000})
     hub.push("acme/large", {"model.bin": b"l" * 900_000})
     given = {
@@ -152,6 +153,7 @@ def test_the_init_container(
     registry: Registry,
     tmp_path: Path,
 ) -> None:
+    """The example init container downloads once for three pods and links the files."""
     files = {"config.json": b"{}", "model.safetensors": b"m" * 700_000}
     commit = hub.push("acme/model", files)
     pod = yaml.safe_load((EXAMPLES / "init_container.yaml").read_text("utf-8"))
@@ -184,6 +186,7 @@ def test_the_init_container(
 
 @pytest.mark.slow
 def test_the_prefetch(hub: Hub, root: Path, start: Start, registry: Registry, tmp_path: Path) -> None:
+    """The example prefetch job downloads each model of a list once, and reports missing ones."""
     names = [f"acme/model-{number}" for number in range(200)]
     for name in names:
         hub.push(name, {"model.bin": name.encode() * 100})
@@ -211,6 +214,7 @@ def test_the_prefetch(hub: Hub, root: Path, start: Start, registry: Registry, tm
 
 
 def test_the_hugging_face_model(hub: Hub, root: Path, start: Start, registry: Registry) -> None:
+    """The Hugging Face example downloads once for two jobs, and reports a missing model."""
     commit = hub.push("acme/model", {"config.json": b"{}", "model.bin": b"old", "model.safetensors": b"new"})
     command: list[Any] = [sys.executable, EXAMPLES / "hugging_face.py", "--store", root]
     only = ["--only", "*.safetensors", "--only", "*.json"]
@@ -227,5 +231,6 @@ def test_the_hugging_face_model(hub: Hub, root: Path, start: Start, registry: Re
 
 
 def test_every_example_is_here() -> None:
+    """Every example has a test."""
     tested = {"fastapi_server.py", "hugging_face.py", "init_container.yaml", "prefetch.py"}
     assert {path.name for path in EXAMPLES.iterdir() if path.is_file()} == {*tested, "README.md"}

@@ -86,6 +86,7 @@ def test_a_branch_is_what_the_fleet_had_last(
     namespace: str,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
+    """While the hub is away a branch is the commit last downloaded for it, with one warning."""
     commit = hub.push(REPO, FILES)
     first = ensure(any_registry, **place, **asked)
     pass_time(server_url, namespace, 3 * HOUR)
@@ -119,6 +120,7 @@ def test_a_hub_that_says_no_is_not_away(
     any_registry: Registry,
     status: int,
 ) -> None:
+    """A refusal by the hub raises SnapshotRefused."""
     hub.push(REPO, FILES)
     ensure(any_registry, store=store, **asked)
     hub.status = status
@@ -133,6 +135,7 @@ def test_what_is_not_downloaded_any_more_is_not_taken(
     place: dict[str, Any],
     any_registry: Registry,
 ) -> None:
+    """While the hub is away a snapshot without files raises and its record stays."""
     commit = hub.push(REPO, FILES)
     record = ensure(any_registry, **place, **asked)
     of: dict[str, Any] = {"revision": commit}
@@ -169,6 +172,7 @@ def test_a_restart_writes_nothing(
     server_url: str,
     namespace: str,
 ) -> None:
+    """A repeated ensure_snapshot writes the branch again only after a while."""
     hub.push(REPO, FILES)
     ensure(any_registry, store=store, **asked)
     first = written(server_url, namespace)
@@ -188,6 +192,7 @@ def test_offline_is_the_registry_and_the_disk_alone(
     registry: Registry,
     environment: dict[str, str],
 ) -> None:
+    """HF_HUB_OFFLINE uses the registry and the disk, and sends the hub nothing."""
     commit = hub.push(REPO, FILES)
     first = replicas(hub).answer()
     requests = hub.requests
@@ -233,6 +238,7 @@ def test_the_cache_can_be_used_offline_by_name(
     environment: dict[str, str],
     tmp_path: Path,
 ) -> None:
+    """A branch in huggingface_hub's cache is found by name offline."""
     cache = tmp_path / "cache"
     old = hub.push(REPO, FILES, branch="refs/pr/1")
     first = ensure(any_registry, revision="refs/pr/1", cache_dir=cache, **asked)
@@ -263,6 +269,7 @@ def test_while_the_hub_is_away_a_newer_ref_stays(
     any_registry: Registry,
     tmp_path: Path,
 ) -> None:
+    """While the hub is away an existing ref of the cache is kept, and a missing one is written."""
     cache = tmp_path / "cache"
     commit = hub.push(REPO, FILES)
     ensure(any_registry, cache_dir=cache, **asked)
@@ -284,6 +291,7 @@ def test_the_ref_serves_where_the_registry_knows_no_branch(
     namespace: str,
     tmp_path: Path,
 ) -> None:
+    """A ref of the cache names the commit if the registry does not."""
     hub.push(REPO, FILES)
     record = ensure(any_registry, cache_dir=tmp_path / "cache", **asked)
     with redis.Redis.from_url(server_url) as client:
@@ -299,6 +307,7 @@ def test_a_cache_that_can_not_be_written_to_is_used(
     tmp_path: Path,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
+    """A cache whose refs can not be written is used, with a warning."""
     cache = tmp_path / "cache"
     hub.push(REPO, FILES)
     record = ensure(any_registry, cache_dir=cache, **asked)
@@ -317,6 +326,7 @@ def test_the_registry_and_the_hub_are_away(
     place: dict[str, Any],
     make_server: MakeServer,
 ) -> None:
+    """While registry and hub are away a verified snapshot on disk is returned."""
     commit = hub.push(REPO, FILES)
     server = make_server()
     registry = connect_any(url=server.url, timeout=1.0)
@@ -346,6 +356,7 @@ def test_another_spelling_is_the_same_model(
     place: dict[str, Any],
     revision: str,
 ) -> None:
+    """Every spelling and former name of a repository is one model."""
     commit = hub.push(REPO, FILES)
     hub.renamed["old/name"] = REPO
     of = commit if revision == "commit" else "main"
@@ -386,6 +397,8 @@ def test_a_record_of_before_is_found_by_its_name(
 
 
 def test_what_is_away_and_what_is_local() -> None:
+    """Errors are classified as hub away, local, or neither."""
+
     class Answer:
         url = "https://hub.example.com/file"
 
@@ -411,6 +424,7 @@ def test_what_is_away_and_what_is_local() -> None:
 
 
 def test_wrong_ages(registry: Registry) -> None:
+    """An invalid max_branch_age raises ValueError."""
     for wrong in (-1, float("nan"), "1"):
         with pytest.raises(ValueError, match="max_branch_age"):
             ensure_snapshot(registry, REPO, max_branch_age=wrong)  # type: ignore[arg-type]  # on purpose

@@ -69,6 +69,7 @@ def record_of(registry: Registry, commit: str, subset: str | None = None) -> Mod
 def test_of_six_processes_one_downloads(
     hub: Hub, replicas: Callable[..., Replica], registry: Registry, store: FolderStore
 ) -> None:
+    """Of six processes one downloads each file of a snapshot once."""
     commit = hub.push(REPO, FILES)
     started = [replicas(hub, kind) for kind in ("sync", "asyncio") * 3]
     answers = [replica.answer() for replica in started]
@@ -91,6 +92,7 @@ def test_of_six_processes_one_downloads(
 def test_a_hub_that_falls_silent_is_left_for_another(
     hub: Hub, replicas: Callable[..., Replica], registry: Registry, store: FolderStore, kind: str
 ) -> None:
+    """A silent hub ends the attempt, and another replica downloads."""
     files = {"weights.bin": os.urandom(3_000_000)}
     commit = hub.push(REPO, files)
     with Hub() as healthy:
@@ -119,6 +121,7 @@ def test_a_hub_that_falls_silent_is_left_for_another(
 
 @pytest.mark.slow
 def test_a_hub_that_is_slow_is_waited_for(hub: Hub, replicas: Callable[..., Replica]) -> None:
+    """A slow hub with progress is waited for."""
     files = {"weights.bin": os.urandom(450_000)}
     hub.push(REPO, files)
     hub.pace = 25_000  # twice as long, and more, as nothing at all would be waited for
@@ -130,6 +133,7 @@ def test_a_hub_that_is_slow_is_waited_for(hub: Hub, replicas: Callable[..., Repl
 def test_the_download_does_not_outlive_its_owner(
     hub: Hub, replicas: Callable[..., Replica], registry: Registry
 ) -> None:
+    """The downloading process ends with its killed owner."""
     commit = hub.push(REPO, FILES)
     hub.sends_only = 100_000
     first = replicas(hub, lease=3)
@@ -155,6 +159,7 @@ async def test_to_cancel_it_ends_the_download(
     namespace: str,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
+    """Cancelling ends the downloading process and releases the claim."""
     caplog.set_level(logging.INFO, "pyregistry")
     commit = hub.push(REPO, FILES)
     hub.sends_only = 100_000
@@ -215,6 +220,7 @@ def size_of(path: Path) -> int:
 async def test_half_a_file_is_not_left_in_a_cache(
     hub: Hub, asked: dict[str, Any], server_url: str, namespace: str, tmp_path: Path
 ) -> None:
+    """Cancelling leaves no incomplete file in the cache."""
     hub.push(REPO, FILES)
     hub.sends_only = 100_000
     cache = tmp_path / "cache"
@@ -240,6 +246,7 @@ def test_a_claim_that_is_lost_ends_the_download(
     namespace: str,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
+    """A lost claim ends the downloading process."""
     caplog.set_level(logging.INFO, "pyregistry")
     commit = hub.push(REPO, FILES)
     hub.sends_only = 100_000
@@ -269,6 +276,7 @@ def test_a_claim_that_is_lost_ends_the_download(
 def test_a_branch_that_moves_is_another_record(
     hub: Hub, asked: dict[str, Any], store: FolderStore, registry: Registry
 ) -> None:
+    """Each commit of a branch is a record of its own."""
     old = hub.push(REPO, FILES)
     first = ensure_snapshot(registry, REPO, revision="main", store=store, **asked)
     new = hub.push(REPO, {**FILES, "config.json": b"{}"})
@@ -283,6 +291,7 @@ def test_a_branch_that_moves_is_another_record(
 def test_what_is_there_needs_no_hub(
     hub: Hub, asked: dict[str, Any], store: FolderStore, registry: Registry
 ) -> None:
+    """A downloaded commit sends the hub nothing."""
     commit = hub.push(REPO, FILES)
     record = ensure_snapshot(registry, REPO, store=store, **asked)
     requests = hub.requests
@@ -293,6 +302,7 @@ def test_what_is_there_needs_no_hub(
 def test_only_some_of_the_files(
     hub: Hub, asked: dict[str, Any], store: FolderStore, registry: Registry
 ) -> None:
+    """Patterns select files and make a subset of its own."""
     commit = hub.push(REPO, FILES)
     some = ensure_snapshot(
         registry, REPO, allow_patterns=["*.bin", "*.json"], ignore_patterns="*/two.*", store=store, **asked
@@ -309,6 +319,7 @@ def test_only_some_of_the_files(
 def test_in_the_cache_of_huggingface_hub(
     hub: Hub, asked: dict[str, Any], registry: Registry, tmp_path: Path
 ) -> None:
+    """Snapshots in huggingface_hub's cache share their files and are verified."""
     commit = hub.push(REPO, FILES)
     cache = tmp_path / "cache"
 
@@ -334,6 +345,7 @@ def test_in_the_cache_of_huggingface_hub(
 def test_where_the_file_system_has_no_locks(
     hub: Hub, replicas: Callable[..., Replica], environment: dict[str, str], tmp_path: Path, number: int
 ) -> None:
+    """A snapshot is downloaded on a file system without locks."""
     environment.update(mounts.environment(tmp_path, FLOCK=number))
     commit = hub.push(REPO, FILES)
     answer = replicas(hub, retry={"attempts": 1}).answer()
@@ -345,6 +357,7 @@ def test_where_the_file_system_has_no_locks(
 async def test_a_verify_of_ones_own_counts_too(
     hub: Hub, asked: dict[str, Any], server_url: str, namespace: str, tmp_path: Path
 ) -> None:
+    """A verify of the caller that fails causes a new download."""
     hub.push(REPO, FILES)
     doubted: list[int] = []
 
@@ -365,6 +378,7 @@ async def test_a_verify_of_ones_own_counts_too(
 def test_a_hub_that_fails_is_asked_again(
     hub: Hub, asked: dict[str, Any], store: FolderStore, registry: Registry
 ) -> None:
+    """A hub that fails is retried by the policy."""
     commit = hub.push(REPO, FILES)
     policy = RetryPolicy(attempts=100, first_delay=0.5, factor=1.0)
     hub.breaks_after = 1  # what is asked before there is a claim is answered
@@ -393,6 +407,7 @@ def test_a_hub_that_fails_is_asked_again(
 def test_what_the_hub_refuses_is_not_tried_again(
     hub: Hub, asked: dict[str, Any], store: FolderStore, registry: Registry, why: str
 ) -> None:
+    """A refused repository or revision raises SnapshotRefused before any claim."""
     commit = hub.push("acme/other" if why == "missing" else REPO, FILES, token="hf_another")
     if why == "revision":
         hub.repositories[REPO].token, commit = None, "0" * 40
@@ -411,6 +426,7 @@ def test_what_the_hub_refuses_is_not_tried_again(
 def test_a_file_that_the_hub_refuses_is_not_tried_again(
     hub: Hub, asked: dict[str, Any], store: FolderStore, registry: Registry
 ) -> None:
+    """A refused file is a permanent error."""
     hub.push(REPO, FILES)
     hub.gated.add("weights/one.bin")
     with pytest.raises(DownloadFailed, match="SnapshotRefused") as caught:
@@ -427,6 +443,7 @@ def test_a_token_is_shown_nowhere(
     registry: Registry,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
+    """The token appears in no command line, log, error or record."""
     caplog.set_level(logging.DEBUG)
     commit = hub.push(REPO, FILES, token=TOKEN)
     hub.pace = 100_000
@@ -458,11 +475,14 @@ def test_a_token_is_shown_nowhere(
 
 
 def test_secrets_in_a_text() -> None:
+    """Tokens are replaced in texts."""
     assert without_secrets(f"a {TOKEN} b swordfish", "swordfish") == "a *** b ***"
     assert without_secrets("hf_hub_download", None) == "hf_hub_download"
 
 
 def test_a_link_that_is_over_is_no_refusal() -> None:
+    """A refusal by another host than the hub is not permanent."""
+
     class Answer:
         status_code = 403
         url = "https://cdn.example.com/file?signature=1"
@@ -479,6 +499,7 @@ def test_a_link_that_is_over_is_no_refusal() -> None:
 def test_a_process_that_dies_says_what_it_can(
     hub: Hub, asked: dict[str, Any], store: FolderStore, registry: Registry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """A downloading process that dies raises LocalFault with its last words."""
     commit = hub.push(REPO, FILES)
     monkeypatch.setattr(
         "pyregistry.huggingface.worker_process._PROGRAM", f"raise SystemExit('out of luck, {TOKEN}')"
@@ -504,6 +525,7 @@ def test_a_process_that_dies_says_what_it_can(
     ],
 )
 def test_patterns_have_a_name(allow: Any, ignore: Any, subset: str | None) -> None:
+    """Patterns have a readable subset name, or a hash if it is too long."""
     found = subset_of(allow, ignore)
     if subset is None or not subset.startswith("sha256="):
         assert found == subset
@@ -512,6 +534,7 @@ def test_patterns_have_a_name(allow: Any, ignore: Any, subset: str | None) -> No
 
 
 def test_patterns_that_differ_have_other_names() -> None:
+    """Different patterns have different subset names."""
     names = [
         subset_of("a,b"),
         subset_of(["a", "b"]),
@@ -523,6 +546,7 @@ def test_patterns_that_differ_have_other_names() -> None:
 
 
 def test_wrong_arguments(registry: Registry, store: FolderStore) -> None:
+    """Invalid arguments raise InvalidArgument."""
     with pytest.raises(InvalidArgument, match="allow_patterns"):
         ensure_snapshot(registry, REPO, allow_patterns=[])
     with pytest.raises(InvalidArgument, match="ignore_patterns"):
@@ -534,12 +558,14 @@ def test_wrong_arguments(registry: Registry, store: FolderStore) -> None:
 def test_without_huggingface_hub_it_says_what_to_install(
     registry: Registry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Without huggingface_hub the error says what to install."""
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
     with pytest.raises(ConfigurationError, match=r"pip install 'pyregistry-redis\[huggingface\]'"):
         ensure_snapshot(registry, REPO)
 
 
 def test_options_that_are_left_out_are_those_of_ensure() -> None:
+    """The default options are those of ensure."""
     for client in (Registry, AsyncRegistry):
         parameters = inspect.signature(client.ensure).parameters
         assert {name: parameters[name].default for name in _DEFAULTS} == _DEFAULTS
@@ -547,5 +573,6 @@ def test_options_that_are_left_out_are_those_of_ensure() -> None:
 
 
 def test_the_twins_take_the_same() -> None:
+    """Both forms of ensure_snapshot have the same parameters."""
     plain, on_a_loop = (inspect.signature(each) for each in (ensure_snapshot, ensure_snapshot_async))
     assert list(plain.parameters.values())[1:] == list(on_a_loop.parameters.values())[1:]

@@ -67,11 +67,13 @@ def run_tests(folder: Path, environment: dict[str, str]) -> str:
 
 
 def test_with_a_server_of_their_own(tmp_path: Path) -> None:
+    """The fixtures start a private server."""
     url = run_tests(tmp_path, {})
     assert url.startswith("unix://")
 
 
 def test_with_a_server_that_runs_already(tmp_path: Path) -> None:
+    """The fixtures use the server of PYREGISTRY_TEST_URL and remove their keys."""
     with EmbeddedServer() as server, redis.Redis.from_url(server.url) as client:
         assert run_tests(tmp_path, {"PYREGISTRY_TEST_URL": server.url}) == server.url
         assert client.keys("*") == [], "every test has removed its keys"

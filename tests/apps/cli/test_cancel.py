@@ -38,6 +38,7 @@ def fail(registry: Registry, **how: Any) -> None:
 
 
 def test_a_download_of_another_host_is_ended(run: Any, registry: Registry) -> None:
+    """`cancel` ends a download of any host, by its token or not, and says when there is none."""
     none = run("cancel", "m", "--provider", "s3")
     assert none.returncode == Exit.NO
     assert "m is not being downloaded" in none.stderr
@@ -58,6 +59,7 @@ def test_a_download_of_another_host_is_ended(run: Any, registry: Registry) -> No
 
 
 def test_waiting_for_a_cancelled_download_tells_why(run: Any, registry: Registry) -> None:
+    """`run` of a cancelled model fails with the reason, the next try, and the way out."""
     won = registry.try_claim_for_download("m", "S3")
     assert isinstance(won, Claimed)
     assert run("cancel", "m", "-p", "s3", "-m", "the wrong model").returncode == 0
@@ -69,6 +71,7 @@ def test_waiting_for_a_cancelled_download_tells_why(run: Any, registry: Registry
 
 
 def test_a_status_with_what_is_said_of_it(run: Any, registry: Registry) -> None:
+    """`set-status` passes on permanence, back-off, location and size, and refuses contradictions."""
     assert run("set-status", "m", "ERROR", "-p", "s3", "--permanent", "-m", "gated").returncode == 0
     record = registry.get_model_record("m", "S3")
     assert record is not None
@@ -97,6 +100,7 @@ def on_a_terminal(server_url: str, namespace: str, *words: str) -> str:
 def test_an_error_says_when_where_and_what_comes_next(
     registry: Registry, server_url: str, namespace: str
 ) -> None:
+    """`show` and `top` say where a download failed and when it is retried."""
     fail(registry, retry_in=3600.0)
     shown = on_a_terminal(server_url, namespace, "show", "m", "-p", "s3")
     for part in ("failed", "host-7:1", "attempts", "next try: not before", "`pyregistry rm` clears it"):
@@ -113,6 +117,7 @@ def test_an_error_says_when_where_and_what_comes_next(
 def test_a_released_download_waits_for_an_owner(
     run: Any, registry: Registry, server_url: str, namespace: str
 ) -> None:
+    """`show`, `ls`, `top` and `doctor` tell a released download from a lost one."""
     won = registry.try_claim_for_download("m", "S3", owner="host-7:1")
     assert isinstance(won, Claimed)
     assert registry.release_download_claim(won.claim)

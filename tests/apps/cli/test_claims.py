@@ -21,6 +21,7 @@ from tests.support.cli import ROOT, SECONDS, Ended, Run, exported, spawn
 
 
 def test_from_claim_to_finish(run: Run, registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A claim made by `claim` is renewed and finished by the variable that it exports."""
     claimed = run("claim", "org/model", "--lease", 60, "--expected-bytes", 10, "--owner", "me")
     assert claimed.code == Exit.DONE
     assert "claimed org/model: attempt 1" in claimed.err
@@ -53,6 +54,7 @@ def test_from_claim_to_finish(run: Run, registry: Registry, monkeypatch: pytest.
 
 
 def test_the_calling_process_is_the_owner(environment: None, registry: Registry) -> None:
+    """The owner of a claim is the process that called the command."""
     assert spawn("claim", "m").code == 0
     record = registry.get_model_record("m")
     assert record is not None
@@ -60,6 +62,7 @@ def test_the_calling_process_is_the_owner(environment: None, registry: Registry)
 
 
 def test_a_claim_that_is_not_won(run: Run, registry: Registry) -> None:
+    """`claim` of a model with a live claim exits with NO and unsets its variables."""
     registry.try_claim_for_download("m", "HuggingFace", lease=60, owner="another")
     lost = run("claim", "m")
     assert lost.code == Exit.NO
@@ -74,6 +77,7 @@ def test_a_claim_that_is_not_won(run: Run, registry: Registry) -> None:
 
 
 def test_a_takeover(run: Run, registry: Registry) -> None:
+    """`claim` says whose download it takes over and how far it had got."""
     before = registry.try_claim_for_download("m", "HuggingFace", lease=0.000001, owner="lost")
     assert isinstance(before, Claimed)
     registry.refresh_download_claim(before.claim, lease=0.000001, bytes_done=2048)
@@ -88,12 +92,14 @@ def test_a_takeover(run: Run, registry: Registry) -> None:
 
 @pytest.mark.parametrize(("lease", "seconds"), [("300", 300.0), ("0.5", 0.5), ("none", None)])
 def test_leases(run: Run, lease: str, seconds: float | None) -> None:
+    """`claim --lease` takes seconds or "none"."""
     claimed = run("claim", "m", "--lease", lease, "--json").json
     assert claimed["claim"]["lease"] == seconds
     assert (claimed["claim"]["lease_expires_at"] is None) == (seconds is None)
 
 
 def test_renew_with_another_lease(run: Run, registry: Registry) -> None:
+    """`renew --lease` replaces the lease of the claim."""
     word = run("claim", "m", "--lease", 60, "--json").json["word"]
     ends = run("renew", word, "--lease", 7200, "--json").json["lease_expires_at"]
     assert datetime.fromisoformat(ends.replace("Z", "+00:00")) - datetime.now(timezone.utc) > timedelta(
@@ -103,6 +109,7 @@ def test_renew_with_another_lease(run: Run, registry: Registry) -> None:
 
 
 def test_release(run: Run, registry: Registry) -> None:
+    """`release` gives the claim and its attempt back, and is idempotent."""
     word = run("claim", "m", "--json").json["word"]
     assert run("release", word, "--json").json == {"released": True}
     assert run("renew", word).code == Exit.NO
@@ -113,6 +120,7 @@ def test_release(run: Run, registry: Registry) -> None:
 
 
 def test_an_error_and_its_retry(run: Run, registry: Registry) -> None:
+    """`retry` is refused during the back-off and after a permanent error, and wins otherwise."""
     word = run("claim", "m", "--json").json["word"]
     assert run("finish", "ERROR", word, "-m", "no route", "--retry-in", 3600).code == 0
     early = run("retry", "m")
@@ -129,6 +137,7 @@ def test_an_error_and_its_retry(run: Run, registry: Registry) -> None:
 
 
 def test_attempts_are_limited(run: Run) -> None:
+    """`claim --max-attempts` refuses a model whose attempts are used up."""
     for _ in range(2):
         run("claim", "m", "--lease", 0.000001, "--max-attempts", 2)
     third = run("claim", "m", "--max-attempts", 2)
@@ -137,6 +146,7 @@ def test_attempts_are_limited(run: Run) -> None:
 
 
 def test_a_claim_stays_in_its_namespace(run: Run) -> None:
+    """A claim used with another namespace is a wrong call."""
     word = run("claim", "m", "--json").json["word"]
     for command in (("renew",), ("finish", "ERROR"), ("release",)):
         elsewhere = run(*command, word, "--namespace", "another")
@@ -146,10 +156,12 @@ def test_a_claim_stays_in_its_namespace(run: Run) -> None:
 
 @pytest.mark.parametrize("word", ["x", "", "AAAA", "näh", "mqd" * 20])
 def test_what_is_no_claim(run: Run, word: str) -> None:
+    """A malformed claim word is a wrong call."""
     assert run("renew", word).code == Exit.WRONG_CALL
 
 
 def test_a_ticket_is_one_plain_word(registry: Registry) -> None:
+    """A claim word is one plain word, is read back, and its repr has no claim id."""
     result = registry.try_claim_for_download(
         "we'ird $(x) 模型", Provider("Own"), revision="a#b", subset="*", lease=60
     )
@@ -182,6 +194,7 @@ echo "not reached"
 
 @pytest.mark.parametrize("shell", ["sh", "bash"])
 def test_a_shell_script(environment: None, registry: Registry, shell: str) -> None:
+    """The variables and exit codes of the commands work in a shell script."""
     done = subprocess.run(
         [shell, "-c", SCRIPT],
         env={**os.environ, "PYTHON": sys.executable},
@@ -202,6 +215,7 @@ def test_a_shell_script(environment: None, registry: Registry, shell: str) -> No
 
 @pytest.mark.parametrize("works", [True, False])
 def test_the_script_in_the_docs(environment: None, registry: Registry, tmp_path: Path, works: bool) -> None:
+    """The shell script of docs/cli.md downloads, and records a failure."""
     text = (ROOT / "docs" / "cli.md").read_text("utf-8")
     (script,) = re.findall(r"```sh\n(if eval.*?)```", text, re.DOTALL)
     (tmp_path / "staging").mkdir()

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 
 def test_every_error_has_a_code() -> None:
+    """Every error has an exit code of its kind."""
     kinds = [getattr(errors, name) for name in errors.__all__]
     for kind in kinds:
         if kind is not errors.RegistryError:
@@ -37,6 +38,7 @@ def test_every_error_has_a_code() -> None:
 
 
 def test_every_error_is_documented() -> None:
+    """Every error is in the table of docs/operation.md."""
     text = (ROOT / "docs" / "operation.md").read_text("utf-8")
     table = text.partition("| error | means | do |\n")[2].partition("\n\n")[0]
     documented = {name for row in table.splitlines() for name in re.findall(r"`(\w+)`", row.split("|")[1])}
@@ -45,6 +47,7 @@ def test_every_error_is_documented() -> None:
 
 
 def test_the_codes_are_documented(run: Run) -> None:
+    """The exit codes of the docs and of --help are those of the program."""
     table = (ROOT / "docs" / "cli.md").read_text("utf-8").partition("## Exit codes")[2]
     told = dict(re.findall(r"^\| (\d+) \| ([^|]*?) \|", table, re.MULTILINE))
     assert told == {str(int(code)): words for code, words in MEANINGS.items()}
@@ -56,6 +59,7 @@ def test_the_codes_are_documented(run: Run) -> None:
 
 
 def test_every_command_is_documented_and_helps(run: Run) -> None:
+    """Every command is in docs/cli.md and has a help page."""
     table = (ROOT / "docs" / "cli.md").read_text("utf-8").partition("## Commands")[2].partition("##")[0]
     documented = re.findall(r"^\| `([\w-]+)", table, re.MULTILINE)
     commands = run("--help").out.partition("Commands:\n")[2].partition("\n\n")[0]
@@ -73,6 +77,7 @@ def test_every_command_is_documented_and_helps(run: Run) -> None:
      ["ls", "--limit", "many"], []],
 )  # fmt: skip
 def test_wrong_usage(run: Run, words: list[str]) -> None:
+    """Wrong usage exits with WRONG_CALL and a message."""
     wrong = run(*words)
     assert wrong.code == Exit.WRONG_CALL
     assert wrong.err
@@ -87,6 +92,7 @@ def test_wrong_usage(run: Run, words: list[str]) -> None:
      ["counts", "--url", ""], ["status", "m", "--revision", ""]],
 )  # fmt: skip
 def test_wrong_arguments(run: Run, words: list[str]) -> None:
+    """An invalid argument exits with WRONG_CALL, as text and as JSON."""
     wrong = run(*words)
     assert wrong.code == Exit.WRONG_CALL
     assert wrong.err.startswith("pyregistry: ")
@@ -96,12 +102,14 @@ def test_wrong_arguments(run: Run, words: list[str]) -> None:
 
 
 def test_usage_errors_as_json(run: Run) -> None:
+    """A usage error with --json is JSON on standard error alone."""
     told = run("claim", "--json")
     assert told.out == "", "a JSON reader is no shell"
     assert json.loads(told.err)["type"] == "UsageError"
 
 
 def test_nobody_answers(run: Run) -> None:
+    """An unreachable server exits with UNAVAILABLE, as text and as JSON."""
     gone = run("--url", "redis://127.0.0.1:1", "counts")
     assert gone.code == Exit.UNAVAILABLE
     assert gone.out == ""
@@ -112,6 +120,7 @@ def test_nobody_answers(run: Run) -> None:
 
 
 def test_the_server_refuses_and_no_password_is_shown(run: Run, make_server: MakeServer) -> None:
+    """Refused credentials exit with their code and are never shown."""
     port = make_server(password="right-word").url.rpartition(":")[2]
     url = f"redis://user-name:wrong-word@127.0.0.1:{port}"
     for options in ([], ["--json"], ["-vv"]):
@@ -127,6 +136,7 @@ def test_the_server_refuses_and_no_password_is_shown(run: Run, make_server: Make
 
 
 def test_an_error_of_the_server_names_it_and_the_way_out(run: Run, make_server: MakeServer) -> None:
+    """An error of the server names the server and an advice."""
     server = make_server(password="secret-word")
     port = server.url.rpartition(":")[2].partition("/")[0]
     host = f"127.0.0.1:{port}"
@@ -179,6 +189,7 @@ def test_an_error_of_the_server_names_it_and_the_way_out(run: Run, make_server: 
 
 
 def test_only_what_waits_is_told_that_it_may_not(run: Run, make_server: MakeServer) -> None:
+    """A user without SSUBSCRIBE is told by commands that wait, and by doctor."""
     server = make_server()
     with redis.Redis.from_url(server.url) as client:
         client.execute_command("ACL", "SETUSER", "a", "on", ">pw", "~*", "&*", "+@all", "-ssubscribe")
@@ -205,6 +216,7 @@ def test_only_what_waits_is_told_that_it_may_not(run: Run, make_server: MakeServ
     ],
 )
 def test_a_wrong_call_names_the_way_out(run: Run, words: list[str], message: str) -> None:
+    """A wrong call names what to write instead, without a password."""
     wrong = run(*words)
     assert wrong.code == Exit.WRONG_CALL
     assert message in wrong.err
@@ -212,6 +224,7 @@ def test_a_wrong_call_names_the_way_out(run: Run, words: list[str], message: str
 
 
 def test_the_record_forbids_it(run: Run, server_url: str, namespace: str) -> None:
+    """A damaged record exits with RECORD_REFUSED, and `rm --force` removes it."""
     with redis.Redis.from_url(server_url) as client:
         client.set(Keyspace(namespace).record(entry_of("m", "S3", None, None)), b"x")
     for command in (["show", "m"], ["rm", "m"], ["claim", "m", "-p", "S3"], ["touch", "m"]):
@@ -222,6 +235,7 @@ def test_the_record_forbids_it(run: Run, server_url: str, namespace: str) -> Non
 
 
 def test_the_outcome_is_unknown(run: Run, server_url: str, registry: Registry) -> None:
+    """A lost reply of a write exits with OUTCOME_UNKNOWN."""
     with Proxy(server_url) as proxy:
         proxy.lose_replies("set_status")
         unknown = run("--url", proxy.url, "set-status", "m", "DOWNLOADED")
@@ -234,6 +248,7 @@ def test_the_outcome_is_unknown(run: Run, server_url: str, registry: Registry) -
 
 
 def test_an_answer_that_cannot_be_written(environment: None) -> None:
+    """A full standard output exits with FAILED and a message."""
     with Path("/dev/full").open("w") as full:
         done = subprocess.run(
             [*COMMAND, "counts"],
@@ -249,6 +264,7 @@ def test_an_answer_that_cannot_be_written(environment: None) -> None:
 
 
 def test_a_reader_that_has_gone(environment: None) -> None:
+    """A closed pipe exits with BROKEN_PIPE and no message."""
     read, write = os.pipe()
     os.close(read)
     try:
@@ -276,6 +292,7 @@ def test_a_reader_that_has_gone(environment: None) -> None:
 def test_closed_streams_change_no_exit_code(
     environment: None, registry: Registry, words: str, code: int, closed: str
 ) -> None:
+    """Closed standard streams change no exit code."""
     registry.set_status("m", "HuggingFace", "DOWNLOADED")
     if words == "claim m":
         registry.delete_model("m")
@@ -288,6 +305,7 @@ def test_closed_streams_change_no_exit_code(
 
 
 def test_an_interrupt(environment: None) -> None:
+    """SIGINT exits with INTERRUPTED and no traceback."""
     with socket.create_server(("127.0.0.1", 0)) as silent:
         silent.settimeout(SECONDS)
         port = silent.getsockname()[1]
@@ -308,6 +326,7 @@ def test_an_interrupt(environment: None) -> None:
 
 @pytest.mark.parametrize("missing", ["typer", "rich"])
 def test_without_the_extra(tmp_path: Path, missing: str) -> None:
+    """Without the extra the command says what to install."""
     (tmp_path / "sitecustomize.py").write_text(f"import sys\nsys.modules[{missing!r}] = None\n")
     path = f"{tmp_path}{os.pathsep}{ROOT}"
     for words in (["--version"], ["ls", "--json"]):
@@ -319,12 +338,14 @@ def test_without_the_extra(tmp_path: Path, missing: str) -> None:
 
 
 def test_the_version(run: Run) -> None:
+    """`--version` prints the version."""
     from pyregistry import __version__
 
     assert run("--version") == Ended(0, f"pyregistry {__version__}\n", "")
 
 
 def test_the_log(run: Run) -> None:
+    """`-v` and `-vv` set the level of the log."""
     assert run("claim", "quiet", "--json").err == ""
     assert "DEBUG: claimed loud" in run("-vv", "claim", "loud").err
     assert "DEBUG" not in run("-v", "claim", "info").err

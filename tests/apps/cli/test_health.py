@@ -25,6 +25,7 @@ SECONDS = 60.0
 
 
 def test_it_answers(run: Run, registry: Registry) -> None:
+    """`ping` says whether the server answers, and with --write whether it takes writes."""
     registry.set_status("m", "S3", "DOWNLOADED")
     for options, writes in ([], None), (["--write"], True):
         answered = run("ping", *options)
@@ -43,6 +44,7 @@ def state(client: redis.Redis) -> dict[Any, Any]:
 
 
 def test_it_changes_nothing(run: Run, make_server: MakeServer) -> None:
+    """`ping` changes no key and publishes no event."""
     server = make_server()
     with redis.Redis.from_url(server.url) as client:
         assert run("ping", "--url", server.url, "--namespace", "n").code == Exit.DONE
@@ -63,6 +65,7 @@ def test_it_changes_nothing(run: Run, make_server: MakeServer) -> None:
 
 
 def test_a_write_is_refused_where_a_claim_is(run: Run, make_server: MakeServer) -> None:
+    """`ping --write` fails where a claim would be refused."""
     server = make_server()
     port = server.url.rpartition(":")[2]
 
@@ -92,6 +95,7 @@ def test_a_write_is_refused_where_a_claim_is(run: Run, make_server: MakeServer) 
 
 
 def test_nobody_answers(run: Run) -> None:
+    """`ping` of an unreachable server exits with UNAVAILABLE."""
     gone = run("ping", "--url", "redis://127.0.0.1:1", "--json")
     assert gone.code == Exit.UNAVAILABLE
     assert "redis://127.0.0.1:1" in json.loads(gone.err)["message"]
@@ -127,6 +131,7 @@ def dripping() -> Iterator[int]:
 
 @pytest.mark.parametrize("options", [[], ["--write"]])
 def test_it_ends_in_time_whatever_the_server_does(dripping: int, options: list[str]) -> None:
+    """`ping` ends within its timeout on a server that replies byte by byte."""
     # As a process, which is killed, and the test fails, if it takes as long as the server goes on.
     late = spawn("ping", "--url", f"redis://127.0.0.1:{dripping}", "--timeout", 1, *options)
     assert late.code == Exit.UNAVAILABLE

@@ -45,6 +45,7 @@ READING = (
 
 @pytest.mark.parametrize("command", READING, ids=" ".join)
 def test_no_escape_codes_in_a_pipe(environment: None, registry: Registry, command: list[str]) -> None:
+    """Output into a pipe has no escape codes."""
     fill(registry)
     for options in ([], ["--json"]):
         done = spawn(*command, *options, env={"TERM": "xterm-256color", "FORCE_COLOR": "1"})
@@ -53,6 +54,7 @@ def test_no_escape_codes_in_a_pipe(environment: None, registry: Registry, comman
 
 
 def test_an_output_that_is_not_utf_8(environment: None, registry: Registry) -> None:
+    """Characters that the output can not encode are escaped, and JSON stays exact."""
     fill(registry)
     env = {"PYTHONIOENCODING": "latin-1", "PYTHONUTF8": "0"}
     plain = spawn("ls", env=env)
@@ -63,6 +65,7 @@ def test_an_output_that_is_not_utf_8(environment: None, registry: Registry) -> N
 
 @pytest.mark.parametrize("columns", [80, 100, 200])
 def test_ls_on_a_terminal(environment: None, registry: Registry, columns: int) -> None:
+    """`ls` on a terminal fits its width, loses no text, and escapes control characters."""
     fill(registry)
     code, text = on_terminal("ls", columns=columns)
     assert code == 0
@@ -81,6 +84,7 @@ def test_ls_on_a_terminal(environment: None, registry: Registry, columns: int) -
 
 
 def test_show_and_the_rest_on_a_terminal(environment: None, registry: Registry, namespace: str) -> None:
+    """`show`, `counts`, `doctor` and `claim` on a terminal have their readable form."""
     fill(registry)
     code, text = on_terminal("show", "org/downloading", columns=100)
     plain = without_colours(text)
@@ -109,6 +113,7 @@ def test_show_and_the_rest_on_a_terminal(environment: None, registry: Registry, 
 
 @pytest.mark.parametrize("command", ["claim", "retry"])
 def test_a_terminal_shows_no_word_of_a_claim(environment: None, registry: Registry, command: str) -> None:
+    """`claim` and `retry` on a terminal show the claim word with --show-word alone."""
     if command == "retry":
         registry.set_status("m", "HuggingFace", "ERROR")
     code, text = on_terminal(command, "m", columns=80)
@@ -140,6 +145,7 @@ def completed(line: str, env: Mapping[str, str]) -> list[str]:
 
 
 def test_words_are_completed(environment: None, registry: Registry) -> None:
+    """Completion offers statuses, providers and model names, and nothing without a server."""
     fill(registry)
     namesakes(registry)
     assert completed("pyregistry set-status m DOWN", {}) == ["DOWNLOADING", "DOWNLOADED"]
@@ -155,6 +161,7 @@ def test_words_are_completed(environment: None, registry: Registry) -> None:
 
 
 def test_completion_starts_no_server(own_folders: Path) -> None:
+    """Completion starts no embedded server."""
     assert completed("pyregistry show acme/", {}) == []
     assert not list(own_folders.rglob("server.pid"))
     registry_of_ones_own = spawn("set-status", "acme/m", "ERROR")
@@ -163,6 +170,7 @@ def test_completion_starts_no_server(own_folders: Path) -> None:
 
 
 def test_colours_can_be_refused(environment: None, registry: Registry) -> None:
+    """NO_COLOR turns colours off."""
     fill(registry)
     _, text = on_terminal("ls", columns=120, env={"NO_COLOR": "1"})
     assert re.search(r"\x1b\[3\dm", text) is None
@@ -177,6 +185,7 @@ NOW = datetime(2026, 1, 1, tzinfo=timezone.utc)
      (7199, "119 min"), (7200, "2 h"), (172799, "47 h"), (172800, "2 days"), (400 * 86400, "400 days")],
 )  # fmt: skip
 def test_lengths(seconds: float, text: str) -> None:
+    """Durations have a readable form."""
     assert length(seconds) == text
     if seconds >= 1:
         assert ago(NOW - timedelta(seconds=seconds), NOW) == f"{text} ago"
@@ -189,10 +198,12 @@ def test_lengths(seconds: float, text: str) -> None:
      (5 * 2**30, "5.0 GiB"), (3 * 2**50, "3.0 PiB"), (2**62, "4096.0 PiB")],
 )  # fmt: skip
 def test_sizes(count: int, text: str) -> None:
+    """Sizes have a readable form."""
     assert size(count) == text
 
 
 def test_percents() -> None:
+    """A percentage below the whole is never 100."""
     assert percent(0, 10) == "0 %"
     assert percent(999, 1000) == "99 %"
     assert percent(1000, 1000) == "100 %"
@@ -200,6 +211,7 @@ def test_percents() -> None:
 
 
 def test_words() -> None:
+    """Names, states and control characters have their readable form."""
     assert printable("org/模型 [x]") == "org/模型 [x]"
     assert printable("a\nb\x1b[0m\u202e") == r"a\nb\x1b[0m\u202e"
     assert name_of(ModelRef("m", "S3", "r", "s")) == "m @r #s"

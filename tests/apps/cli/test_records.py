@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 
 def test_ls_in_a_pipe(run: Run, registry: Registry) -> None:
+    """`ls` in a pipe prints one row of escaped columns for each record."""
     fill(registry)
     listed = run("ls")
     assert (listed.code, listed.err) == (0, "")
@@ -40,6 +41,7 @@ def test_ls_in_a_pipe(run: Run, registry: Registry) -> None:
 
 
 def test_ls_as_json(run: Run, registry: Registry) -> None:
+    """`ls --json` prints every field of each record, one record a line."""
     assert run("ls", "--json").json == []
     fill(registry)
     listed = run("ls", "--json")
@@ -51,6 +53,7 @@ def test_ls_as_json(run: Run, registry: Registry) -> None:
 
 
 def test_ls_of_some(run: Run, registry: Registry) -> None:
+    """`ls` limits and filters by status."""
     fill(registry)
 
     def names(*options: object) -> list[str]:
@@ -65,6 +68,7 @@ def test_ls_of_some(run: Run, registry: Registry) -> None:
 
 
 def test_ls_of_more_than_a_page(run: Run, registry: Registry) -> None:
+    """`ls` lists more records than one page holds."""
     registry.try_claim_many([ModelRef(f"m{i}", "S3") for i in range(1100)], lease=60)
     assert [each["model_name"] for each in run("ls", "--json").json] == [f"m{i}" for i in range(1100)]
     assert len(run("ls").out.splitlines()) == 1101
@@ -72,6 +76,7 @@ def test_ls_of_more_than_a_page(run: Run, registry: Registry) -> None:
 
 
 def test_show(run: Run, registry: Registry) -> None:
+    """`show` prints every field of one record, and never its claim id."""
     fill(registry)
     shown = run("show", "org/downloading", "--json").json
     assert shown["owner"] == "host:1"
@@ -89,6 +94,7 @@ def test_show(run: Run, registry: Registry) -> None:
 
 
 def test_status_and_counts(run: Run, registry: Registry) -> None:
+    """`status` prints the status of a model, and `counts` the number of each status."""
     fill(registry)
     assert run("status", "org/downloading") == Ended(0, "DOWNLOADING\n", "")
     assert run("status", "org/downloading", "--json").json == {"status": "DOWNLOADING"}
@@ -99,6 +105,7 @@ def test_status_and_counts(run: Run, registry: Registry) -> None:
 
 
 def test_what_anybody_may_do(run: Run, registry: Registry) -> None:
+    """`set-status`, `touch` and `rm` change records, and say what they did."""
     assert run("set-status", "m", "downloaded", "--message", "by hand") == Ended(0, "", "")
     assert run("set-status", "n", "ERROR", "--provider-word", "Own", "--json").json == {"set": True}
     record = registry.get_model_record("m", "HuggingFace")
@@ -114,6 +121,7 @@ def test_what_anybody_may_do(run: Run, registry: Registry) -> None:
 
 
 def test_a_live_claim_that_is_ended_is_told(run: Run, registry: Registry) -> None:
+    """`set-status` on a live claim logs a warning with its owner."""
     registry.try_claim_for_download("m", "HuggingFace", lease=60, owner="somebody")
     ended = run("set-status", "m", "ERROR")
     assert ended.code == 0
@@ -122,6 +130,7 @@ def test_a_live_claim_that_is_ended_is_told(run: Run, registry: Registry) -> Non
 
 
 def test_doctor(run: Run, make_server: MakeServer) -> None:
+    """`doctor` prints its findings and exits with NO if something is wrong."""
     healthy = make_server(persistent=True)
     found = run("doctor", "--url", healthy.url)
     assert found.code == Exit.DONE
@@ -135,6 +144,7 @@ def test_doctor(run: Run, make_server: MakeServer) -> None:
 
 
 def test_doctor_names_the_models(run: Run, registry: Registry, server_url: str, namespace: str) -> None:
+    """`doctor` names damaged records unless --no-records is given."""
     with redis.Redis.from_url(server_url) as client:
         client.set(Keyspace(namespace).record(entry_of("[x] y", "S3", "v1", None)), b"x")
     assert "\tS3:[x] y @v1" in run("doctor").out
@@ -150,6 +160,7 @@ def test_doctor_names_the_models(run: Run, registry: Registry, server_url: str, 
 
 @pytest.mark.parametrize("command", ["show", "status", "touch", "rm"])
 def test_an_unknown_record_names_what_there_is(run: Run, registry: Registry, command: str) -> None:
+    """A command on an unknown record names the records of the same name, ready to paste."""
     namesakes(registry)
     unknown = run(command, "ACME/model", "--provider", "gcs")
     assert (unknown.code, unknown.out) == (Exit.NO, "")
@@ -172,6 +183,7 @@ def test_an_unknown_record_names_what_there_is(run: Run, registry: Registry, com
 
 
 def test_many_of_one_name_are_counted(run: Run, registry: Registry) -> None:
+    """Many records of one name are counted beyond the first ten."""
     registry.try_claim_many([ModelRef("m", "S3", f"r{i}") for i in range(64)], lease=60)
     told = run("status", "m")
     assert len(told.err.splitlines()) == 12
@@ -181,6 +193,7 @@ def test_many_of_one_name_are_counted(run: Run, registry: Registry) -> None:
 def test_the_search_for_a_name_is_bounded(
     run: Run, registry: Registry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """The search for records of one name is bounded and says so."""
     namesakes(registry)
     monkeypatch.setattr("pyregistry.cli.namesakes.MOST", 2)
     told = run("status", "acme/model", "--revision", "none")
@@ -192,6 +205,7 @@ def test_the_search_for_a_name_is_bounded(
 def test_an_empty_namespace_says_so(
     run: Run, make_server: MakeServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """A command on an empty namespace names those that have records."""
     server = make_server()
     monkeypatch.setenv("PYREGISTRY_URL", server.url)
     monkeypatch.setenv("PYREGISTRY_NAMESPACE", "mine")
@@ -214,6 +228,7 @@ def test_an_empty_namespace_says_so(
 
 
 def test_namespaces_write_nothing_and_say_where_scan_is_forbidden(run: Run, make_server: MakeServer) -> None:
+    """`namespaces` writes nothing, and says where SCAN is not allowed."""
     server = make_server()
     assert run("namespaces", "--url", server.url) == Ended(0, "NAMESPACE\tMODELS\n", "")
     with redis.Redis.from_url(server.url) as client:
@@ -231,6 +246,7 @@ def test_namespaces_write_nothing_and_say_where_scan_is_forbidden(run: Run, make
 
 
 def test_namespaces_of_others_are_not_counted(run: Run, make_server: MakeServer) -> None:
+    """`namespaces` lists namespaces without rights with no count."""
     server = make_server()
     with redis.Redis.from_url(server.url) as client:
         client.execute_command(
@@ -248,6 +264,7 @@ def test_namespaces_of_others_are_not_counted(run: Run, make_server: MakeServer)
 
 
 def test_ls_by_name_and_provider(run: Run, registry: Registry) -> None:
+    """`ls` filters by pattern, part of a name, provider and status."""
     fill(registry)
     namesakes(registry)
 
@@ -267,6 +284,7 @@ def test_ls_by_name_and_provider(run: Run, registry: Registry) -> None:
 
 
 def test_ls_sorts(run: Run, registry: Registry) -> None:
+    """`ls` sorts by last use, size, age and name, in both directions."""
     for name, size_bytes in (("b", 5), ("c", None), ("a", 7)):
         claimed = registry.try_claim_for_download(name, "S3", lease=60)
         assert isinstance(claimed, Claimed)
@@ -292,11 +310,13 @@ def test_ls_sorts(run: Run, registry: Registry) -> None:
 
 @pytest.mark.parametrize("word", ["hf", "HF", "huggingface", "hugging-face", "HuggingFace", "HUGGING_FACE"])
 def test_providers_are_understood(run: Run, registry: Registry, word: str) -> None:
+    """A provider is understood in every common spelling."""
     assert run("set-status", "m", "downloading", "-p", word).code == Exit.DONE
     assert [each.provider for each in registry.get_models_by_last_used()] == ["HuggingFace"]
 
 
 def test_other_providers_must_be_meant(run: Run, registry: Registry) -> None:
+    """An unknown provider needs --provider-word."""
     for command in (["claim", "m"], ["set-status", "m", "ERROR"], ["show", "m"], ["ls"], ["watch", "m"]):
         wrong = run(*command, "-p", "Hugging")
         assert wrong.code == Exit.WRONG_CALL

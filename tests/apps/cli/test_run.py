@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 def test_of_many_one_runs_the_command(
     start: Start, store: Path, gate: Path, tmp_path: Path, registry: Registry
 ) -> None:
+    """Of several `run` of one model one runs the command, and the others wait for its result."""
     runs = [start("run", "m", "--store", store, *sh(TRACE, WAIT, FILL)) for _ in range(5)]
     has_begun(tmp_path)
     for run in runs:
@@ -57,6 +58,7 @@ def test_of_many_one_runs_the_command(
 def test_a_store_that_can_not_rename_folders(
     start: Start, store: Path, registry: Registry, tmp_path: Path
 ) -> None:
+    """`run --publish manifest` works without renames of folders."""
     mount = mounts.environment(store, RENAME=errno.EXDEV)
     settings = {name: value for name, value in mount.items() if name.startswith(("MOUNT_", "LD_"))}
     words = ("run", "m", "--store", store, "--publish", "manifest", *sh(TRACE, FILL))
@@ -71,6 +73,7 @@ def test_a_store_that_can_not_rename_folders(
 
 
 def test_what_the_command_finds_in_its_environment(start: Start, store: Path, registry: Registry) -> None:
+    """The command gets the model, its claim and its folder in variables."""
     run = start(
         "run", "org/m", "-p", "S3", "--revision", "v1", "--store", store,
         *sh('env > "$TRACES/env"; ', FILL, 'echo "its output"'),
@@ -101,6 +104,7 @@ def test_what_the_command_finds_in_its_environment(start: Start, store: Path, re
 
 
 def test_as_json(start: Start, store: Path, registry: Registry) -> None:
+    """`run --json` prints one document, and the command's output goes to standard error."""
     words = ("run", "m", "--json", "--store", store, *sh(FILL, "echo its output"))
     ended = start(*words).end()
     record = record_of(registry)
@@ -114,6 +118,7 @@ def test_as_json(start: Start, store: Path, registry: Registry) -> None:
 def test_progress_is_the_size_of_the_folder(
     start: Start, store: Path, gate: Path, registry: Registry
 ) -> None:
+    """The size of the folder is the progress of the download."""
     fill = 'mkdir "$PYREGISTRY_FOLDER/sub"; head -c 5000 /dev/zero > "$PYREGISTRY_FOLDER/sub/file"; '
     run = start("run", "m", "--expected-bytes", 9000, "--store", store, *sh(fill, WAIT))
     until(lambda: registry.get_status("m") and record_of(registry).bytes_done == 5000, "it is told", SECONDS)
@@ -127,6 +132,7 @@ def test_progress_is_the_size_of_the_folder(
 
 
 def test_a_command_that_fails(start: Start, tmp_path: Path, registry: Registry) -> None:
+    """The exit code of a failed command is that of `run`, and is recorded."""
     failed = start("run", "m", "--retry", 1, *sh(TRACE, "exit 23")).end()
     assert failed.code == 23
     record = record_of(registry)
@@ -140,18 +146,21 @@ def test_a_command_that_fails(start: Start, tmp_path: Path, registry: Registry) 
 
 
 def test_a_command_that_is_killed(start: Start, registry: Registry) -> None:
+    """A command killed by a signal is a failure with code 128 plus the signal."""
     ended = start("run", "m", "--retry", 1, *sh("kill -KILL $$")).end()
     assert ended.code == 128 + signal.SIGKILL
     assert record_of(registry).status is ModelStatus.ERROR
 
 
 def test_a_command_that_is_killed_with_its_warden(start: Start, registry: Registry) -> None:
+    """A command that kills its process group is a failure with code 128 plus the signal."""
     ended = start("run", "m", "--retry", 1, *sh("kill -KILL 0")).end()
     assert ended.code == 128 + signal.SIGKILL
     assert record_of(registry).status is ModelStatus.ERROR
 
 
 def test_a_program_that_cannot_be_run(start: Start, tmp_path: Path, registry: Registry) -> None:
+    """A program that can not be run is a failure with code 127."""
     program = tmp_path / "program"
     program.write_text("#!/no/such/interpreter\n")
     program.chmod(0o755)
@@ -160,6 +169,7 @@ def test_a_program_that_cannot_be_run(start: Start, tmp_path: Path, registry: Re
 
 
 def test_a_failure_is_tried_again(start: Start, tmp_path: Path, registry: Registry) -> None:
+    """`run --retry` runs the command until it succeeds."""
     command = sh(TRACE, '[ "$PYREGISTRY_ATTEMPT" = 3 ]')
     ended = start("run", "m", "--retry", 3, "--retry-delay", 0.1, *command).end()
     assert ended.code == 0, ended.err
@@ -168,6 +178,7 @@ def test_a_failure_is_tried_again(start: Start, tmp_path: Path, registry: Regist
 
 
 def test_each_failed_attempt_is_told_once(start: Start, registry: Registry) -> None:
+    """Each failed attempt is reported in one line."""
     words = ("--retry", 2, "--retry-delay", 1.5, "-p", "ngc", "--revision", "r", *sh("exit 3"))
     ended = start("run", "m", *words).end()
     assert ended.code == 3
@@ -185,6 +196,7 @@ def test_each_failed_attempt_is_told_once(start: Start, registry: Registry) -> N
 
 
 def test_an_attempt_that_fails_otherwise_is_told(start: Start, store: Path, registry: Registry) -> None:
+    """A command that writes no file is a wrong call."""
     ended = start("run", "m", "--store", store, *sh("true")).end()
     assert ended.code == Exit.WRONG_CALL
     assert "no file in it" in ended.err
@@ -192,6 +204,7 @@ def test_an_attempt_that_fails_otherwise_is_told(start: Start, store: Path, regi
 
 
 def test_the_fleet_counts_together(start: Start, tmp_path: Path) -> None:
+    """Several `run` of one model share the attempts."""
     runs = [start("run", "m", "--retry", 3, "--retry-delay", 0.1, *sh(TRACE, "exit 5")) for _ in range(3)]
     codes = [run.end().code for run in runs]
     assert traces(tmp_path) == ["1", "2", "3"]
@@ -209,6 +222,7 @@ def test_a_command_that_publishes_nothing(start: Start, store: Path, registry: R
 
 
 def test_a_command_that_hangs(start: Start, store: Path, tmp_path: Path, registry: Registry) -> None:
+    """`run --stall-timeout` ends a command without progress and removes its staging."""
     command = sh(TRACE, 'sleep 1000 & echo x > "$PYREGISTRY_FOLDER/file"; wait')
     run = start("run", "m", "--retry", 1, "--store", store, "--stall-timeout", 1, *command)
     ended = run.end()
@@ -219,6 +233,7 @@ def test_a_command_that_hangs(start: Start, store: Path, tmp_path: Path, registr
 
 
 def test_nobody_finishes_in_time(start: Start, registry: Registry) -> None:
+    """`run --timeout` ends the waiting and leaves the owner alone."""
     registry.try_claim_for_download("m", "HuggingFace", lease=3600, owner="slow")
     late = start("run", "m", "--timeout", 0.5, "--json", *sh("true")).end()
     assert late.code == Exit.TIMED_OUT
@@ -230,6 +245,7 @@ def test_nobody_finishes_in_time(start: Start, registry: Registry) -> None:
 
 
 def test_what_a_command_leaves_running_is_killed(start: Start) -> None:
+    """Processes that the command leaves behind are killed."""
     ended = start("run", "m", *sh("sleep 1000 & (trap '' TERM HUP; sleep 1000) & exit 0")).end()
     assert ended.code == 0
 
@@ -238,6 +254,7 @@ def test_what_a_command_leaves_running_is_killed(start: Start) -> None:
 def test_a_lost_claim_ends_the_command(
     start: Start, tmp_path: Path, registry: Registry, stubborn: bool
 ) -> None:
+    """A lost claim ends the command, also one that ignores SIGTERM."""
     trap = "trap '' TERM; " if stubborn else "trap 'echo told; exit 0' TERM; "
     run = start("run", "m", "--lease", 1, *sh(trap, "sleep 1000 & ", TRACE, "wait; sleep 1000"))
     has_begun(tmp_path)
@@ -251,6 +268,7 @@ def test_a_lost_claim_ends_the_command(
 def test_an_owner_that_was_stopped_beyond_its_lease(
     start: Start, store: Path, gate: Path, tmp_path: Path, registry: Registry
 ) -> None:
+    """A `run` stopped beyond its lease returns what another one published."""
     command = sh(TRACE, FILL, '[ "$PYREGISTRY_ATTEMPT" = 2 ] || ', WAIT)
     words = ("run", "m", "--lease", 1, "--store", store, *command)
     stopped = start(*words)
@@ -271,6 +289,7 @@ def test_an_owner_that_was_stopped_beyond_its_lease(
 def test_an_owner_that_is_killed_is_replaced(
     start: Start, store: Path, gate: Path, tmp_path: Path, registry: Registry
 ) -> None:
+    """A killed `run` takes its command along, and a waiting one takes over."""
     command = sh(TRACE, FILL, '[ "$PYREGISTRY_ATTEMPT" = 2 ] || { sleep 1000 & ', WAIT, "}")
     words = ("run", "m", "--lease", 1, "--store", store, *command)
     owner = start(*words)
@@ -293,6 +312,7 @@ SIGNALS = [signal.SIGTERM, signal.SIGINT, signal.SIGHUP]
 def test_a_signal_is_passed_on(
     start: Start, tmp_path: Path, registry: Registry, number: signal.Signals
 ) -> None:
+    """A signal is passed to the command, and the claim is released without an attempt used."""
     trap = f"trap 'echo told; exit 0' {number.name[3:]}; "
     run = start("run", "m", *sh(trap, "sleep 1000 & ", TRACE, "wait"))
     has_begun(tmp_path)
@@ -309,6 +329,7 @@ def test_a_signal_is_passed_on(
 
 @pytest.mark.parametrize("number", SIGNALS)
 def test_a_signal_ends_the_waiting(start: Start, registry: Registry, number: signal.Signals) -> None:
+    """A signal ends a waiting `run` and leaves the owner alone."""
     registry.try_claim_for_download("m", "HuggingFace", lease=3600, owner="slow")
     run = start("run", "m", *sh("true"))
     run.says("slow downloads it")
@@ -319,6 +340,7 @@ def test_a_signal_ends_the_waiting(start: Start, registry: Registry, number: sig
 
 
 def test_a_signal_that_is_ignored_stays_so(start: Start, gate: Path, tmp_path: Path, env: Any) -> None:
+    """A signal ignored by the caller stays ignored."""
     line = f"trap '' HUP; exec {' '.join(COMMAND)} run m -- sh -c '{TRACE}{WAIT}'"
     with subprocess.Popen(["sh", "-c", line], env=env, cwd=ROOT) as run:
         has_begun(tmp_path)
@@ -331,6 +353,7 @@ def test_a_signal_that_is_ignored_stays_so(start: Start, gate: Path, tmp_path: P
 
 
 def test_nobody_answers(start: Start) -> None:
+    """`run` without a server exits with UNAVAILABLE, unless --verify finds the model on disk."""
     words = ("--url", "redis://127.0.0.1:1", "run", "m")
     assert start(*words, *sh("true")).end().code == Exit.UNAVAILABLE
     on_disk = start(*words, "--on-unavailable", "verify", "--verify", "true", *sh("false")).end()
@@ -343,6 +366,7 @@ def test_nobody_answers(start: Start) -> None:
 def test_an_owner_that_cannot_prove_its_lease_stops(
     start: Start, tmp_path: Path, make_server: MakeServer
 ) -> None:
+    """`run` that can not renew its lease ends its command."""
     server = make_server()
     run = start(
         "--url", server.url, "--timeout", 1, "run", "m", "--lease", 1, *sh("sleep 1000 & ", TRACE, "wait")
@@ -357,6 +381,7 @@ def test_an_owner_that_cannot_prove_its_lease_stops(
 def test_or_goes_on(
     start: Start, store: Path, gate: Path, tmp_path: Path, server_url: str, registry: Registry
 ) -> None:
+    """`run --on-unproven continue` goes on through an outage and finishes."""
     with Proxy(server_url) as proxy:
         run = start(
             "--url", proxy.url, "--timeout", 1, "run", "m", "--lease", 1, "--on-unproven", "continue",
@@ -385,6 +410,7 @@ def finished(registry: Registry, **more: Any) -> ModelRecord:
 
 
 def test_verify_is_told_of_the_record(start: Start, tmp_path: Path, registry: Registry) -> None:
+    """The verify command gets the record in variables."""
     record = finished(registry, location="models/1", size_bytes=7, resolved_revision="abc")
     look = 'echo "$PYREGISTRY_MODEL $PYREGISTRY_TOKEN $PYREGISTRY_LOCATION $PYREGISTRY_SIZE_BYTES'
     run = start("run", "m", "--verify", f'{look} $PYREGISTRY_RESOLVED_REVISION"', *sh(TRACE))
@@ -397,6 +423,7 @@ def test_verify_is_told_of_the_record(start: Start, tmp_path: Path, registry: Re
 def test_files_that_are_missing_are_downloaded_again(
     start: Start, tmp_path: Path, registry: Registry
 ) -> None:
+    """Files that --verify does not find are downloaded again."""
     record = finished(registry, location="models/1")
     verify = ("--verify", '[ -e "$TRACES/file" ]', "--visibility-timeout", 0)
     ended = start("run", "m", *verify, *sh(TRACE, 'touch "$TRACES/file"')).end()
@@ -409,6 +436,7 @@ def test_files_that_are_missing_are_downloaded_again(
 def test_a_verify_that_is_broken_is_no_answer(
     start: Start, tmp_path: Path, registry: Registry, broken: str
 ) -> None:
+    """A verify command that can not run fails `run` and changes no record."""
     record = finished(registry)
     ended = start("run", "m", "--verify", broken, "--visibility-timeout", 0, *sh(TRACE)).end()
     assert ended.code == Exit.FAILED
@@ -421,6 +449,7 @@ def test_a_verify_that_is_broken_is_no_answer(
 def test_what_is_on_disk_is_registered_after_a_loss_of_data(
     start: Start, env: dict[str, str], tmp_path: Path, registry: Registry, server_url: str
 ) -> None:
+    """The script of docs/operation.md registers the models on disk after a loss of data."""
     text = (ROOT / "docs" / "operation.md").read_text("utf-8")
     (script,) = re.findall(r"```sh\n(cd /models.*?)```", text, re.DOTALL)
     root = tmp_path / "models"
@@ -460,6 +489,7 @@ def test_what_is_on_disk_is_registered_after_a_loss_of_data(
 def test_too_few_descriptors_are_no_error_of_the_fleet(
     start: Start, env: dict[str, str], store: Path, registry: Registry
 ) -> None:
+    """Too few file descriptors are a local fault and use no attempt."""
     program = " ".join(map(shlex.quote, [*COMMAND, "run", "m", "--store", str(store), *sh(FILL)]))
     done = subprocess.run(
         ["sh", "-c", f"ulimit -n 8; exec {program}"],
@@ -474,6 +504,7 @@ def test_too_few_descriptors_are_no_error_of_the_fleet(
 
 
 def test_a_store_that_cannot_be_written_to(start: Start, env: dict[str, str], tmp_path: Path) -> None:
+    """A store that can not be written to is reported with an advice."""
     with tempfile.TemporaryDirectory(prefix="pyr-") as name:  # one that another user can get to
         root = Path(name)
         root.chmod(0o555)
@@ -520,6 +551,7 @@ def test_a_store_that_cannot_be_written_to(start: Start, env: dict[str, str], tm
     ],
 )
 def test_wrong_calls(start: Start, registry: Registry, words: list[str]) -> None:
+    """A wrong call of `run` exits with WRONG_CALL and claims nothing."""
     ended = start(*words).end()
     assert ended.code == Exit.WRONG_CALL, ended.err
     assert ended.err

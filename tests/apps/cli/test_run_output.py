@@ -24,6 +24,7 @@ from tests.support.faults.proxy import until
 
 
 def test_who_waits_in_a_pipe_gets_lines(start: Start, registry: Registry) -> None:
+    """A waiting `run` in a pipe prints progress and error in plain lines."""
     result = registry.try_claim_for_download(
         "m", "HuggingFace", lease=3600, owner="slow", expected_bytes=4096
     )
@@ -39,6 +40,7 @@ def test_who_waits_in_a_pipe_gets_lines(start: Start, registry: Registry) -> Non
 
 
 def test_on_a_terminal_it_is_one_line(env: dict[str, str], registry: Registry) -> None:
+    """A waiting `run` on a terminal redraws one line."""
     result = registry.try_claim_for_download(
         "m", "HuggingFace", lease=3600, owner="slow", expected_bytes=4096
     )
@@ -87,6 +89,7 @@ def test_on_a_terminal_it_is_one_line(env: dict[str, str], registry: Registry) -
 
 
 def test_pace() -> None:
+    """The speed is that of recent reports, and falls with silence."""
     pace = Pace()
     assert pace.speed(0.0) is None
     pace.saw(0.0, 1, None)
@@ -111,6 +114,7 @@ def test_pace() -> None:
 
 
 def test_words_for_who_waits() -> None:
+    """The line of a waiting `run` describes each state of the record."""
     now = datetime(2026, 1, 1, tzinfo=timezone.utc)
     ref = ModelRef("m\x1b", "S3", "v1")
 

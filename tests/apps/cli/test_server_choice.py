@@ -15,6 +15,7 @@ from tests.support.cli import COMMAND, ROOT, SECONDS, Run, spawn
 
 
 def test_options_stand_before_or_after(run: Run, registry: Registry) -> None:
+    """Global options are accepted before and after the command, and the last one counts."""
     registry.set_status("m", "S3", "ERROR")
     assert run("counts", "--namespace", "empty", "--json").json["error"] == 0
     assert run("--namespace", "empty", "--json", "counts").json["error"] == 0
@@ -25,6 +26,7 @@ def test_options_stand_before_or_after(run: Run, registry: Registry) -> None:
 
 
 def test_the_variables_of_the_seed(run: Run, server_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """REDIS_URL names the server if PYREGISTRY_URL does not."""
     monkeypatch.setenv("PYREGISTRY_URL", "redis://127.0.0.1:1")
     assert run("counts").code == Exit.UNAVAILABLE
     monkeypatch.delenv("PYREGISTRY_URL")
@@ -42,6 +44,7 @@ def test_the_variables_of_the_seed(run: Run, server_url: str, monkeypatch: pytes
 def test_an_environment_that_is_half_set(
     run: Run, server_url: str, monkeypatch: pytest.MonkeyPatch, half: dict[str, str]
 ) -> None:
+    """An incomplete environment is a wrong call, unless --url is given."""
     monkeypatch.delenv("PYREGISTRY_URL")
     for name, value in half.items():
         monkeypatch.setenv(name, value)
@@ -50,6 +53,7 @@ def test_an_environment_that_is_half_set(
 
 
 def test_a_namespace_without_a_server_is_half_set(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """PYREGISTRY_NAMESPACE without a server is a wrong call."""
     monkeypatch.delenv("PYREGISTRY_URL")
     half = run("counts")
     assert half.code == Exit.WRONG_CALL
@@ -57,6 +61,7 @@ def test_a_namespace_without_a_server_is_half_set(run: Run, monkeypatch: pytest.
 
 
 def test_without_a_server_it_is_ones_own(own_folders: Path) -> None:
+    """Without a server the command uses the user's embedded one."""
     assert spawn("set-status", "m", "DOWNLOADED").code == 0
     assert spawn("status", "m").out == "DOWNLOADED\n"
     assert spawn("--url", "embedded://", "status", "m").out == "DOWNLOADED\n"
@@ -65,6 +70,7 @@ def test_without_a_server_it_is_ones_own(own_folders: Path) -> None:
 
 
 def test_serve(own_folders: Path) -> None:
+    """`serve` runs the server of a data folder in the foreground."""
     data = own_folders / "data"
     url = f"embedded://{data}"
     with (own_folders / "log").open("w+") as log:
@@ -93,6 +99,7 @@ def test_serve(own_folders: Path) -> None:
 
 
 def test_demo_gets_its_options(run: Run) -> None:
+    """`demo` checks and passes on its options."""
     assert "processes" in run("demo", "--processes", 1).err
     assert "models" in run("demo", "--models", 0).err
     assert run("demo", "--models", 0).code == Exit.WRONG_CALL

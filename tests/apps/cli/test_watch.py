@@ -71,6 +71,7 @@ def story(registry: Registry) -> Claim:
 
 
 def test_in_a_pipe_events_are_lines(start: Start, registry: Registry) -> None:
+    """`watch` in a pipe prints one row for each event, without claim ids."""
     run = start("watch", "--count", 4)
     run.says("watching ")
     claimed = story(registry)
@@ -88,6 +89,7 @@ def test_in_a_pipe_events_are_lines(start: Start, registry: Registry) -> None:
 
 
 def test_events_as_json(start: Start, registry: Registry, listens: Callable[[], None]) -> None:
+    """`watch --json` prints one document for each event, without claim ids."""
     run = start("watch", "--json", "--count", 4)
     listens()
     claimed = story(registry)
@@ -102,6 +104,7 @@ def test_events_as_json(start: Start, registry: Registry, listens: Callable[[], 
 
 
 def test_only_some_events(start: Start, registry: Registry) -> None:
+    """`watch` filters by model and provider."""
     of_model = start("watch", "org/m", "--count", 2)
     of_provider = start("watch", "-p", "Ngc", "--count", 2)
     of_model.says("watching ")
@@ -119,12 +122,14 @@ def test_only_some_events(start: Start, registry: Registry) -> None:
 
 
 def test_it_ends_by_itself(start: Start) -> None:
+    """`watch` ends after --for and --count."""
     ended = start("watch", "--for", 0.2).end()
     assert (ended.code, len(ended.out.splitlines())) == (Exit.DONE, 1)
     assert start("watch", "--count", 0).end().code == Exit.DONE
 
 
 def test_a_gap_is_told(start: Start, registry: Registry, server_url: str) -> None:
+    """`watch` prints a gap after a broken connection."""
     lines, documents = start("watch", "--count", 40), start("watch", "--json", "--count", 40)
     stop, begun = threading.Event(), threading.Event()
 
@@ -169,6 +174,7 @@ def test_a_gap_is_told(start: Start, registry: Registry, server_url: str) -> Non
 def test_ctrl_c_ends_it(
     start: Start, registry: Registry, listens: Callable[[], None], json_too: bool
 ) -> None:
+    """`watch` writes events at once, and SIGINT exits with INTERRUPTED."""
     run = start("watch", *(["--json"] if json_too else []))
     listens()
     claim(registry)
@@ -182,11 +188,13 @@ def test_ctrl_c_ends_it(
 
 
 def test_nobody_answers(start: Start) -> None:
+    """`watch` and `top` without a server exit with UNAVAILABLE."""
     for command in ("watch", "top"):
         assert start("--url", "redis://127.0.0.1:1", command).end().code == Exit.UNAVAILABLE
 
 
 def test_the_server_goes(start: Start, make_server: MakeServer) -> None:
+    """`watch` exits with UNAVAILABLE when the server stops."""
     server = make_server()
     run = start("--url", server.url, "--timeout", 0.5, "watch")
     run.says("watching ")
@@ -197,6 +205,7 @@ def test_the_server_goes(start: Start, make_server: MakeServer) -> None:
 
 
 def test_a_reader_that_has_gone(start: Start, registry: Registry) -> None:
+    """`watch` into a closed pipe exits with BROKEN_PIPE."""
     run = start("watch")
     run.says("watching ")
     assert run.process.stdout is not None
@@ -211,6 +220,7 @@ def test_a_reader_that_has_gone(start: Start, registry: Registry) -> None:
     [["watch", ""], ["watch", "-p", "1x"], ["watch", "--count", "-1"], ["watch", "--for", "-1"]],
 )
 def test_wrong_calls(start: Start, words: list[str]) -> None:
+    """A wrong call of `watch` or `top` exits with WRONG_CALL."""
     ended = start(*words).end()
     assert ended.code == Exit.WRONG_CALL
     assert "Traceback" not in ended.err
@@ -273,6 +283,7 @@ class Terminal:
 
 
 def test_events_on_a_terminal(env: dict[str, str], registry: Registry) -> None:
+    """`watch` on a terminal prints one readable line for each event."""
     with Terminal(("watch", "--count", "9"), env, 200, 40) as terminal:
         terminal.shows("watching")
         story(registry)
@@ -313,6 +324,7 @@ def scene(registry: Registry) -> None:
 
 
 def test_top_as_json(start: Start, registry: Registry) -> None:
+    """`top --json` prints counts, downloads, errors and least used models."""
     scene(registry)
     frame = start("top", "--json").end().json
     assert frame["namespace"] == registry.namespace
@@ -337,6 +349,7 @@ def test_top_as_json(start: Start, registry: Registry) -> None:
 
 @pytest.mark.parametrize("options", [[], ["--once"]])
 def test_top_in_a_pipe(start: Start, registry: Registry, options: list[str]) -> None:
+    """`top` in a pipe prints four tables."""
     scene(registry)
     ended = start("top", *options).end()
     assert (ended.code, ended.err) == (0, "")
@@ -363,6 +376,7 @@ WHY = "why it has failed, told at length: " + "word " * 30 + "END"
 
 @pytest.mark.parametrize("columns", [60, 80, 120, 200])
 def test_nothing_is_lost_on_a_terminal(env: dict[str, str], registry: Registry, columns: int) -> None:
+    """`top` on a narrow terminal wraps long texts and loses none."""
     held = claim(
         registry, LONG, owner="a-host-with-a-long-name.some-region.example:4711", expected_bytes=2**20
     )
@@ -383,6 +397,7 @@ def test_nothing_is_lost_on_a_terminal(env: dict[str, str], registry: Registry, 
 
 
 def test_a_message_is_seen_while_top_runs(env: dict[str, str], registry: Registry) -> None:
+    """`top` shows a new progress message while it runs."""
     held = claim(registry, "org/running", expected_bytes=10)
     with Terminal(("top",), env, 80, 24) as terminal:
         terminal.shows("org/running")
@@ -396,6 +411,7 @@ def test_a_message_is_seen_while_top_runs(env: dict[str, str], registry: Registr
 def test_who_listens_is_counted(
     start: Start, env: dict[str, str], registry: Registry, server_url: str
 ) -> None:
+    """`show` and `top` count the clients that listen."""
     scene(registry)
     assert start("show", "org/running", "--json").end().json["listeners"] == 0
     with (
@@ -415,6 +431,7 @@ def test_who_listens_is_counted(
 def test_where_the_server_does_not_tell_who_listens(
     start: Start, env: dict[str, str], make_server: MakeServer
 ) -> None:
+    """`show` and `top` work where listeners can not be counted."""
     server = make_server()
     with redis.Redis.from_url(server.url) as client:
         client.execute_command("ACL", "SETUSER", "a", "on", ">pw", "~*", "&*", "+@all", "-pubsub|shardnumsub")
@@ -431,12 +448,14 @@ def test_where_the_server_does_not_tell_who_listens(
 
 
 def test_top_of_nothing(start: Start) -> None:
+    """`top` of an empty namespace prints zeros."""
     ended = start("top").end()
     assert ended.code == 0
     assert ended.out.startswith("STATUS\tMODELS\tBYTES\nDOWNLOADING\t0\t0\n")
 
 
 def test_one_frame_on_a_terminal(env: dict[str, str], registry: Registry) -> None:
+    """`top --once` prints one frame that fits the terminal."""
     scene(registry)
     for columns in (80, 160):
         with Terminal(("top", "--once"), env, columns, 40) as terminal:
@@ -456,6 +475,7 @@ def test_one_frame_on_a_terminal(env: dict[str, str], registry: Registry) -> Non
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_top_goes_on_until_a_signal(env: dict[str, str], registry: Registry, number: signal.Signals) -> None:
+    """`top` follows changes until a signal and restores the screen."""
     claimed = claim(registry, "org/running", expected_bytes=10**9)
     with Terminal(("top",), env, 120, 24) as terminal:
         terminal.shows("org/running")
@@ -482,6 +502,7 @@ def test_top_goes_on_until_a_signal(env: dict[str, str], registry: Registry, num
 
 
 def test_top_goes_on_without_a_server(env: dict[str, str], make_server: MakeServer, tmp_path: Path) -> None:
+    """`top` shows an error while the server is away, and goes on."""
     server = make_server()
     with Terminal(("--url", server.url, "--timeout", "0.5", "top"), env, 120, 24) as terminal:
         terminal.shows("0 DOWNLOADING")
@@ -492,6 +513,7 @@ def test_top_goes_on_without_a_server(env: dict[str, str], make_server: MakeServ
 
 
 def test_top_fits_on_the_screen(env: dict[str, str], registry: Registry) -> None:
+    """`top` fits the screen and counts what it leaves out."""
     for number in range(30):
         claim(registry, f"org/d{number:02}")
         registry.set_status(f"org/e{number:02}", "S3", "ERROR")

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 @pytest.mark.parametrize("port", [None, 0])
 def test_starts_and_stops(port: int | None) -> None:
+    """A private server starts and stops idempotently, in a session of its own."""
     server = EmbeddedServer(port=port)
     assert "stopped" in repr(server)
     server.start()
@@ -43,11 +44,13 @@ def test_starts_and_stops(port: int | None) -> None:
 
 
 def test_any_port_is_known_after_the_start() -> None:
+    """The URL of a server with port=0 is unknown before its first start."""
     with pytest.raises(ConfigurationError, match="before its first start"):
         _ = EmbeddedServer(port=0).url
 
 
 def test_its_temporary_folder_is_private_and_removed(monkeypatch: pytest.MonkeyPatch, root: Path) -> None:
+    """The temporary folder of a server is private and is removed at the end."""
     monkeypatch.setattr(tempfile, "tempdir", str(root))
     with EmbeddedServer() as server:
         (folder,) = root.glob("pyregistry-*")
@@ -62,6 +65,7 @@ def test_its_temporary_folder_is_private_and_removed(monkeypatch: pytest.MonkeyP
 def test_a_restart_keeps_data_and_address(
     end: Callable[[EmbeddedServer], None], port: int | None, root: Path
 ) -> None:
+    """A restart of a persistent server keeps its data and its URL."""
     with EmbeddedServer(data_dir=root / "data", port=port, persistent=True) as server:
         url, pid = server.url, server.pid
         put(url, "key")
@@ -75,6 +79,7 @@ def test_a_restart_keeps_data_and_address(
 
 
 def test_nothing_is_kept_unless_asked(root: Path) -> None:
+    """A server that is not persistent keeps no data."""
     with EmbeddedServer(data_dir=root) as server:
         put(server.url, "key")
         server.stop()
@@ -83,6 +88,7 @@ def test_nothing_is_kept_unless_asked(root: Path) -> None:
 
 
 def test_starts_again_after_the_server_ended_by_itself() -> None:
+    """start works after the server ended by itself."""
     with EmbeddedServer() as server:
         assert server.pid is not None
         os.kill(server.pid, signal.SIGKILL)
@@ -92,6 +98,7 @@ def test_starts_again_after_the_server_ended_by_itself() -> None:
 
 
 def test_start_waits_until_the_data_are_read(root: Path) -> None:
+    """start returns once the server has read its data."""
     keys, delay = 15_000, 0.00002
     slow = {"key-load-delay": f"{delay * 1e6:.0f}"}
     with EmbeddedServer(data_dir=root, persistent=True, config=slow) as server:
@@ -110,6 +117,7 @@ def test_start_waits_until_the_data_are_read(root: Path) -> None:
 
 @pytest.mark.parametrize("port", [None, 0])
 def test_password(port: int | None) -> None:
+    """A password is required, and appears in no repr and no command line."""
     password = 'p@ss/"wörd"\\ #1'
     with EmbeddedServer(port=port, password=password) as server:
         assert answers(server.url)
@@ -127,6 +135,7 @@ def test_password(port: int | None) -> None:
 
 
 def test_settings_reach_the_server() -> None:
+    """Settings reach the server beside the defaults."""
     with (
         EmbeddedServer(config={"maxmemory": "10mb", "hz": "17"}) as server,
         redis.Redis.from_url(server.url) as client,
@@ -139,16 +148,19 @@ def test_settings_reach_the_server() -> None:
 
 
 def test_a_wrong_setting_is_told_with_the_log() -> None:
+    """A wrong setting raises EmbeddedUnavailable with the log."""
     with pytest.raises(EmbeddedUnavailable, match=r"(?s)did not start.*no-such-setting"):
         EmbeddedServer(config={"no-such-setting": "1"}).start()
 
 
 def test_a_setting_is_one_line() -> None:
+    """A setting with a line break raises ConfigurationError."""
     with pytest.raises(ConfigurationError, match="'hz' holds a line break"):
         EmbeddedServer(config={"hz": "1\nport 1234"})
 
 
 def test_a_taken_port_is_told() -> None:
+    """A port in use raises EmbeddedUnavailable."""
     with socket.create_server(("127.0.0.1", 0)) as taken:
         server = EmbeddedServer(port=taken.getsockname()[1])
         with pytest.raises(EmbeddedUnavailable, match="Address already in use"):
@@ -157,6 +169,7 @@ def test_a_taken_port_is_told() -> None:
 
 
 def test_any_port_is_another_one_if_somebody_was_faster(monkeypatch: pytest.MonkeyPatch) -> None:
+    """port=0 tries another port if the first one is taken meanwhile."""
     with EmbeddedServer(port=0) as faster:
         taken = redis.Redis.from_url(faster.url).connection_pool.connection_kwargs["port"]
         ports = iter([taken, embedded._free_port()])
@@ -167,6 +180,7 @@ def test_any_port_is_another_one_if_somebody_was_faster(monkeypatch: pytest.Monk
 
 
 def test_two_servers_never_share_a_data_folder(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A second server on the same data folder raises EmbeddedUnavailable."""
     with EmbeddedServer(data_dir=root, persistent=True) as first:
         monkeypatch.setattr(embedded, "_START_SECONDS", 0.2)
         with pytest.raises(EmbeddedUnavailable, match="another server uses"):
@@ -175,6 +189,7 @@ def test_two_servers_never_share_a_data_folder(root: Path, monkeypatch: pytest.M
 
 
 def test_a_path_too_long_for_a_socket(monkeypatch: pytest.MonkeyPatch, root: Path) -> None:
+    """A path too long for a socket raises ConfigurationError, and a port needs none."""
     monkeypatch.setattr(tempfile, "tempdir", str(root / ("long" * 25)))
     with pytest.raises(ConfigurationError, match="too long for a unix socket"):
         EmbeddedServer()
@@ -182,6 +197,7 @@ def test_a_path_too_long_for_a_socket(monkeypatch: pytest.MonkeyPatch, root: Pat
 
 
 def test_a_forked_child_leaves_the_server_alone() -> None:
+    """A forked child can neither stop nor start its parent's server."""
     assert (
         run("""
 import os, sys, redis
@@ -210,6 +226,7 @@ print("good")
 
 @pytest.mark.parametrize("how", ["exits", "is killed"])
 def test_the_server_ends_with_its_process(how: str, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The server ends when its process exits or is killed."""
     monkeypatch.setenv("TMPDIR", str(root))
     with python("""
 from pyregistry.embedded import EmbeddedServer
@@ -234,12 +251,14 @@ input()
 
 
 def test_a_program_that_does_not_exist(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A server program that does not exist raises ConfigurationError."""
     monkeypatch.setenv("PYREGISTRY_SERVER_BINARY", "/no/such/program")
     with pytest.raises(ConfigurationError, match="/no/such/program is no program"):
         EmbeddedServer().start()
 
 
 def test_a_program_that_can_not_run(root: Path) -> None:
+    """A server program that can not run raises EmbeddedUnavailable."""
     program = root / "program"
     program.write_bytes(b"\x7fELF, but not really")
     program.chmod(0o700)
@@ -260,6 +279,7 @@ def test_a_program_that_can_not_run(root: Path) -> None:
 def test_without_the_extra_it_says_what_to_install(
     call: str, folders: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Without the extra the error says what to install."""
     monkeypatch.delenv("PYREGISTRY_SERVER_BINARY", raising=False)
     message = run(f"""
 import sys

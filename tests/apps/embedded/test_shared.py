@@ -35,6 +35,7 @@ print(shared_url(), flush=True)
 
 
 def test_processes_that_start_at_once_share_one_server(folders: Path) -> None:
+    """Processes that start at once share one server, which outlives them."""
     processes = [python(ASK_FOR_URL) for _ in range(6)]
     for process in processes:
         assert process.stdout is not None
@@ -56,12 +57,14 @@ def test_processes_that_start_at_once_share_one_server(folders: Path) -> None:
 
 
 def test_threads_that_start_at_once_share_one_server(folders: Path) -> None:
+    """Threads that start at once share one server."""
     with ThreadPoolExecutor(8) as pool:
         urls = set(pool.map(lambda _: shared_url(), range(8)))
     assert len(urls) == 1
 
 
 def test_its_folders_are_private(folders: Path) -> None:
+    """The folders and files of the shared server are private."""
     url = shared_url()
     assert url.startswith(f"unix://{folders}/run/pyregistry/")
     for folder in ("share/pyregistry", "run/pyregistry"):
@@ -71,6 +74,7 @@ def test_its_folders_are_private(folders: Path) -> None:
 
 
 def test_stop_and_start_keep_the_data(folders: Path) -> None:
+    """The shared server keeps its data over a stop."""
     assert not stop_shared()
     url = shared_url()
     put(url, "key")
@@ -81,6 +85,7 @@ def test_stop_and_start_keep_the_data(folders: Path) -> None:
 
 
 def test_a_killed_server_leaves_nothing_in_the_way(folders: Path) -> None:
+    """The shared server starts again after it was killed, with its data."""
     url = shared_url()
     put(url, "key")
     os.kill(server_pid(url), signal.SIGKILL)
@@ -89,6 +94,7 @@ def test_a_killed_server_leaves_nothing_in_the_way(folders: Path) -> None:
 
 
 def test_a_file_that_was_cut_off_leaves_nothing_in_the_way(folders: Path) -> None:
+    """The shared server starts with a truncated append-only file."""
     put(shared_url(), "key")
     stop_shared()
     (file,) = (folders / "share/pyregistry/appendonlydir").glob("*.incr.aof")
@@ -98,6 +104,7 @@ def test_a_file_that_was_cut_off_leaves_nothing_in_the_way(folders: Path) -> Non
 
 
 def test_two_data_folders_are_two_servers(folders: Path) -> None:
+    """Each data folder has its own server, by whichever name."""
     first, second = shared_url(folders / "one"), shared_url(folders / "two")
     assert server_pid(first) != server_pid(second)
     (folders / "link").symlink_to(folders / "one")
@@ -105,6 +112,7 @@ def test_two_data_folders_are_two_servers(folders: Path) -> None:
 
 
 def test_two_logins_share_one_server(folders: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two logins with different runtime folders share one server."""
     url = shared_url()
     (folders / "other").mkdir(mode=0o700)
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(folders / "other"))
@@ -115,6 +123,7 @@ def test_two_logins_share_one_server(folders: Path, monkeypatch: pytest.MonkeyPa
 def test_without_a_runtime_folder_it_is_in_the_temporary_one(
     runtime: str | None, folders: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Without a runtime folder the socket is in the temporary folder."""
     monkeypatch.setattr(tempfile, "tempdir", str(folders))
     if runtime is None:
         monkeypatch.delenv("XDG_RUNTIME_DIR")
@@ -124,6 +133,7 @@ def test_without_a_runtime_folder_it_is_in_the_temporary_one(
 
 
 def test_after_a_logout_the_server_is_restarted(folders: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A server whose socket was removed is restarted with its data."""
     url = shared_url()
     put(url, "key")
     old = server_pid(url)
@@ -143,6 +153,7 @@ def test_after_a_logout_the_server_is_restarted(folders: Path, caplog: pytest.Lo
 
 
 def test_after_its_data_folder_was_removed_a_new_one_takes_over(folders: Path) -> None:
+    """A server whose data folder was removed is replaced and ends."""
     url = shared_url()
     old = server_pid(url)
     shutil.rmtree(folders / "share")
@@ -153,6 +164,7 @@ def test_after_its_data_folder_was_removed_a_new_one_takes_over(folders: Path) -
 
 @pytest.mark.parametrize("what", ["open", "link"])
 def test_a_runtime_folder_that_others_could_change_is_refused(what: str, folders: Path) -> None:
+    """A runtime folder open to others, or a link, raises ConfigurationError."""
     runtime = folders / "run/pyregistry"
     if what == "open":
         runtime.mkdir()
@@ -165,6 +177,7 @@ def test_a_runtime_folder_that_others_could_change_is_refused(what: str, folders
 
 
 def test_a_runtime_folder_that_was_opened_later_is_refused(folders: Path) -> None:
+    """A runtime folder opened later raises ConfigurationError."""
     shared_url()
     (folders / "run/pyregistry").chmod(0o777)
     with pytest.raises(ConfigurationError, match="open to other users: chmod 700"):
@@ -174,6 +187,7 @@ def test_a_runtime_folder_that_was_opened_later_is_refused(folders: Path) -> Non
 
 
 def test_a_runtime_folder_too_long_for_a_socket(folders: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A runtime folder too long for a socket raises ConfigurationError."""
     (folders / ("long" * 25)).mkdir()
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(folders / ("long" * 25)))
     with pytest.raises(ConfigurationError, match="too long for a unix socket"):
@@ -181,6 +195,7 @@ def test_a_runtime_folder_too_long_for_a_socket(folders: Path, monkeypatch: pyte
 
 
 def test_a_folder_that_can_not_be_made(folders: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A data folder that can not be made raises ConfigurationError."""
     (folders / "file").touch()
     monkeypatch.setenv("XDG_DATA_HOME", str(folders / "file"))
     with pytest.raises(ConfigurationError, match="can't be made"):
@@ -188,6 +203,7 @@ def test_a_folder_that_can_not_be_made(folders: Path, monkeypatch: pytest.Monkey
 
 
 def test_a_lock_that_somebody_else_holds(folders: Path) -> None:
+    """A lock held by another process raises EmbeddedUnavailable within the timeout."""
     data = folders / "share/pyregistry"
     data.mkdir(parents=True, mode=0o700)
     with (data / "server.lock").open("w") as lock:
@@ -200,6 +216,7 @@ def test_a_lock_that_somebody_else_holds(folders: Path) -> None:
 
 @pytest.mark.parametrize("number", [errno.ENOLCK, errno.ENOSYS])
 def test_a_folder_without_locks_is_told_of(folders: Path, number: int) -> None:
+    """A file system without locks raises ConfigurationError that names the variable to set."""
     code = """
 from pyregistry import ConfigurationError
 from pyregistry.embedded import shared_url
@@ -230,6 +247,7 @@ def test_a_server_of_another_container_is_not_ended(folders: Path) -> None:
 
 
 def test_a_server_that_hangs(folders: Path) -> None:
+    """A shared server that hangs raises EmbeddedUnavailable with its process and log."""
     pid = server_pid(shared_url())
     os.kill(pid, signal.SIGSTOP)
     try:
@@ -240,6 +258,7 @@ def test_a_server_that_hangs(folders: Path) -> None:
 
 
 def test_a_server_that_does_not_start_is_told_with_the_log(folders: Path) -> None:
+    """A shared server that does not start raises EmbeddedUnavailable with the log."""
     put(shared_url(), "key")
     stop_shared()
     (file,) = (folders / "share/pyregistry/appendonlydir").glob("*.incr.aof")
@@ -249,6 +268,7 @@ def test_a_server_that_does_not_start_is_told_with_the_log(folders: Path) -> Non
 
 
 def test_a_program_of_ones_own(folders: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """PYREGISTRY_SERVER_BINARY names the program of the shared server."""
     program = folders / "program"
     program.write_text(f'#!/bin/sh\ntouch "{folders}/used"\nexec "{embedded._find_binary()}" "$@"\n')
     program.chmod(0o700)
@@ -258,6 +278,7 @@ def test_a_program_of_ones_own(folders: Path, monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_no_forked_child_ever_holds_the_lock(folders: Path) -> None:
+    """A forked child never holds the lock of the shared server."""
     assert (
         run(f"""
 import os, threading
@@ -293,6 +314,7 @@ with _locked(Path({str(folders)!r})) as lock:
 
 
 def test_foreground(folders: Path) -> None:
+    """run_foreground serves the shared data on a port until a signal."""
     port = embedded._free_port()
     with python(f"""
 from pyregistry.embedded import run_foreground
@@ -318,6 +340,7 @@ run_foreground(port={port})
 
 
 def test_foreground_is_ended_by_stop(folders: Path) -> None:
+    """stop_shared ends a server in the foreground."""
     with python("from pyregistry.embedded import run_foreground; run_foreground()") as process:
         wait_until(stop_shared, "it was running, and was stopped")
         process.communicate(timeout=LIMIT)
@@ -337,6 +360,7 @@ def watchers(folders: Path) -> int:
 
 
 def test_a_server_that_nobody_uses_ends_by_itself(folders: Path) -> None:
+    """A shared server without clients ends after idle_timeout and keeps its data."""
     url = shared_url(idle_timeout=0.5)
     put(url, "key")
     socket_file = Path(unquote(urlsplit(url).path))
@@ -348,6 +372,7 @@ def test_a_server_that_nobody_uses_ends_by_itself(folders: Path) -> None:
 
 
 def test_a_server_that_has_a_client_goes_on(folders: Path) -> None:
+    """A shared server with a client does not end."""
     url = shared_url(idle_timeout=0.2)
     with redis.Redis.from_url(url) as client:
         connection: Any = client.client()
@@ -367,6 +392,7 @@ def looks_at(connection: Any) -> int:
 
 
 def test_only_a_server_without_clients_is_stopped(folders: Path) -> None:
+    """stop_unused stops a server without clients alone."""
     assert stop_unused() is None
     url = shared_url(idle_timeout=None)
     with redis.Redis.from_url(url) as client:
@@ -380,6 +406,8 @@ def test_only_a_server_without_clients_is_stopped(folders: Path) -> None:
 
 
 def test_the_command_stops_it(folders: Path) -> None:
+    """`serve --stop` stops an unused server, and with --force any."""
+
     def serve(*words: str) -> tuple[int, str]:
         command = [sys.executable, "-m", "pyregistry", "serve", *words]
         ended = subprocess.run(command, capture_output=True, text=True, timeout=LIMIT, check=False)
