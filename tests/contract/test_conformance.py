@@ -33,6 +33,7 @@ from tests.support.memory_backend import (
 )
 
 EVERY = pytest.mark.parametrize("scenario", SCENARIOS, ids=str)
+NEEDS_NO_SERVER = pytest.mark.server("embedded")
 
 
 class RecordEditor:
@@ -109,12 +110,14 @@ def test_redis_by_asyncio(scenario: Scenario, way: str, server_url: str, namespa
 
 
 @EVERY
+@NEEDS_NO_SERVER
 def test_memory(scenario: Scenario) -> None:
     store = MemoryStore()
     scenario(Subject(lambda owner: MemoryBackend(store, owner), store.hold, store.evict, store.damage))
 
 
 @EVERY
+@NEEDS_NO_SERVER
 def test_memory_by_asyncio(scenario: Scenario) -> None:
     store = MemoryStore()
     with blocking(lambda owner: AsyncMemoryBackend(store, owner)) as make:

@@ -44,6 +44,8 @@ from tests.support.clients import AsyncFacade, loop_in_thread
 from tests.support.faults.proxy import SECONDS, until
 from tests.support.memory_backend import AsyncMemoryBackend, MemoryBackend, MemoryStore
 
+pytestmark = pytest.mark.server("embedded")  # needs no server
+
 MODEL: Final = ("org/model", "HuggingFace")
 LEASE = 0.4  # seconds
 
