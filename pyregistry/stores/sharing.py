@@ -6,6 +6,7 @@ The umask is not touched, as it is the whole process's.
 from __future__ import annotations
 
 import os
+import random
 import stat
 import struct
 import sys
@@ -18,7 +19,7 @@ from pyregistry.stores.disk import log
 
 # Seconds between tries to make a folder. Another process may just have removed one on the way, as it was empty, or
 # made one that has not the mode of the root yet.
-_MAKE_AGAIN = (0.0, 0.0, 0.0, 0.0, 0.0, 0.01, 0.05, 0.25)
+_MAKE_AGAIN = (0.0, 0.0, 0.0, 0.0, 0.0, 0.01, 0.02, 0.05, 0.1, 0.2, 0.4, 0.8)
 
 _RWX = 0o7
 
@@ -101,7 +102,7 @@ def make(root: Path, *parts: str) -> Path:
             return _make(root, parts)
         except (FileNotFoundError, FileExistsError, PermissionError):
             root.stat()
-        time.sleep(pause)
+        time.sleep(pause * random.uniform(0.5, 1.0))  # else those that make and remove it stay in step
     return _make(root, parts)
 
 
