@@ -55,10 +55,10 @@ def complete_model(ctx: typer.Context, incomplete: str) -> list[str]:
     try:
         config = Cli(Given(url=said.get("url"), namespace=said.get("namespace"))).config
         if config.url.startswith("embedded:"):
-            from pyregistry.embedded import _Shared
+            from pyregistry.embedded.shared import SharedServer
 
             path = urlsplit(config.url).path
-            if _Shared.at(Path(path) if path else None).url() is None:
+            if SharedServer.at(Path(path) if path else None).url() is None:
                 return []
         deadline = time.monotonic() + _SECONDS
         found = dict[str, None]()

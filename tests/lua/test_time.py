@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING, Protocol
 import pytest
 
 from pyregistry._redis.protocol import records as wire
-from pyregistry.embedded import EmbeddedServer, _find_binary
+from pyregistry.embedded import EmbeddedServer
+from pyregistry.embedded.binary import find_binary
 from tests.lua.harness import HOUR, MINUTE, SECOND, Item, Lab, item, span
 
 if TYPE_CHECKING:
@@ -57,7 +58,7 @@ def stepping(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[L
         "#!/bin/sh\n"
         f"export LD_PRELOAD='{FAKETIME[0]}' FAKETIME_TIMESTAMP_FILE='{offset}'\n"
         "export FAKETIME_NO_CACHE=1 FAKETIME_DONT_FAKE_MONOTONIC=1\n"
-        f"exec '{_find_binary()}' \"$@\"\n"
+        f"exec '{find_binary()}' \"$@\"\n"
     )
     program.chmod(0o700)
     with EmbeddedServer(port=0, binary=program) as server:

@@ -21,7 +21,7 @@ from pyregistry import (
     ServerTooOld,
     doctor,
 )
-from pyregistry.embedded import _find_binary
+from pyregistry.embedded.binary import find_binary
 from tests.support import servers
 from tests.support.faults.proxy import until
 
@@ -48,7 +48,7 @@ def serve(request: pytest.FixtureRequest, tmp_path: Path) -> Serve:
     @contextmanager
     def start(*without: str) -> Iterator[str]:
         port = servers.free_port()
-        command = [str(binary or _find_binary()), "--port", str(port), "--dir", str(tmp_path), "--save", ""]
+        command = [str(binary or find_binary()), "--port", str(port), "--dir", str(tmp_path), "--save", ""]
         for name in without:
             command += ["--rename-command", name, ""]
         process = subprocess.Popen(command, stdout=subprocess.DEVNULL)

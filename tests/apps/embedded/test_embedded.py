@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import redis
 
-from pyregistry import embedded
 from pyregistry.embedded import EmbeddedServer
+from pyregistry.embedded import process as server_process
 from pyregistry.errors import ConfigurationError, EmbeddedUnavailable
 from tests.support.embedded import LIMIT, answers, has, put, python, run, server_pid, wait_until
 
@@ -123,7 +123,7 @@ def test_password(port: int | None) -> None:
         assert answers(server.url)
         assert password not in repr(server)
         assert server.pid is not None
-        assert "p@ss" not in embedded._command_line(server.pid)
+        assert "p@ss" not in server_process.command_line(server.pid)
         with redis.Redis.from_url(server.url) as client:
             options = {**client.connection_pool.connection_kwargs, "password": None}
             pool = redis.ConnectionPool(client.connection_pool.connection_class, **options)
@@ -172,8 +172,8 @@ def test_any_port_is_another_one_if_somebody_was_faster(monkeypatch: pytest.Monk
     """port=0 tries another port if the first one is taken meanwhile."""
     with EmbeddedServer(port=0) as faster:
         taken = redis.Redis.from_url(faster.url).connection_pool.connection_kwargs["port"]
-        ports = iter([taken, embedded._free_port()])
-        monkeypatch.setattr(embedded, "_free_port", lambda: next(ports))
+        ports = iter([taken, server_process.free_port()])
+        monkeypatch.setattr(server_process, "free_port", lambda: next(ports))
         with EmbeddedServer(port=0) as server:
             assert server_pid(server.url) == server.pid
             assert server.url != faster.url
@@ -182,7 +182,7 @@ def test_any_port_is_another_one_if_somebody_was_faster(monkeypatch: pytest.Monk
 def test_two_servers_never_share_a_data_folder(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A second server on the same data folder raises EmbeddedUnavailable."""
     with EmbeddedServer(data_dir=root, persistent=True) as first:
-        monkeypatch.setattr(embedded, "_START_SECONDS", 0.2)
+        monkeypatch.setattr(server_process, "START_SECONDS", 0.2)
         with pytest.raises(EmbeddedUnavailable, match="another server uses"):
             EmbeddedServer(data_dir=root, persistent=True).start()
         assert answers(first.url)
@@ -237,13 +237,13 @@ input()
 """) as process:
         assert process.stdout is not None
         pid = server_pid(process.stdout.readline().strip())
-        assert str(root) in embedded._command_line(pid)
+        assert str(root) in server_process.command_line(pid)
         if how == "exits":
             process.communicate("\n")
         else:
             process.kill()
         process.wait(LIMIT)
-    wait_until(lambda: str(root) not in embedded._command_line(pid), "the server has ended")
+    wait_until(lambda: str(root) not in server_process.command_line(pid), "the server has ended")
     assert any(root.iterdir()) == (how == "is killed"), "only a crash leaves the folder"
 
 

@@ -21,7 +21,9 @@ import pytest
 import redis
 
 from pyregistry import embedded
+from pyregistry.embedded import process as server_process
 from pyregistry.embedded import shared_url, stop_shared, stop_unused
+from pyregistry.embedded.binary import find_binary
 from pyregistry.errors import ConfigurationError, EmbeddedUnavailable
 from tests.support.embedded import LIMIT, answers, has, put, python, run, server_pid, wait_until
 from tests.support.faults.mounts import on_mount
@@ -159,7 +161,7 @@ def test_after_its_data_folder_was_removed_a_new_one_takes_over(folders: Path) -
     shutil.rmtree(folders / "share")
     assert shared_url() == url
     assert server_pid(url) != old
-    wait_until(lambda: str(folders) not in embedded._command_line(old), "the old server has ended")
+    wait_until(lambda: str(folders) not in server_process.command_line(old), "the old server has ended")
 
 
 @pytest.mark.parametrize("what", ["open", "link"])
@@ -270,7 +272,7 @@ def test_a_server_that_does_not_start_is_told_with_the_log(folders: Path) -> Non
 def test_a_program_of_ones_own(folders: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """PYREGISTRY_SERVER_BINARY names the program of the shared server."""
     program = folders / "program"
-    program.write_text(f'#!/bin/sh\ntouch "{folders}/used"\nexec "{embedded._find_binary()}" "$@"\n')
+    program.write_text(f'#!/bin/sh\ntouch "{folders}/used"\nexec "{find_binary()}" "$@"\n')
     program.chmod(0o700)
     monkeypatch.setenv("PYREGISTRY_SERVER_BINARY", str(program))
     assert answers(shared_url())
@@ -283,11 +285,11 @@ def test_no_forked_child_ever_holds_the_lock(folders: Path) -> None:
         run(f"""
 import os, threading
 from pathlib import Path
-from pyregistry.embedded import _locked
+from pyregistry.embedded.locks import locked
 
 def start_and_stop():
     while not done.is_set():
-        with _locked(Path({str(folders)!r})):
+        with locked(Path({str(folders)!r})):
             pass
 
 done = threading.Event()
@@ -303,7 +305,7 @@ for _ in range(50):
 done.set()
 for thread in threads:
     thread.join()
-with _locked(Path({str(folders)!r})) as lock:
+with locked(Path({str(folders)!r})) as lock:
     print("taken" if lock is None else "free")
 """)
         == "free"
@@ -315,7 +317,7 @@ with _locked(Path({str(folders)!r})) as lock:
 
 def test_foreground(folders: Path) -> None:
     """run_foreground serves the shared data on a port until a signal."""
-    port = embedded._free_port()
+    port = server_process.free_port()
     with python(f"""
 from pyregistry.embedded import run_foreground
 run_foreground(port={port})

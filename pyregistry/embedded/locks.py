@@ -1,0 +1,52 @@
+"""The lock that one starter of a server holds, and then the server itself."""
+
+from __future__ import annotations
+
+import fcntl
+import logging
+import os
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from pyregistry.errors import ConfigurationError
+
+logger = logging.getLogger("pyregistry.embedded")
+
+
+# A child that was forked while a lock is open here would share it for its whole life, so a fork
+# waits until the lock is handed to the server. (What `subprocess` starts inherits none, and does
+# not come here.)
+_forks = threading.RLock()
+os.register_at_fork(before=_forks.acquire, after_in_parent=_forks.release, after_in_child=_forks.release)
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[int | None]:
+    """The open file by which the folder is locked, or None if somebody else has the lock.
+
+    Closed here, it stays locked by the server that has inherited it.
+    """
+    path = folder / "server.lock"
+    with _forks:
+        try:
+            lock = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+        except OSError as error:
+            raise ConfigurationError(f"{path} can't be opened: {error}") from error
+        try:
+            yield lock if _try_lock(lock, path) else None
+        finally:
+            os.close(lock)
+
+
+def _try_lock(lock: int, path: Path) -> bool:
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError as error:
+        raise ConfigurationError(
+            f"{path} can't be locked: {error}; it must be on a disk of this machine (XDG_DATA_HOME says where)"
+        ) from error
+    return True

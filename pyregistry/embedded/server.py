@@ -1,0 +1,216 @@
+"""A server of one process: `EmbeddedServer`."""
+
+from __future__ import annotations
+
+import atexit
+import logging
+import os
+import shutil
+import signal
+import subprocess
+import tempfile
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+from pyregistry.embedded import folders, process
+from pyregistry.embedded.binary import find_binary
+from pyregistry.embedded.locks import locked
+from pyregistry.errors import ConfigurationError, EmbeddedUnavailable
+
+__all__ = ["EmbeddedServer"]
+
+logger = logging.getLogger("pyregistry.embedded")
+
+
+class EmbeddedServer:
+    """A private server, for tests and demonstrations; a context manager, which starts and stops it.
+
+    It ends with the process that made it, also when that process is killed (then only after all
+    children which that process has forked, and a temporary folder is left). In a forked child
+    `stop` and `kill` do nothing. After `stop` or `kill` it can be started again, at the same
+    address. Not for use by several threads at once.
+
+    Args:
+        data_dir: the folder of its data and log, made if it is missing and never removed. None: a
+            temporary one, which `stop` removes.
+        port: a TCP port of 127.0.0.1, which every user of this machine can reach; 0: any that is
+            free. None: no port, only a unix socket, which only this user can reach.
+        persistent: whether it writes an append-only file, which the next start on the same data
+            folder reads.
+        binary: the server's program. None: what ``PYREGISTRY_SERVER_BINARY`` names, else the one
+            of the extra.
+        password: what clients must give; `url` holds it.
+        config: more settings of the server, each value as in its configuration file:
+            ``{"maxmemory": "10mb"}``.
+
+    Raises:
+        ConfigurationError: a setting holds a line break, or the temporary folder's path is too long
+            for a socket.
+    """
+
+    def __init__(
+        self,
+        *,
+        data_dir: Path | None = None,
+        port: int | None = None,
+        persistent: bool = False,
+        binary: Path | None = None,
+        password: str | None = None,
+        config: Mapping[str, str] | None = None,
+    ) -> None:
+        self._maker = os.getpid()
+        self._process: subprocess.Popen[bytes] | None = None
+        self._watcher: subprocess.Popen[bytes] | None = None
+        self._binary = binary
+        self._password = password
+        self._port = port
+        # Named here and not by mkdtemp, so that the address is known from the start and never
+        # changes.
+        self._own_folder = Path(tempfile.gettempdir(), f"pyregistry-{os.urandom(6).hex()}")
+        self._data = self._own_folder if data_dir is None else data_dir.resolve()
+        self._socket = self._own_folder / "server.sock" if port is None else None
+        self._settings = {
+            **process.SETTINGS,
+            "dir": process.quoted(self._data),
+            "appendonly": "yes" if persistent else "no",
+        }
+        if self._socket is not None:
+            folders.check_length(self._socket, "set TMPDIR to a shorter path, or use a port")
+            self._settings["unixsocket"] = process.quoted(self._socket)
+        if password is not None:
+            self._settings["requirepass"] = process.quoted(password)
+        self._settings.update(config or {})
+        process.config_text(self._settings)
+
+    def __enter__(self) -> EmbeddedServer:
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def __repr__(self) -> str:
+        where = self._socket or f"127.0.0.1:{self._port}"
+        return f"<EmbeddedServer {where} {'stopped' if self.pid is None else f'pid={self.pid}'}>"
+
+    @property
+    def url(self) -> str:
+        """The URL for clients, as redis-py reads it; with the password, if there is one.
+
+        Raises:
+            ConfigurationError: the port is to be any, and before the first start there is none.
+        """
+        if self._socket is not None:
+            return folders.unix_url(self._socket, self._password)
+        if self._port == 0:
+            raise ConfigurationError("the embedded server has no port before its first start")
+        return f"redis://{folders.user_part(self._password)}127.0.0.1:{self._port}/0"
+
+    @property
+    def pid(self) -> int | None:
+        """The server's process; None before `start` and after `stop` or `kill`."""
+        return None if self._process is None else self._process.pid
+
+    def start(self) -> None:
+        """Start the server and wait until it answers, at most 30 s. Nothing happens if it runs.
+
+        Raises:
+            EmbeddedUnavailable: its program is not installed, it did not start (with the end of its
+                log), or another server uses its data folder.
+            ConfigurationError: the program that was named does not exist; a folder can't be made;
+                or this process is a forked child of the one that made this object.
+        """
+        if os.getpid() != self._maker:
+            raise ConfigurationError(
+                f"this embedded server belongs to process {self._maker}: make another one here"
+            )
+        if self._process is not None and self._process.poll() is None:
+            return
+        self._end(signal.SIGKILL)  # where the server ended by itself, its watcher is left
+        binary = find_binary(self._binary)
+        folders.make_private(self._own_folder)
+        folders.make_folder(self._data)
+        atexit.unregister(self.stop)
+        atexit.register(self.stop)
+        if self._port != 0:
+            self._launch(binary)
+            return
+        for left in reversed(range(process.PORT_ATTEMPTS)):
+            self._port = process.free_port()
+            try:
+                self._launch(binary)
+                return
+            except BaseException as error:
+                self._port = 0
+                if not left or "Address already in use" not in str(error):
+                    raise
+
+    def stop(self) -> None:
+        """End the server (SIGTERM; SIGKILL after 10 s) and remove its temporary folder.
+
+        Nothing happens if it is stopped, or in another process than the one that made it.
+        """
+        if os.getpid() != self._maker:
+            return
+        self._end(signal.SIGTERM)
+        atexit.unregister(self.stop)
+        if self._own_folder.exists():
+            shutil.rmtree(self._own_folder)
+
+    def kill(self) -> None:
+        """End the server by SIGKILL, as a crash does; its files stay until `stop`.
+
+        Nothing happens if it is stopped, or in another process than the one that made it.
+        """
+        if os.getpid() == self._maker:
+            self._end(signal.SIGKILL)
+
+    def _launch(self, binary: Path) -> None:
+        deadline = time.monotonic() + process.START_SECONDS
+        log = self._data / "server.log"
+        start_of_log = process.size(log)
+        settings = {**self._settings, "port": str(self._port or 0)}
+        try:
+            while True:
+                with locked(self._data) as lock:
+                    if lock is not None:
+                        self._process = process.spawn(binary, settings, log, lock)
+                        break
+                # What a killed server had forked, to rewrite its file, may keep the lock a moment.
+                process.pause(deadline, f"another server uses the data folder {self._data}")
+            # Ends the server if this process dies without doing so: that closes the pipe, to which
+            # nobody writes.
+            self._watcher = subprocess.Popen(
+                ["/bin/sh", "-c", 'read -r _; kill -TERM "$0"', str(self._process.pid)],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                start_new_session=True,
+            )
+            # The number is compared because another server may have been faster to take the port.
+            while process.serving_pid(self.url) != self._process.pid:
+                end = process.tail(log, start_of_log)
+                if self._process.poll() is not None:
+                    raise EmbeddedUnavailable(f"the server {binary} did not start\n{end}")
+                process.pause(deadline, f"the server {binary} does not answer\n{end}")
+        except BaseException:
+            self._end(signal.SIGKILL)
+            raise
+        logger.debug("started %r", self)
+
+    def _end(self, how: signal.Signals) -> None:
+        # The watcher first: it must not outlive the process that it would end.
+        if self._watcher is not None:
+            self._watcher.kill()
+            self._watcher.communicate()
+            self._watcher = None
+        if self._process is not None:
+            self._process.send_signal(how)
+            try:
+                self._process.wait(process.STOP_SECONDS)
+            except subprocess.TimeoutExpired:
+                logger.warning("%r does not stop: killed", self)
+                self._process.kill()
+                self._process.wait()
+            self._process = None
