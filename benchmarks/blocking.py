@@ -38,8 +38,9 @@ from benchmarks.scripts import LEAST_SCRIPT
 from benchmarks.servers import Server, binaries, serve
 from pyregistry import ModelStatus, Registry
 from pyregistry._core import validation as checks
-from pyregistry._redis.protocol.operations import SCRIPTS, RequestFactory
 from pyregistry._redis.protocol.request import Request
+from pyregistry._redis.protocol.requests import RequestFactory
+from pyregistry._redis.protocol.transitions import SCRIPTS
 from pyregistry.backend.values import StatusChange
 
 Lock: TypeAlias = "Callable[[Sequence[str]], tuple[Callable[[Any], object], Sequence[Any]]]"

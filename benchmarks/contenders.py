@@ -19,8 +19,9 @@ from benchmarks import setup
 from benchmarks.measure import Absent, Job
 from benchmarks.options import Options
 from benchmarks.servers import Server
-from pyregistry._redis.protocol.operations import SCRIPTS, RequestFactory
+from pyregistry._redis.protocol.requests import RequestFactory
 from pyregistry._redis.protocol.scripts import BATCH
+from pyregistry._redis.protocol.transitions import SCRIPTS
 
 MODELEXPRESS = Path(__file__).parent / "peers" / "modelexpress"
 MANY = "claim_many"  # a job that is one call for all its models

@@ -31,7 +31,7 @@ from redis.asyncio.lock import Lock
 from benchmarks import setup
 from benchmarks.bare import BareProtocol, packed
 from pyregistry import AsyncRegistry, Claimed, ModelStatus, Registry
-from pyregistry._redis.protocol.operations import SCRIPTS
+from pyregistry._redis.protocol.transitions import SCRIPTS
 
 SAMPLE = 17  # one call in so many is timed: what the clock costs must not count
 

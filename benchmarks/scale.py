@@ -26,8 +26,8 @@ from pyregistry import Claim, Claimed, Registry
 from pyregistry._core.model_key import entry_of
 from pyregistry._core.values import chunks
 from pyregistry._redis.protocol.keys import Keyspace
-from pyregistry._redis.protocol.operations import FINISH, RENEW
 from pyregistry._redis.protocol.scripts import Script
+from pyregistry._redis.protocol.transitions import FINISH, RENEW
 from pyregistry.embedded import EmbeddedServer
 
 TIMES, DOWNLOADED_BYTES, DOWNLOADING_BYTES = 2.0, 420, 500

@@ -14,8 +14,9 @@ from benchmarks.measure import Absent, Figure, Job, progress
 from benchmarks.options import Options
 from benchmarks.servers import Server
 from pyregistry._core.values import chunks
-from pyregistry._redis.protocol.operations import SCRIPTS, RequestFactory
+from pyregistry._redis.protocol.requests import RequestFactory
 from pyregistry._redis.protocol.scripts import BATCH
+from pyregistry._redis.protocol.transitions import SCRIPTS
 
 TABLE = "Server time per item, by script"
 ALONE, BATCHED = "pyregistry, alone", "pyregistry, batches of 64"

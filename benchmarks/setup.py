@@ -9,8 +9,9 @@ import redis
 
 from pyregistry import Claim, Claimed, ModelStatus, Registry
 from pyregistry._core.values import chunks
-from pyregistry._redis.protocol.operations import FINISH, RequestFactory
 from pyregistry._redis.protocol.request import Request
+from pyregistry._redis.protocol.requests import RequestFactory
+from pyregistry._redis.protocol.transitions import FINISH
 from pyregistry.backend.values import Ending, StatusChange
 
 NAMESPACE = "bench"

@@ -13,8 +13,8 @@ import redis
 from pyregistry._core.model_key import ModelKey, entry_of
 from pyregistry._core.values import DEFAULT_TIMEOUT, STATUSES
 from pyregistry._redis.protocol.keys import Keyspace
-from pyregistry._redis.protocol.operations import RequestFactory
 from pyregistry._redis.protocol.request import CommandTemplate, PlainRequest
+from pyregistry._redis.protocol.requests import RequestFactory
 from pyregistry._redis.transport.endpoint import endpoint_of
 from pyregistry._redis.transport.pooled_sync import Transport
 from pyregistry.errors import AccessDenied, RegistryUnavailable, ServerRefused

@@ -10,7 +10,7 @@ from pyregistry._core.clock import now
 from pyregistry._core.model_key import ModelKey
 from pyregistry._core.values import preferred_record
 from pyregistry._redis.cache.client_cache import UNKNOWN, ClientCache
-from pyregistry._redis.protocol.operations import read_record, read_stored
+from pyregistry._redis.protocol.reads import read_record, read_stored
 from pyregistry._redis.protocol.records import Found, ReadReply
 from pyregistry._redis.protocol.request import Request
 from pyregistry._redis.transport.pooled_async import AsyncTransport

@@ -8,9 +8,9 @@ from typing import Any
 from pyregistry._core.clock import now
 from pyregistry._redis.cache.cached_reads_async import AsyncCachedReads
 from pyregistry._redis.cache.client_cache import PING_EVERY, REMEMBER, TRACKING, ClientCache
-from pyregistry._redis.protocol.operations import RequestFactory
 from pyregistry._redis.protocol.outcomes import ATTEMPTS
 from pyregistry._redis.protocol.records import Opened
+from pyregistry._redis.protocol.requests import RequestFactory
 from pyregistry._redis.transport.connection_async import CommandConnection
 from pyregistry._redis.transport.endpoint import UrlEndpoint
 from pyregistry._redis.transport.multiplexed import Batch, MultiplexedTransport

@@ -28,10 +28,10 @@ from pyregistry._redis.cache.client_cache import (
     Epoch,
     SharedClientCache,
 )
-from pyregistry._redis.protocol.operations import RequestFactory
 from pyregistry._redis.protocol.outcomes import ATTEMPTS, DENIED, NO_ANSWER, NOT_RUN, refusal
 from pyregistry._redis.protocol.records import Opened
 from pyregistry._redis.protocol.request import Request, pack
+from pyregistry._redis.protocol.requests import RequestFactory
 from pyregistry._redis.transport.connection_sync import CallConnection, connection_of
 from pyregistry._redis.transport.endpoint import OwnEndpoint
 from pyregistry._redis.transport.fast_path_sync import FastPathTransport

@@ -9,8 +9,8 @@ from redis import exceptions as redis_errors
 
 from pyregistry._core.backoff import backoff
 from pyregistry._core.clock import now
-from pyregistry._redis.protocol.operations import SCHEMA, SCRIPTS
 from pyregistry._redis.protocol.request import Request, pack
+from pyregistry._redis.protocol.transitions import SCHEMA, SCRIPTS
 from pyregistry.errors import (
     AccessDenied,
     NotNow,

@@ -22,7 +22,7 @@ from redis import exceptions as redis_errors
 from pyregistry._core.backoff import backoff
 from pyregistry._core.clock import now
 from pyregistry._core.values import ClaimResult
-from pyregistry._redis.protocol.operations import ClaimTemplate
+from pyregistry._redis.protocol.claims import ClaimTemplate
 from pyregistry._redis.protocol.outcomes import (
     ATTEMPTS,
     DENIED,

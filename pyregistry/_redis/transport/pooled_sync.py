@@ -19,7 +19,7 @@ from redis import exceptions as redis_errors
 
 from pyregistry._core.clock import now
 from pyregistry._core.values import ClaimResult
-from pyregistry._redis.protocol.operations import OPEN, ClaimTemplate, RequestFactory
+from pyregistry._redis.protocol.claims import ClaimTemplate
 from pyregistry._redis.protocol.outcomes import (
     ATTEMPTS,
     DENIED,
@@ -39,6 +39,8 @@ from pyregistry._redis.protocol.outcomes import (
 )
 from pyregistry._redis.protocol.records import Opened
 from pyregistry._redis.protocol.request import Request, pack
+from pyregistry._redis.protocol.requests import RequestFactory
+from pyregistry._redis.protocol.transitions import OPEN
 from pyregistry._redis.transport.connection_sync import (
     CallConnection,
     CallConnectionPool,

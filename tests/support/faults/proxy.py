@@ -18,7 +18,7 @@ from urllib.parse import urlsplit, urlunsplit
 
 import hiredis
 
-from pyregistry._redis.protocol.operations import OPEN, SCRIPTS
+from pyregistry._redis.protocol.transitions import OPEN, SCRIPTS
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -6,7 +6,7 @@ import threading
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from pyregistry._redis.protocol.operations import SCRIPTS
+from pyregistry._redis.protocol.transitions import SCRIPTS
 from tests.support.faults.truncate import Cutter, _end
 
 if TYPE_CHECKING:
