@@ -13,7 +13,8 @@ from pyregistry._redis.protocol.records import Opened
 from pyregistry._redis.protocol.requests import RequestFactory
 from pyregistry._redis.transport.connection_async import CommandConnection
 from pyregistry._redis.transport.endpoint import UrlEndpoint
-from pyregistry._redis.transport.multiplexed import Batch, MultiplexedTransport
+from pyregistry._redis.transport.multiplexed import MultiplexedTransport
+from pyregistry._redis.transport.pending import Batch
 from pyregistry._redis.transport.pipelined import Expected, PipelinedConnection, Reply
 from pyregistry._redis.transport.pooled_async import ask
 

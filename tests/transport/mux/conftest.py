@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from pyregistry import AlreadyExists, AsyncRegistry, Claimed
-from pyregistry._redis.transport.multiplexed import Batch
+from pyregistry._redis.transport.pending import Batch
 from tests.support.faults.proxy import SECONDS, Proxy
 from tests.support.internals import transport_of
 
