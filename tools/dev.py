@@ -2,7 +2,7 @@
 
     python3 tools/dev.py demo [option ...]    pyregistry demo: the whole thing at work
     python3 tools/dev.py test [option ...]    pytest, with every worker on a server of its own
-    python3 tools/dev.py lint                 ruff, mypy, and whether lua/dist is what its sources give
+    python3 tools/dev.py lint                 ruff, mypy, import contracts, and whether lua/dist is what its sources give
 
 Each makes or refreshes the virtual environment that it needs, one for each Python, in `.venv` or
 where PYREGISTRY_VENV says, and ends with the exit code of what it ran.
@@ -32,6 +32,7 @@ COMMANDS: dict[str, tuple[str, list[list[str]]]] = {
         [
             ["ruff", "check"],
             ["ruff", "format", "--check"],
+            ["lint-imports", "--no-cache"],
             ["python", "-m", "tools.build_lua", "--check"],
             ["mypy"],
         ],
