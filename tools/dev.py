@@ -2,7 +2,10 @@
 
     python3 tools/dev.py demo [option ...]    pyregistry demo: the whole thing at work
     python3 tools/dev.py test [option ...]    pytest, with every worker on a server of its own
-    python3 tools/dev.py lint                 ruff, mypy, import contracts, and whether lua/dist is what its sources give
+    python3 tools/dev.py lint                 ruff, mypy, import contracts, and whether generated files are up to date
+    python3 tools/dev.py generate             write all generated files anew
+    python3 tools/dev.py docs [option ...]    mkdocs build --strict, into site/
+    python3 tools/dev.py coverage [option ...]    branch coverage of the tests that run in one process
 
 Each makes or refreshes the virtual environment that it needs, one for each Python, in `.venv` or
 where PYREGISTRY_VENV says, and ends with the exit code of what it ran.
@@ -34,7 +37,25 @@ COMMANDS: dict[str, tuple[str, list[list[str]]]] = {
             ["ruff", "format", "--check"],
             ["lint-imports", "--no-cache"],
             ["python", "-m", "tools.build_lua", "--check"],
+            ["python", "-m", "tools.state_diagram", "--check"],
+            ["python", "-m", "tools.cli_reference", "--check"],
             ["mypy"],
+        ],
+    ),
+    "generate": (
+        "dev",
+        [
+            ["python", "-m", f"tools.{name}"]
+            for name in ("build_lua", "state_diagram", "cli_reference", "unasync")
+        ],
+    ),
+    "docs": ("docs", [["mkdocs", "build", "--strict"]]),
+    # The other folders start processes of their own, which a measurement would slow down and hardly see.
+    "coverage": (
+        "coverage",
+        [
+            ["pytest", "-n", "6", "--dist", "worksteal", "--cov", "--cov-report=term"]
+            + [f"tests/{name}" for name in ("unit", "contract", "coordination", "stores", "transport")]
         ],
     ),
 }

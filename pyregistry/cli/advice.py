@@ -28,7 +28,7 @@ _SCHEMES = "redis:// or rediss:// (valkey://, valkeys://), redis+sentinel://, un
 _PASSWORD = (
     "write it into the environment: PYREGISTRY_URL=redis://USER:PASSWORD@HOST:PORT/0 (USER may be empty)"
 )
-_RIGHTS = "docs/operation.md, Rights, has the ACL line with all that the user needs"
+_RIGHTS = "docs/how-to/operate.md, Rights, has the ACL line with all that the user needs"
 
 
 class Told(NamedTuple):

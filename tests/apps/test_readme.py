@@ -1,4 +1,4 @@
-"""The snippets of the README run, in order, as one program; and the README names what there is."""
+"""The docs: their snippets run, their links lead somewhere, and they name what there is."""
 
 from __future__ import annotations
 
@@ -6,29 +6,103 @@ import asyncio
 import re
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import redis
+import typer.main
 
 from pyregistry import AccessDenied, AsyncRegistry, Claimed, Registry, RegistryEvent, WaitTimedOut
+from pyregistry.cli.command import app
 from pyregistry.embedded import stop_shared
 from tests.conftest import MakeServer
+from tests.support.hub import Hub
+from tools import cli_reference
+from tools.cli_reference import COMMON
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text("utf-8")
+PAGES = sorted(
+    path.relative_to(ROOT).as_posix()
+    for path in [
+        *ROOT.glob("*.md"),
+        *(ROOT / "docs").rglob("*.md"),
+        ROOT / "lua" / "README.md",
+        ROOT / "examples" / "README.md",
+    ]
+)
 
 
-def test_the_python_snippets_run(tmp_path: Path) -> None:
-    hot_path = (ROOT / "docs" / "hot-path.md").read_text("utf-8")
-    snippets = re.findall(r"```python\n(.*?)```", README + hot_path, re.DOTALL)
-    assert len(snippets) == 5
-    data, runtime = tmp_path / "data", tmp_path / "run"
-    runtime.mkdir(mode=0o700)
-    environment = {"XDG_DATA_HOME": str(data), "XDG_RUNTIME_DIR": str(runtime), "PATH": "/usr/bin:/bin"}
+@pytest.fixture
+def hub() -> Iterator[Hub]:
+    """Where the models of the snippets come from."""
+    with Hub() as hub:
+        yield hub
+
+
+@pytest.fixture
+def runtime() -> Iterator[str]:
+    """A runtime folder, whose path is short enough for a socket in it."""
+    with tempfile.TemporaryDirectory() as path:
+        yield path
+
+
+# The pages with their code, and what each must print.
+PRINTS = {
+    "README.md": [
+        r"/model-cache/HuggingFace=org%2Fmodel/(\d+) 14 \1$",
+        r"^org/model DOWNLOADED StatusCounts\(downloading=0, downloaded=1, error=0\)$",
+        r"^DOWNLOADED org--other/(\d+) \1$",
+    ],
+    "docs/tutorial.md": [
+        r"^replica 3: 500 bytes, downloaded by (replica \d)$",
+        r"^DOWNLOADED 500 HuggingFace=org%2Fmodel/\d+$",
+        r"^took over from crashed$",
+    ],
+    "docs/how-to/download-once.md": [r"^RegistryEvent\(kind=<EventKind.SET: 'set'>"],
+    "docs/how-to/hugging-face.md": [r"models/HuggingFace\S+=org%2Fmodel/\d+$"],
+    "docs/how-to/serve-requests.md": [r"^0 answers were stale$"],
+    "docs/how-to/share-files.md": [],
+}
+LANGUAGES = {"", "console", "python", "sh", "yaml"}
+
+
+def code_of(page: str) -> str:
+    """All Python of a page as one program; comments ``<!-- python`` hold what a reader need not see."""
+    text = (ROOT / page).read_text("utf-8")
+    found = re.findall(r"^(?:```|<!-- )python\n(.*?)^(?:```|-->)", text, re.DOTALL | re.MULTILINE)
+    return "\n".join(found)
+
+
+def test_all_code_is_run() -> None:
+    """A page with Python is among the pages that are run; other languages are known."""
+    assert {page for page in PAGES if code_of(page)} == set(PRINTS)
+    for page in PAGES:
+        fences = re.findall(r"^```(.*)$", (ROOT / page).read_text("utf-8"), re.MULTILINE)
+        assert {*fences} <= LANGUAGES, page
+        assert len(fences) % 2 == 0, page
+
+
+@pytest.mark.parametrize("page", PRINTS)
+def test_the_python_snippets_run(page: str, tmp_path: Path, runtime: str, hub: Hub) -> None:
+    """The snippets of a page run, in order, as one program, on the embedded server of a new user."""
+    hub.push("org/model", {"config.json": b"{}", "model.bin": b"old", "model.safetensors": b"new"})
+    data = tmp_path / "data"
+    environment = {
+        "XDG_DATA_HOME": str(data),
+        "XDG_RUNTIME_DIR": runtime,
+        "PATH": "/usr/bin:/bin",
+        "HF_ENDPOINT": hub.url,
+        "HOME": str(tmp_path),
+    }
     try:
         done = subprocess.run(
-            [sys.executable, "-W", "error", "-c", "\n".join(snippets)],
+            [sys.executable, "-W", "error", "-c", code_of(page)],
             env=environment,
             cwd=tmp_path,
             capture_output=True,
@@ -39,9 +113,8 @@ def test_the_python_snippets_run(tmp_path: Path) -> None:
     finally:
         stop_shared(data / "pyregistry")
     assert done.returncode == 0, done.stderr
-    assert "org/model DOWNLOADED StatusCounts(downloading=0, downloaded=1, error=0)" in done.stdout
-    assert re.search(r"/model-cache/HuggingFace=org%2Fmodel/(\d+) 14 \1$", done.stdout, re.MULTILINE)
-    assert re.search(r"^DOWNLOADED org--other/(\d+) \1$", done.stdout, re.MULTILINE)
+    for pattern in PRINTS[page]:
+        assert re.search(pattern, done.stdout, re.MULTILINE), f"{pattern} in {done.stdout}"
 
 
 def test_the_methods_that_are_named_exist() -> None:
@@ -59,14 +132,58 @@ async def ask_from_memory(url: str) -> None:
         assert not await registry.is_downloaded("m")
 
 
-def test_links_lead_somewhere() -> None:
-    for document in [ROOT / "README.md", *(ROOT / "docs").glob("*.md"), ROOT / "lua" / "README.md"]:
-        for link in re.findall(r"\]\((?!http)([^)#]+)", document.read_text("utf-8")):
-            assert (document.parent / link).exists(), f"{document.name}: {link}"
+def anchors_of(path: Path) -> set[str]:
+    """What the headings of a page are called in links."""
+    headings = re.findall(r"^#+ (.*)$", path.read_text("utf-8"), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_links_lead_somewhere(page: str) -> None:
+    """Each relative link leads to a file, and each anchor to a heading of a page."""
+    path = ROOT / page
+    for link, anchor in re.findall(r"\]\((?!http)([^)#]*)#?([^)]*)\)", path.read_text("utf-8")):
+        target = path.parent / link if link else path
+        assert target.exists(), link
+        if anchor:
+            assert anchor in anchors_of(target), f"{link}#{anchor}"
+
+
+def test_every_page_is_in_the_navigation() -> None:
+    """The site shows each page, and every page of the site is there."""
+    named = set(re.findall(r"[\w/-]+\.md\b", (ROOT / "mkdocs.yml").read_text("utf-8").partition("\nnav:")[2]))
+    assert named == {page.removeprefix("docs/") for page in PAGES if page.startswith("docs/")}
+
+
+def test_the_commands_that_are_named_exist() -> None:
+    """In each page, commands after ``pyregistry`` in code exist, and have the options that follow."""
+    commands: Any = typer.main.get_command(app).commands  # type: ignore[attr-defined]
+    ways = set(COMMON) | {"--version", "--help", "--install-completion", "-v", "-h"}
+    for page in PAGES:
+        text = (ROOT / page).read_text("utf-8").replace("\\\n", "")
+        for name, rest in re.findall(r"(?:^|[`(\s])pyregistry ([a-z][a-z-]+)\b([^`|;&\n)]*)", code_in(text)):
+            assert name in commands, f"{page}: pyregistry {name}"
+            known = {
+                option for param in commands[name].params for option in param.opts + param.secondary_opts
+            }
+            asked = re.findall(r"(?<=\s)--?[a-z][a-z-]*", re.split(r" -- |\$\(", rest)[0])
+            assert {*asked} <= known | ways, f"{page}: pyregistry {name}{rest}"
+
+
+def code_in(text: str) -> str:
+    """What a page has in backticks, and in fences of a shell."""
+    fences = "\n".join(re.findall(r"^```(?:sh|yaml)?\n(.*?)^```", text, re.DOTALL | re.MULTILINE))
+    return fences + "\n" + "\n".join(re.findall(r"`[^`\n]+`", text))
+
+
+def test_the_options_in_the_reference_are_those_of_the_commands() -> None:
+    """The generated part of docs/reference/cli.md is up to date."""
+    page = cli_reference.PAGE.read_text("utf-8")
+    assert cli_reference.page_with_options(page) == page
 
 
 def test_the_rights_that_are_documented_are_enough_and_needed(make_server: MakeServer) -> None:
-    text = (ROOT / "docs" / "operation.md").read_text("utf-8")
+    text = (ROOT / "docs" / "how-to" / "operate.md").read_text("utf-8")
     found = re.search(r"ACL SETUSER app on >\.\.\. (.*?)```", text, re.DOTALL)
     assert found
     rights = found[1].split()

@@ -259,8 +259,8 @@ def warnings_of(path: Path) -> Iterator[str]:
 
 
 def test_each_warning_is_in_the_table_of_the_docs() -> None:
-    """Each WARNING of the source is in the table of docs/operation.md."""
-    rows = (ROOT / "docs" / "operation.md").read_text("utf-8").splitlines()
+    """Each WARNING of the source is in the table of docs/how-to/read-the-log.md."""
+    rows = (ROOT / "docs" / "how-to" / "read-the-log.md").read_text("utf-8").splitlines()
     formats = {text for path in (ROOT / "pyregistry").rglob("*.py") for text in warnings_of(path)}
     assert len(formats) > 15, "the calls are found"
     for text in formats | AT_TIMES:

@@ -584,7 +584,7 @@ def test_many_link_by_name_at_once(tmp_path: Path) -> None:
 
 def test_the_docs_say_what_folders_are_called() -> None:
     """The table of folder names in the docs is correct."""
-    docs = (Path(__file__).parents[2] / "docs/ensure.md").read_text("utf-8")
+    docs = (Path(__file__).parents[2] / "docs/reference/store-layout.md").read_text("utf-8")
     rows = re.findall(
         r"^\| `([^`]+)` of `(\w+)`(?:, revision `([^`]+)`, subset `([^`]+)`)? \| `([^`]+)` \|$",
         docs,
@@ -602,7 +602,7 @@ def test_the_paths_in_the_docs_are_the_real_ones(
     tmp_path: Path, how: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The paths of the docs are those that a store makes."""
-    docs = (Path(__file__).parents[2] / "docs/ensure.md").read_text("utf-8")
+    docs = (Path(__file__).parents[2] / "docs/reference/store-layout.md").read_text("utf-8")
     store = FolderStore(tmp_path, publish=how, by_name=True)  # type: ignore[arg-type]  # one of the two
     said = {path.rstrip("/") for path in re.findall(r"<root>/[^\s`]+", docs)}
     found = set()

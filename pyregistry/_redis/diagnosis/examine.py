@@ -56,7 +56,7 @@ def examine(
     return findings
 
 
-_NOT_NOW = "it passes by itself, or its word says what to mend; docs/operation.md has them"
+_NOT_NOW = "it passes by itself, or its word says what to mend; docs/reference/errors.md has them"
 
 
 def _waiting(lacking: str) -> Iterator[Finding]:

@@ -215,8 +215,8 @@ def test_a_shell_script(environment: None, registry: Registry, shell: str) -> No
 
 @pytest.mark.parametrize("works", [True, False])
 def test_the_script_in_the_docs(environment: None, registry: Registry, tmp_path: Path, works: bool) -> None:
-    """The shell script of docs/cli.md downloads, and records a failure."""
-    text = (ROOT / "docs" / "cli.md").read_text("utf-8")
+    """The shell script of docs/how-to/use-the-command-line.md downloads, and records a failure."""
+    text = (ROOT / "docs" / "how-to" / "use-the-command-line.md").read_text("utf-8")
     (script,) = re.findall(r"```sh\n(if eval.*?)```", text, re.DOTALL)
     (tmp_path / "staging").mkdir()
     (tmp_path / "models").mkdir()

@@ -38,8 +38,8 @@ def test_every_error_has_a_code() -> None:
 
 
 def test_every_error_is_documented() -> None:
-    """Every error is in the table of docs/operation.md."""
-    text = (ROOT / "docs" / "operation.md").read_text("utf-8")
+    """Every error is in the table of docs/reference/errors.md."""
+    text = (ROOT / "docs" / "reference" / "errors.md").read_text("utf-8")
     table = text.partition("| error | means | do |\n")[2].partition("\n\n")[0]
     documented = {name for row in table.splitlines() for name in re.findall(r"`(\w+)`", row.split("|")[1])}
     roots = {"RegistryError", "RecordRefused"}  # the library raises only kinds of them
@@ -48,7 +48,7 @@ def test_every_error_is_documented() -> None:
 
 def test_the_codes_are_documented(run: Run) -> None:
     """The exit codes of the docs and of --help are those of the program."""
-    table = (ROOT / "docs" / "cli.md").read_text("utf-8").partition("## Exit codes")[2]
+    table = (ROOT / "docs" / "reference" / "cli.md").read_text("utf-8").partition("## Exit codes")[2]
     told = dict(re.findall(r"^\| (\d+) \| ([^|]*?) \|", table, re.MULTILINE))
     assert told == {str(int(code)): words for code, words in MEANINGS.items()}
     assert set(MEANINGS) == set(Exit)
@@ -59,8 +59,13 @@ def test_the_codes_are_documented(run: Run) -> None:
 
 
 def test_every_command_is_documented_and_helps(run: Run) -> None:
-    """Every command is in docs/cli.md and has a help page."""
-    table = (ROOT / "docs" / "cli.md").read_text("utf-8").partition("## Commands")[2].partition("##")[0]
+    """Every command is in docs/reference/cli.md and has a help page."""
+    table = (
+        (ROOT / "docs" / "reference" / "cli.md")
+        .read_text("utf-8")
+        .partition("## Commands")[2]
+        .partition("##")[0]
+    )
     documented = re.findall(r"^\| `([\w-]+)", table, re.MULTILINE)
     commands = run("--help").out.partition("Commands:\n")[2].partition("\n\n")[0]
     assert [line.split()[0] for line in commands.splitlines()] == documented
@@ -183,7 +188,7 @@ def test_an_error_of_the_server_names_it_and_the_way_out(run: Run, make_server: 
     assert denied.code == Exit.SERVER_REFUSED
     assert host in denied.err
     assert "HSET" in denied.err
-    assert "-> docs/operation.md, Rights" in denied.err
+    assert "-> docs/how-to/operate.md, Rights" in denied.err
     gone = run("--url", "redis://127.0.0.1:1", "counts")
     assert "-> look whether the server runs" in gone.err
 

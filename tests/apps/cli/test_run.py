@@ -449,8 +449,8 @@ def test_a_verify_that_is_broken_is_no_answer(
 def test_what_is_on_disk_is_registered_after_a_loss_of_data(
     start: Start, env: dict[str, str], tmp_path: Path, registry: Registry, server_url: str
 ) -> None:
-    """The script of docs/operation.md registers the models on disk after a loss of data."""
-    text = (ROOT / "docs" / "operation.md").read_text("utf-8")
+    """The script of docs/how-to/operate.md registers the models on disk after a loss of data."""
+    text = (ROOT / "docs" / "how-to" / "operate.md").read_text("utf-8")
     (script,) = re.findall(r"```sh\n(cd /models.*?)```", text, re.DOTALL)
     root = tmp_path / "models"
     root.mkdir()
