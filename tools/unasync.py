@@ -14,6 +14,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parent.parent / "pyregistry"
 FILES = {
+    "_redis/transport/exchange_async.py": "_redis/transport/exchange_sync.py",
     "_redis/transport/pooled_async.py": "_redis/transport/pooled_sync.py",
     "backend/protocol_async.py": "backend/protocol_sync.py",
     "_redis/backend_async.py": "_redis/backend_sync.py",
@@ -35,7 +36,7 @@ RULES = [
     # What asyncio alone has.
     (r"(?ms)^ *# --- asyncio only: begin$.*?^ *# --- asyncio only: end\n", ""),
     (r"(?m)^ {12}transport: .*\n(?: {16}.*\n)*", ""),  # an option of the asyncio client alone
-    (r"await _in_a_task\((.*)\)", r"\1"),
+    (r"await in_a_task\((.*)\)", r"\1"),
     (r"await asyncio\.to_thread\(([\w.]+)\)", r"\1()"),
     # The blocking client calls on the fast path.
     # Keywords, protocols and names by their prefix or suffix.

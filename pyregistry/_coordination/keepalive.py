@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any, TypeVar
 
+from pyregistry._coordination.keepalive_thread import KeepaliveThread
 from pyregistry._coordination.lease import ActiveDownload, LeasedClaim, StallDeadline
 from pyregistry._core import values
 from pyregistry._core.clock import now
@@ -44,55 +45,14 @@ def _timeout(kept: Iterable[LeasedClaim]) -> float:
     return min(max(shortest / 10, _LEAST_TIMEOUT), _MOST_TIMEOUT)
 
 
-class _KeepaliveThread:
-    """The thread, and what it keeps. Everything is changed under `lock` alone."""
-
-    def __init__(self) -> None:
-        self.lock = threading.Condition()
-        self.clients: set[Keepalive] = set()
-        self._thread: threading.Thread | None = None
-        self._wakes_at = 0.0
-
-    def wake_by(self, due: float) -> None:
-        """See to it that the thread runs and wakes in time; the caller holds `lock`."""
-        if self._thread is None:
-            self._thread = threading.Thread(target=self._run, name="pyregistry-keeper", daemon=True)
-            self._wakes_at = due
-            self._thread.start()
-        elif due < self._wakes_at:
-            # Most claims are due after those that are there: they need not wake anybody.
-            self._wakes_at = due
-            self.lock.notify()
-
-    def _run(self) -> None:
-        while True:
-            with self.lock:
-                at = now()
-                if self.clients:
-                    self._wakes_at = min(client.wakes_at(at) for client in self.clients)
-                    self.lock.wait(max(self._wakes_at - at, 0.0))
-                at = now()
-                idle = {client for client in self.clients if client.is_idle(at)}
-                self.clients -= idle
-                clients = list(self.clients)
-                if not clients:
-                    self._thread = None
-            for client in idle:
-                client.hang_up()
-            if not clients:
-                return
-            for client in clients:
-                client.see_to_them()
-
-
-_keeper = _KeepaliveThread()
+_keeper = KeepaliveThread()
 _everyone: weakref.WeakSet[Keepalive] = weakref.WeakSet()
 
 
 def _forget_parent() -> None:
     """In a forked child: its parent renews; the thread and whatever lock it held did not come along."""
     global _keeper  # noqa: PLW0603 - one keeper per process is the point
-    _keeper = _KeepaliveThread()
+    _keeper = KeepaliveThread()
     for client in list(_everyone):
         client.reset()
 

@@ -13,10 +13,10 @@ from pyregistry._redis.protocol.records import Opened
 from pyregistry._redis.protocol.requests import RequestFactory
 from pyregistry._redis.transport.connection_async import CommandConnection
 from pyregistry._redis.transport.endpoint import UrlEndpoint
+from pyregistry._redis.transport.exchange_async import ask
 from pyregistry._redis.transport.multiplexed import MultiplexedTransport
 from pyregistry._redis.transport.pending import Batch
 from pyregistry._redis.transport.pipelined import Expected, PipelinedConnection, Reply
-from pyregistry._redis.transport.pooled_async import ask
 
 
 class AsyncTrackedTransport(AsyncCachedReads, MultiplexedTransport):

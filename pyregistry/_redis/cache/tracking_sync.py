@@ -34,8 +34,8 @@ from pyregistry._redis.protocol.request import Request, pack
 from pyregistry._redis.protocol.requests import RequestFactory
 from pyregistry._redis.transport.connection_sync import CallConnection, connection_of
 from pyregistry._redis.transport.endpoint import OwnEndpoint
+from pyregistry._redis.transport.exchange_sync import ask
 from pyregistry._redis.transport.fast_path_sync import FastPathTransport
-from pyregistry._redis.transport.pooled_sync import ask
 
 T = TypeVar("T")
 

@@ -9,9 +9,8 @@ import asyncio
 import ctypes
 import math
 import os
-import sys
 import weakref
-from collections.abc import Awaitable, Coroutine, Sequence
+from collections.abc import Awaitable, Sequence
 from contextlib import suppress
 from typing import Any, TypeVar, cast
 
@@ -38,7 +37,7 @@ from pyregistry._redis.protocol.outcomes import (
     too_old,
 )
 from pyregistry._redis.protocol.records import Opened
-from pyregistry._redis.protocol.request import Request, pack
+from pyregistry._redis.protocol.request import Request
 from pyregistry._redis.protocol.requests import RequestFactory
 from pyregistry._redis.protocol.transitions import OPEN
 from pyregistry._redis.transport.connection_async import (
@@ -50,7 +49,7 @@ from pyregistry._redis.transport.connection_async import (
     unlogged,
 )
 from pyregistry._redis.transport.endpoint import ClientEndpoint, UrlEndpoint
-from pyregistry._runtime.aio import settle
+from pyregistry._redis.transport.exchange_async import ask, in_a_task, reply_to, tell, unanswered
 from pyregistry.errors import NotNow, RegistryClosed, RegistryError, ServerTooOld
 
 T = TypeVar("T")
@@ -60,11 +59,6 @@ _LOOK_AGAIN = 1.0
 """Seconds for which a connection to a server that only reads is used: the next one may lead to one that writes."""
 
 
-# --- asyncio only: begin
-_LOSES_CANCELLATIONS: bool = sys.version_info < (3, 12)
-
-
-# --- asyncio only: end
 class AsyncTransport:
     """The connections of one client.
 
@@ -185,13 +179,13 @@ class AsyncTransport:
         All are sent before the first reply is read: not too many at a time.
         """
         asked = [PendingCall(op) for op in ops]
-        await _in_a_task(self._carry_out(asked))
+        await in_a_task(self._carry_out(asked))
         return [cast("T | Exception", each.outcome) for each in asked]
 
     async def _outcome(self, asked: PendingCall[T], *, begun: int = 0, patience: float | None = None) -> T:
         """What becomes of one operation, which has gone out so often; raises what `call` raises."""
         if asked.outcome is PENDING:
-            await _in_a_task(self._carry_out([asked], begun, patience))
+            await in_a_task(self._carry_out([asked], begun, patience))
         if isinstance(asked.outcome, Exception):
             raise asked.outcome
         return cast("T", asked.outcome)
@@ -208,7 +202,7 @@ class AsyncTransport:
                     for each in asked:
                         if not each.goes_on(tried, self._attempts, ends):
                             each.give_up(shown)
-                    asked = _unanswered(asked)
+                    asked = unanswered(asked)
                     if not asked:
                         return
                     await asyncio.sleep(pause(tried, ends - now()))
@@ -235,7 +229,7 @@ class AsyncTransport:
                 each.failed(error, self._source.shown, sent=False)
                 if self._shared and not isinstance(recognised(error), NOT_RUN):
                     each.give_up(self._source.shown)  # it has tried as often as its user wants
-            return _unanswered(asked)
+            return unanswered(asked)
         try:
             if self._closed:
                 self._check_open()
@@ -248,10 +242,10 @@ class AsyncTransport:
 
     async def _to_repeat(self, line: CallConnection, asked: list[PendingCall[Any]]) -> list[PendingCall[Any]]:
         """Of what was sent, that which is to go out again; not what wanted nothing but its script."""
-        again = _unanswered(asked)
+        again = unanswered(asked)
         if again:
             await self._reload(line, again)
-            again = _unanswered(again)
+            again = unanswered(again)
             # After READONLY the next connection may lead to the new primary. Who refuses only now is the right one.
             line.must_close |= any(not isinstance(each.trouble, RefusedNow) for each in again)
         return again
@@ -435,7 +429,7 @@ class AsyncTransport:
             opened = await self._run(line, self._ops.open())
         except redis_errors.ResponseError as error:
             return await self._check(line, error)
-        await _tell(line, LOADS)
+        await tell(line, LOADS)
         return opened
 
     async def _check(self, line: CommandConnection, refused: redis_errors.ResponseError) -> Opened:
@@ -450,64 +444,11 @@ class AsyncTransport:
         try:
             return await self._run(line, op)
         except redis_errors.NoScriptError:
-            await _tell(line, READING_LOADS)
+            await tell(line, READING_LOADS)
             return await self._run(line, op)
 
     async def _run(self, line: CommandConnection, op: Request[T]) -> T:
-        return op.head.read(op, await _reply_to(line, op.packed()))
-
-
-# --- asyncio only: begin
-async def _in_a_task(call: Coroutine[Any, Any, None]) -> None:
-    """Await a call so that a cancellation of the caller is never lost: where it could be, in a task of its own.
-
-    redis-py sends under ``asyncio.wait_for``, which before Python 3.12 swallows one that comes when the sending is
-    just done.
-    """
-    if not _LOSES_CANCELLATIONS:
-        await call
-        return
-    task = asyncio.get_running_loop().create_task(call)
-    try:
-        await asyncio.wait({task})
-    except asyncio.CancelledError:
-        task.cancel()
-        await settle(task)
-        raise
-    task.result()
-
-
-# --- asyncio only: end
-def _unanswered(asked: list[PendingCall[Any]]) -> list[PendingCall[Any]]:
-    """Those that are to go out, maybe again."""
-    for each in asked:
-        if each.outcome is PENDING:
-            return [each for each in asked if each.outcome is PENDING]
-    return []  # nearly always
-
-
-async def ask(line: CommandConnection, *command: str | int) -> Any:
-    """The reply to one command."""
-    return await _reply_to(line, pack(command))
-
-
-async def _tell(line: CommandConnection, commands: Sequence[bytes]) -> None:
-    """Have the server do these, in one write."""
-    await line.send(commands)
-    for _ in commands:
-        await _answer(line)
-
-
-async def _reply_to(line: CommandConnection, packed: bytes) -> Any:
-    await line.send([packed])
-    return await _answer(line)
-
-
-async def _answer(line: CommandConnection) -> Any:
-    reply = await line.reply()
-    if isinstance(reply, Exception):
-        raise reply
-    return reply
+        return op.head.read(op, await reply_to(line, op.packed()))
 
 
 _everyone: weakref.WeakSet[AsyncTransport] = weakref.WeakSet()

@@ -38,7 +38,7 @@ from pyregistry._redis.protocol.outcomes import (
     too_old,
 )
 from pyregistry._redis.protocol.records import Opened
-from pyregistry._redis.protocol.request import Request, pack
+from pyregistry._redis.protocol.request import Request
 from pyregistry._redis.protocol.requests import RequestFactory
 from pyregistry._redis.protocol.transitions import OPEN
 from pyregistry._redis.transport.connection_sync import (
@@ -50,6 +50,7 @@ from pyregistry._redis.transport.connection_sync import (
     unlogged,
 )
 from pyregistry._redis.transport.endpoint import ClientEndpoint, OwnEndpoint
+from pyregistry._redis.transport.exchange_sync import ask, reply_to, tell, unanswered
 from pyregistry.errors import NotNow, RegistryClosed, RegistryError, ServerTooOld
 
 T = TypeVar("T")
@@ -182,7 +183,7 @@ class Transport:
                     for each in asked:
                         if not each.goes_on(tried, self._attempts, ends):
                             each.give_up(shown)
-                    asked = _unanswered(asked)
+                    asked = unanswered(asked)
                     if not asked:
                         return
                     time.sleep(pause(tried, ends - now()))
@@ -205,7 +206,7 @@ class Transport:
                 each.failed(error, self._source.shown, sent=False)
                 if self._shared and not isinstance(recognised(error), NOT_RUN):
                     each.give_up(self._source.shown)  # it has tried as often as its user wants
-            return _unanswered(asked)
+            return unanswered(asked)
         try:
             if self._closed:
                 self._check_open()
@@ -218,10 +219,10 @@ class Transport:
 
     def _to_repeat(self, line: CallConnection, asked: list[PendingCall[Any]]) -> list[PendingCall[Any]]:
         """Of what was sent, that which is to go out again; not what wanted nothing but its script."""
-        again = _unanswered(asked)
+        again = unanswered(asked)
         if again:
             self._reload(line, again)
-            again = _unanswered(again)
+            again = unanswered(again)
             # After READONLY the next connection may lead to the new primary. Who refuses only now is the right one.
             line.must_close |= any(not isinstance(each.trouble, RefusedNow) for each in again)
         return again
@@ -378,7 +379,7 @@ class Transport:
             opened = self._run(line, self._ops.open())
         except redis_errors.ResponseError as error:
             return self._check(line, error)
-        _tell(line, LOADS)
+        tell(line, LOADS)
         return opened
 
     def _check(self, line: CommandConnection, refused: redis_errors.ResponseError) -> Opened:
@@ -393,43 +394,11 @@ class Transport:
         try:
             return self._run(line, op)
         except redis_errors.NoScriptError:
-            _tell(line, READING_LOADS)
+            tell(line, READING_LOADS)
             return self._run(line, op)
 
     def _run(self, line: CommandConnection, op: Request[T]) -> T:
-        return op.head.read(op, _reply_to(line, op.packed()))
-
-
-def _unanswered(asked: list[PendingCall[Any]]) -> list[PendingCall[Any]]:
-    """Those that are to go out, maybe again."""
-    for each in asked:
-        if each.outcome is PENDING:
-            return [each for each in asked if each.outcome is PENDING]
-    return []  # nearly always
-
-
-def ask(line: CommandConnection, *command: str | int) -> Any:
-    """The reply to one command."""
-    return _reply_to(line, pack(command))
-
-
-def _tell(line: CommandConnection, commands: Sequence[bytes]) -> None:
-    """Have the server do these, in one write."""
-    line.send(commands)
-    for _ in commands:
-        _answer(line)
-
-
-def _reply_to(line: CommandConnection, packed: bytes) -> Any:
-    line.send([packed])
-    return _answer(line)
-
-
-def _answer(line: CommandConnection) -> Any:
-    reply = line.reply()
-    if isinstance(reply, Exception):
-        raise reply
-    return reply
+        return op.head.read(op, reply_to(line, op.packed()))
 
 
 _everyone: weakref.WeakSet[Transport] = weakref.WeakSet()
