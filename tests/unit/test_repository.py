@@ -14,6 +14,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def test_the_workflow_runs_each_step_of_ci() -> None:
+    """The workflow has a job for each step that .ci/run defines."""
     workflow = yaml.safe_load((ROOT / ".github/workflows/ci.yml").read_text("utf-8"))
     run = (ROOT / ".ci/run").read_text("utf-8")
     defined = set(re.findall(r"^step_(\w+)\(\)", run, re.MULTILINE))
@@ -21,6 +22,7 @@ def test_the_workflow_runs_each_step_of_ci() -> None:
 
 
 def test_generated_files_are_marked() -> None:
+    """.gitattributes marks each generated module, and no path that is missing."""
     lines = (ROOT / ".gitattributes").read_text("utf-8").splitlines()
     marked = {line.split()[0] for line in lines if line.endswith(" linguist-generated")}
     modules = {path for path in marked if path.startswith("pyregistry/")}
@@ -44,11 +46,13 @@ def test_generated_files_are_marked() -> None:
     ],
 )
 def test_the_subject_of_a_commit_is_checked(message: str, fault: str | None) -> None:
+    """A subject is a line of at most 72 characters, without a full stop."""
     found = commit_subject.faults(message)
     assert not found if fault is None else fault in " ".join(found)
 
 
 def test_the_state_diagram_is_that_of_the_headers() -> None:
+    """The diagram and the table of docs/reference/lua.md follow from the headers."""
     table = state_diagram.rows()
     assert len(table) > 30
     assert state_diagram.DIAGRAM.read_text("utf-8") == state_diagram.svg(table)
@@ -60,5 +64,6 @@ def test_the_state_diagram_is_that_of_the_headers() -> None:
 
 
 def test_a_row_that_cannot_be_drawn_is_an_error() -> None:
+    """A row of an unknown form is no silent gap in the diagram."""
     with pytest.raises(ValueError, match="cannot be drawn"):
         state_diagram.arrows([state_diagram.Row("new.v1", "a new state", "another", "done")])
