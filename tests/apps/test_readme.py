@@ -149,6 +149,17 @@ def test_links_lead_somewhere(page: str) -> None:
             assert anchor in anchors_of(target), f"{link}#{anchor}"
 
 
+def test_the_modules_that_are_named_exist() -> None:
+    """Paths below a package that the pages name in code are modules or packages."""
+    packages = {path.name for path in (ROOT / "pyregistry").iterdir() if (path / "__init__.py").exists()}
+    for page in ["CONTRIBUTING.md", "docs/explanation/architecture.md"]:
+        for path in re.findall(r"`(?:pyregistry/)?(\w+(?:/\w+)+)", (ROOT / page).read_text("utf-8")):
+            if path.partition("/")[0] in packages:
+                assert (ROOT / "pyregistry" / path).is_dir() or (ROOT / f"pyregistry/{path}.py").exists(), (
+                    path
+                )
+
+
 def test_every_page_is_in_the_navigation() -> None:
     """The site shows each page, and every page of the site is there."""
     named = set(re.findall(r"[\w/-]+\.md\b", (ROOT / "mkdocs.yml").read_text("utf-8").partition("\nnav:")[2]))
