@@ -23,14 +23,9 @@ from pyregistry.errors import DamagedRecord
 from pyregistry.models import Claim, ModelProvider, ModelRecord, ModelStatus
 from tests.lua.model import Item, Model, Outcome
 from tests.support import memory_backend
-from tests.support.memory_backend import (
-    AsyncMemoryBackend,
-    AsyncMemoryEventSource,
-    ClaimTerms,
-    MemoryBackend,
-    MemoryEventSource,
-    MemoryStore,
-)
+from tests.support.async_memory_backend import AsyncMemoryBackend, AsyncMemoryEventSource
+from tests.support.memory_backend import MemoryBackend, MemoryEventSource
+from tests.support.memory_store import ClaimTerms, MemoryStore
 
 EVERY = pytest.mark.parametrize("scenario", SCENARIOS, ids=str)
 NEEDS_NO_SERVER = pytest.mark.server("embedded")

@@ -40,9 +40,11 @@ from pyregistry.demo.checks import Evidence, Killed, judge
 from pyregistry.demo.file_server import FileServer, real_contents
 from pyregistry.demo.ipc import File, Job, Published, Report, Touched, Verified, Won
 from pyregistry.demo.scenario import _file_at, known_models
+from tests.support.async_memory_backend import AsyncMemoryBackend
 from tests.support.clients import AsyncFacade, loop_in_thread
 from tests.support.faults.proxy import SECONDS, until
-from tests.support.memory_backend import AsyncMemoryBackend, MemoryBackend, MemoryStore
+from tests.support.memory_backend import MemoryBackend
+from tests.support.memory_store import MemoryStore
 
 pytestmark = pytest.mark.server("embedded")  # needs no server
 

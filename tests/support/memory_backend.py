@@ -5,21 +5,19 @@ It runs on the reference model of the state table (`tests.lua.model`). It is a t
 
 from __future__ import annotations
 
-import asyncio
 import copy
 import threading
-import time
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from datetime import datetime
 from functools import partial
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 from pyregistry._core import validation as checks
 from pyregistry._core.claim_ids import ClaimIds, default_owner
 from pyregistry._core.clock import time_of, time_or_none
-from pyregistry._core.model_key import ModelKey, entry_of, parse_entry
+from pyregistry._core.model_key import ModelKey, entry_of
 from pyregistry._core.values import (
     STATUSES,
     ClaimResult,
@@ -34,7 +32,7 @@ from pyregistry._core.values import (
 )
 from pyregistry._redis.protocol import records as wire
 from pyregistry._redis.protocol.events import StoredEvent
-from pyregistry.backend.protocol import AnswerCache, AsyncAnswerCache
+from pyregistry.backend.protocol import AnswerCache
 from pyregistry.backend.values import (
     Branch,
     Cancellation,
@@ -48,7 +46,6 @@ from pyregistry.backend.values import (
 )
 from pyregistry.errors import (
     DamagedRecord,
-    EvictionInProgress,
     ModelHeld,
     RegistryClosed,
     RegistryError,
@@ -58,168 +55,26 @@ from pyregistry.models import (
     AlreadyExists,
     Claim,
     Claimed,
-    EventKind,
     ModelProvider,
     ModelRecord,
-    ModelRef,
     ModelStatus,
     StatusCounts,
 )
-from tests.lua.model import Model, replace
+from tests.lua.model import replace
+from tests.support.memory_store import (
+    _LEASED,
+    BATCH,
+    PATIENCE_S,
+    SILENCE_S,
+    ClaimTerms,
+    CloseState,
+    Connection,
+    MemoryStore,
+    damaged,
+    evicting,
+)
 
 T = TypeVar("T")
-
-PATIENCE_S = 5.0
-"""`Backend.patience`: nothing here refuses a request for now."""
-
-SILENCE_S = 5.0
-"""Seconds without an event after which `receive` returns none."""
-
-BATCH = 64
-PAGE = 500
-
-_NO_USE = (EventKind.RENEWED, EventKind.RELEASED, EventKind.DELETED)
-_BY_OTHERS = (EventKind.SET, EventKind.CANCELLED, EventKind.DELETED)
-_LEASED = (ModelStatus.DOWNLOADING, ModelStatus.EVICTING)
-
-
-class ClaimTerms(NamedTuple):
-    """One item of a request: see `tests.lua.model.Item`."""
-
-    model: str
-    args: dict[str, Any]
-
-    def __getitem__(self, name: Any) -> Any:
-        return self.args[name]
-
-
-class MemoryStore:
-    """The state of one namespace, which any number of backends of any threads and event loops share.
-
-    Attributes:
-        lock: guards all of the state. It is never held while a caller waits.
-        model: the records.
-        subscribers: each is called with the events of a request, in order, under `lock`.
-    """
-
-    def __init__(self, namespace: str = "default") -> None:
-        self.namespace = checks.namespace(namespace)
-        self.lock = threading.Lock()
-        self.model = Model()
-        self.damaged: set[str] = set()
-        self.cache_id = ""
-        self.hub_answers: dict[str, HubAnswer] = {}
-        self.subscribers: list[Callable[[Sequence[StoredEvent]], None]] = []
-        self._skew = 0
-
-    def advance(self) -> int:
-        """Set lease time, which never falls, to now, and return it. The caller holds `lock`."""
-        self.model.now = max(self.model.now, time.time_ns() // 1000 + self._skew)
-        return self.model.now
-
-    def run(self, script: str, requests: Sequence[ClaimTerms], by: str = "") -> list[Any]:
-        """Apply one request to each of the models, in order, and publish what happened."""
-        replies, events = [], []
-        with self.lock:
-            now = self.advance()
-            for request in requests:
-                before = self.model.records.get(request.model, wire.StoredRecord())
-                reply, kind = self._judge(script, request)
-                replies.append(reply)
-                if kind is not None:
-                    # Of a deleted record the event tells what it was, unless that can't be read.
-                    record = self.model.records.get(request.model, before)
-                    if kind is EventKind.DELETED and request.model in self.damaged:
-                        self.damaged.discard(request.model)
-                        record = wire.StoredRecord()
-                    used = 0 if kind in _NO_USE else self.model.used[request.model]
-                    caller = by if kind in _BY_OTHERS else ""
-                    events.append(StoredEvent(kind, request.model, now, caller, used, record))
-            if events:
-                for deliver in self.subscribers:
-                    deliver(events)
-        return replies
-
-    def _judge(self, script: str, request: ClaimTerms) -> Any:
-        if request.model not in self.damaged:
-            return getattr(self.model, script)(request)
-        if script == "delete" and request["force"] and request["token"] == "":
-            self.model.forget(request.model)
-            return wire.Deleted(), EventKind.DELETED
-        return wire.Damaged("it is damaged"), None
-
-    def read(self, entry: str) -> ModelRecord | DamagedRecord | None:
-        """A record. The caller holds `lock`."""
-        if entry in self.damaged:
-            return damaged(parse_entry(entry))
-        stored = self.model.records.get(entry)
-        return None if stored is None else wire.record_of(parse_entry(entry), stored, self.model.used[entry])
-
-    # What no verb of the contract does yet, for tests
-
-    def evict(self, key: ModelKey, seconds: float) -> None:
-        """Make a record EVICTING, for so long."""
-        with self.lock:
-            record = self.model.records[key.entry]
-            end = self.advance() + round(seconds * 1_000_000)
-            token = self.model.used[key.entry] = self.model.tick()
-            self.model.records[key.entry] = replace(
-                record, status="EVICTING", claim_id="eviction", owner="evictor", token=token, lease_end=end
-            )
-
-    def hold(self, key: ModelKey, seconds: float) -> None:
-        """Hold the files of a model, for so long."""
-        with self.lock:
-            end = self.advance() + round(seconds * 1_000_000)
-            self.model.holds.setdefault(key.entry, []).append(end)
-
-    def damage(self, key: ModelKey) -> None:
-        """Make a record unreadable."""
-        with self.lock:
-            self.damaged.add(key.entry)
-
-    def pass_time(self, seconds: float) -> None:
-        """Move lease time ahead."""
-        with self.lock:
-            self._skew += round(seconds * 1_000_000)
-
-
-def damaged(ref: ModelRef) -> DamagedRecord:
-    return DamagedRecord(
-        f"the record of {ref.name!r} can't be read", model_name=ref.name, provider=str(ref.provider)
-    )
-
-
-def evicting(ref: ModelRef) -> EvictionInProgress:
-    return EvictionInProgress(
-        f"the files of {ref.name!r} are being removed", model_name=ref.name, provider=str(ref.provider)
-    )
-
-
-class Connection:
-    """Connects a client, and its keepalive, to the store.
-
-    Attributes:
-        is_dropped: whether every call now raises `RegistryUnavailable`, as if the process were gone.
-    """
-
-    def __init__(self) -> None:
-        self.is_dropped = False
-        self.ends: set[Callable[[], None]] = set()  # the `interrupt`s of the open subscriptions
-
-    def drop(self) -> None:
-        """Take the client away from the store: nothing that it does from now on counts."""
-        self.is_dropped = True
-        for interrupt in list(self.ends):
-            interrupt()
-
-
-class CloseState:
-    """Whether a backend is closed; shared by the copies that `within` makes."""
-
-    def __init__(self) -> None:
-        self.is_closed = False
-        self.ends: set[Callable[[], None]] = set()
 
 
 class MemoryBackend:
@@ -727,259 +582,6 @@ class MemoryEventSource:
             self._news.notify_all()
 
     def close(self) -> None:
-        self.interrupt()
-        self._forget()
-        with self._store.lock, suppress(ValueError):
-            self._store.subscribers.remove(self._deliver)
-
-
-class _Answer(Awaitable[T]):
-    """A request that has been carried out already, and whose caller learns of it one turn of the loop later."""
-
-    def __init__(self, result: T) -> None:
-        self.result = result
-
-    def __await__(self) -> Generator[Any, None, T]:
-        yield from asyncio.sleep(0).__await__()
-        return self.result
-
-
-class AsyncMemoryBackend:
-    """The asyncio backend of a `MemoryStore`. Its verbs are described at `AsyncBackend`."""
-
-    max_batch = BATCH
-    display_name = "memory"
-    cache: AsyncAnswerCache | None = None
-    loop: asyncio.AbstractEventLoop | None = None  # no connection belongs to one
-
-    def __init__(self, store: MemoryStore, owner: str | None = None, providers: Iterable[str] = ()) -> None:
-        self._sync = MemoryBackend(store, owner, providers)
-        self.namespace = store.namespace
-        self.patience = self._sync.patience
-        self.ids = self._sync.ids
-        self.connection = self._sync.connection
-        self.for_keepalive = self._sync.for_keepalive
-
-    @property
-    def owner(self) -> str:
-        return self._sync.owner
-
-    @property
-    def server_version(self) -> str | None:
-        return self._sync.server_version
-
-    async def _run(self, verb: Callable[..., T], *args: Any, **options: Any) -> T:
-        await asyncio.sleep(0)  # a caller may be cancelled before its request is carried out, and after
-        result = verb(*args, **options)
-        await asyncio.sleep(0)
-        return result
-
-    async def connect(self) -> Connected:
-        return await self._run(self._sync.connect)
-
-    async def close(self) -> None:
-        self._sync.close()
-
-    def within(self, seconds: float) -> AsyncMemoryBackend:
-        if seconds >= self.patience:
-            return self
-        other = copy.copy(self)
-        other._sync = self._sync.within(seconds)
-        other.patience = other._sync.patience
-        return other
-
-    def keys_of(
-        self, name: str, provider: ModelProvider | str | None, revision: str | None, subset: str | None
-    ) -> list[ModelKey]:
-        return self._sync.keys_of(name, provider, revision, subset)
-
-    def claim(
-        self,
-        name: str,
-        provider: ModelProvider | str,
-        revision: str | None,
-        subset: str | None,
-        *,
-        lease: float | Default | None,
-        owner: str | None = None,
-        claim_id: str | None = None,
-        max_attempts: int | None = None,
-        cooldown: float | None = None,
-        expected_bytes: int | None = None,
-    ) -> Awaitable[ClaimResult]:
-        result = self._sync.claim(
-            name, provider, revision, subset,
-            lease=lease, owner=owner, claim_id=claim_id,
-            max_attempts=max_attempts, cooldown=cooldown, expected_bytes=expected_bytes,
-        )  # fmt: skip
-        return _Answer(result)
-
-    def release_unseen(self, call: Awaitable[ClaimResult]) -> None:
-        assert isinstance(call, _Answer)
-        if isinstance(call.result, Claimed):
-            self._sync.release(call.result.claim)
-
-    async def claim_many(
-        self,
-        keys: Sequence[ModelKey],
-        *,
-        lease: float | Default | None,
-        owner: str | None = None,
-        max_attempts: int | None = None,
-        tell: Callable[[Sequence[ClaimResult | DamagedRecord]], None] = lambda _results: None,
-    ) -> list[ClaimResult | Exception]:
-        return await self._run(
-            self._sync.claim_many, keys, lease=lease, owner=owner, max_attempts=max_attempts, tell=tell
-        )
-
-    async def retry(
-        self,
-        key: ModelKey,
-        *,
-        lease: float | Default | None,
-        claim_id: str | None = None,
-        owner: str | None = None,
-        max_attempts: int | None = None,
-    ) -> Claim | Rejection:
-        return await self._run(
-            self._sync.retry, key, lease=lease, claim_id=claim_id, owner=owner, max_attempts=max_attempts
-        )
-
-    async def renew(
-        self,
-        claims: Sequence[Claim],
-        *,
-        lease: float | Default | None = Default.ITS_OWN,
-        updates: Sequence[ProgressUpdate] | None = None,
-    ) -> list[Claim | Rejection | DamagedRecord]:
-        return await self._run(self._sync.renew, claims, lease=lease, updates=updates)
-
-    async def renew_many(
-        self, claims: Sequence[Claim], *, lease: float | Default | None = Default.ITS_OWN
-    ) -> list[Claim | Rejection | Exception]:
-        return await self._run(self._sync.renew_many, claims, lease=lease)
-
-    async def finish(self, claim: Claim, ending: Ending) -> str:
-        return await self._run(self._sync.finish, claim, ending)
-
-    async def release(self, claim: Claim) -> str:
-        return await self._run(self._sync.release, claim)
-
-    async def release_many(self, claims: Sequence[Claim]) -> list[str | Exception]:
-        return await self._run(self._sync.release_many, claims)
-
-    async def set_status(self, key: ModelKey, change: StatusChange) -> StatusSet:
-        return await self._run(self._sync.set_status, key, change)
-
-    async def cancel(self, key: ModelKey, cancellation: Cancellation) -> Cancelled | None:
-        return await self._run(self._sync.cancel, key, cancellation)
-
-    async def touch(self, keys: Sequence[ModelKey]) -> list[bool | DamagedRecord]:
-        return await self._run(self._sync.touch, keys)
-
-    async def touch_many(
-        self,
-        keys: Sequence[ModelKey],
-        tell: Callable[[Sequence[bool | DamagedRecord]], None] = lambda _results: None,
-    ) -> list[bool | Exception]:
-        return await self._run(self._sync.touch_many, keys, tell)
-
-    async def touch_model(
-        self, name: str, provider: ModelProvider | str | None, revision: str | None, subset: str | None
-    ) -> bool:
-        return await self._run(self._sync.touch_model, name, provider, revision, subset)
-
-    async def delete(self, keys: Sequence[ModelKey], *, expected_token: int | None, force: bool) -> int:
-        return await self._run(self._sync.delete, keys, expected_token=expected_token, force=force)
-
-    async def read(self, keys: Sequence[ModelKey]) -> list[ModelRecord | DamagedRecord | None]:
-        return await self._run(self._sync.read, keys)
-
-    async def read_many(self, keys: Sequence[ModelKey]) -> list[ModelRecord | Exception | None]:
-        return await self._run(self._sync.read_many, keys)
-
-    async def get_status(
-        self, name: str, provider: ModelProvider | str | None, revision: str | None, subset: str | None
-    ) -> ModelStatus | None:
-        return await self._run(self._sync.get_status, name, provider, revision, subset)
-
-    async def get_record(
-        self, name: str, provider: ModelProvider | str | None, revision: str | None, subset: str | None
-    ) -> ModelRecord | None:
-        return await self._run(self._sync.get_record, name, provider, revision, subset)
-
-    async def scan(
-        self, batch_size: int, status: ModelStatus | None
-    ) -> AsyncIterator[ModelRecord | DamagedRecord | None]:
-        for record in self._sync.scan(batch_size, status):
-            await asyncio.sleep(0)
-            yield record
-
-    async def counts(self) -> StatusCounts:
-        return await self._run(self._sync.counts)
-
-    async def totals(self) -> Totals:
-        return await self._run(self._sync.totals)
-
-    async def lease_time(self) -> datetime:
-        return await self._run(self._sync.lease_time)
-
-    async def cache_id(self, proposed: str | None = None) -> str | None:
-        return await self._run(self._sync.cache_id, proposed)
-
-    async def branch(self, key: ModelKey) -> Branch:
-        return await self._run(self._sync.branch, key)
-
-    async def set_branch(self, key: ModelKey, commit: str, name: str, asked: int) -> None:
-        await self._run(self._sync.set_branch, key, commit, name, asked)
-
-    async def listeners(self) -> int | None:
-        return await self._run(self._sync.listeners)
-
-    def events(self) -> AsyncMemoryEventSource:
-        return AsyncMemoryEventSource(self._sync)
-
-
-class AsyncMemoryEventSource:
-    """A subscription. See `AsyncEventSource`."""
-
-    def __init__(self, backend: MemoryBackend) -> None:
-        self._backend = backend
-        self._store = backend.store
-        self._events: deque[StoredEvent] = deque()
-        self._ended = False
-        self._wake: Callable[[], object] = lambda: None
-        self._forget: Callable[[], None] = lambda: None
-
-    async def open(self) -> None:
-        self._backend.check()
-        self._news = asyncio.Event()
-        self._wake = partial(asyncio.get_running_loop().call_soon_threadsafe, self._news.set)
-        self._forget = self._backend.on_end(self.interrupt)
-        with self._store.lock:
-            self._store.subscribers.append(self._deliver)
-
-    def _deliver(self, events: Sequence[StoredEvent]) -> None:
-        self._events += events
-        with suppress(RuntimeError):  # the loop of the subscriber is closed
-            self._wake()
-
-    async def receive(self) -> Sequence[StoredEvent] | str:
-        if not self._events and not self._ended:
-            self._news.clear()
-            if not self._events and not self._ended:  # of another thread, meanwhile
-                with suppress(asyncio.TimeoutError):
-                    await asyncio.wait_for(self._news.wait(), SILENCE_S)
-        if self._ended:
-            raise RegistryUnavailable("the subscription has ended")
-        return [self._events.popleft() for _ in range(len(self._events))]
-
-    def interrupt(self) -> None:
-        self._ended = True
-        with suppress(RuntimeError):
-            self._wake()
-
-    async def close(self) -> None:
         self.interrupt()
         self._forget()
         with self._store.lock, suppress(ValueError):
