@@ -1,4 +1,4 @@
-"""Claim ids: random, cheap, and never the same in two processes."""
+"""Claim ids: random, cheap, and unique across processes."""
 
 from __future__ import annotations
 
@@ -13,33 +13,36 @@ from pyregistry._core import validation as checks
 
 
 class ClaimIds:
-    """Names claims: a random prefix, drawn anew after a fork, and a counter. Safe from many threads."""
+    """Generator of claim ids. Thread-safe.
+
+    An id is a random prefix and a counter. A forked child draws a new prefix.
+    """
 
     __slots__ = ("__weakref__", "_counter", "_prefix")
 
     def __init__(self) -> None:
         self.draw()
-        _everyone.add(self)
+        _instances.add(self)
 
     def draw(self) -> None:
-        """Begin anew: what was given before is another's."""
+        """Draw a new prefix and restart the counter. `made` no longer recognizes earlier ids."""
         self._prefix = base64.urlsafe_b64encode(os.urandom(9)).decode() + "-"
         self._counter = itertools.count(1)
 
     def new(self) -> str:
-        """An id that nobody else has."""
+        """Return a unique claim id."""
         return f"{self._prefix}{next(self._counter):x}"
 
     def made(self, claim_id: str) -> bool:
-        """Whether an id comes from here."""
+        """Return whether this generator made the id."""
         return claim_id.startswith(self._prefix)
 
 
-_everyone: weakref.WeakSet[ClaimIds] = weakref.WeakSet()
+_instances: weakref.WeakSet[ClaimIds] = weakref.WeakSet()
 
 
 def _after_fork_in_child() -> None:
-    for ids in list(_everyone):
+    for ids in list(_instances):
         ids.draw()
 
 
@@ -48,9 +51,9 @@ os.register_at_fork(after_in_child=_after_fork_in_child)
 
 @cache
 def default_owner() -> str:
-    """Host and process, for people."""
+    """Return the default owner: `host:pid`, human-readable, truncated to 64 bytes."""
     return checks.owner(f"{socket.gethostname()}:{os.getpid()}")
 
 
-# A process that forks is another owner.
+# A forked child has another pid, so its default owner differs.
 os.register_at_fork(after_in_child=default_owner.cache_clear)

@@ -1,4 +1,4 @@
-"""Clocks: of this machine, which leases are timed by here, and the registry's lease time as a `datetime`."""
+"""Clocks: the local clock, which times leases on the client, and conversion of lease time to `datetime`."""
 
 from __future__ import annotations
 
@@ -12,19 +12,24 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
 now: Callable[[], float] = (
     partial(time.clock_gettime, time.CLOCK_BOOTTIME) if hasattr(time, "CLOCK_BOOTTIME") else time.monotonic
 )
-"""Seconds on a clock that also runs while the machine sleeps, where there is one."""
+"""Return seconds of the local clock: CLOCK_BOOTTIME, or `time.monotonic` where the system lacks it.
+
+CLOCK_BOOTTIME also advances while the machine is suspended.
+"""
 
 LOOK_FOR_SIGNALS = 1.0
-"""Seconds after which a wait without an end looks up: a signal that comes between Python's last look for one and the
-system call does not end that call."""
+"""Interval, in seconds, at which a wait without a timeout returns to the interpreter.
+
+A signal that arrives between Python's last signal check and the system call does not interrupt that call.
+"""
 
 
-@lru_cache(maxsize=256)  # the claims of a batch end at the same time
+@lru_cache(maxsize=256)  # the leases of a batch end at the same time
 def time_of(microseconds: int) -> datetime:
-    """A point in lease time."""
+    """Convert microseconds of lease time to a UTC `datetime`."""
     return _EPOCH + timedelta(0, 0, microseconds)
 
 
 def time_or_none(microseconds: int) -> datetime | None:
-    """A point in lease time, or nothing where 0 stands."""
+    """Convert microseconds of lease time to a UTC `datetime`; 0 becomes ``None``."""
     return time_of(microseconds) if microseconds else None

@@ -1,4 +1,4 @@
-"""Which model: its checked name, and its entry in an index."""
+"""Identity of a model: its validated name and its entry in an index."""
 
 from __future__ import annotations
 
@@ -10,13 +10,16 @@ from pyregistry.models import ModelProvider, ModelRef, Provider
 
 _PROVIDERS = {provider.value: provider for provider in ModelProvider}
 
-# Everything but `:`, `@`, `#` and `%` may stand as it is; non-ASCII text is always encoded by `quote`,
-# which costs a few bytes and harms nobody.
+# `quote` leaves these characters unencoded: all printable ASCII except `:`, `@`, `#` and `%`.
+# `quote` encodes non-ASCII text in any case; that costs a few bytes.
 _PLAIN = "!\"$&'()*+,/;<=>?[\\]^`{|} -._~"
 
 
 def entry_of(name: str, provider: str, revision: str | None, subset: str | None) -> str:
-    """``<provider>[@<revision>][#<subset>]:<model name>``: the name alone may hold any character."""
+    """Build the entry of a model: ``<provider>[@<revision>][#<subset>]:<model name>``.
+
+    Revision and subset are percent-encoded. The name is not: any character may follow the first colon.
+    """
     entry = provider
     if revision is not None:
         entry += "@" + quote(revision, safe=_PLAIN)
@@ -26,7 +29,7 @@ def entry_of(name: str, provider: str, revision: str | None, subset: str | None)
 
 
 def parse_entry(entry: str) -> ModelRef:
-    """The model that an entry names."""
+    """Parse an entry into a `ModelRef`."""
     head, _, name = entry.partition(":")
     head, hash_mark, subset = head.partition("#")
     provider, at_mark, revision = head.partition("@")
@@ -39,12 +42,12 @@ def parse_entry(entry: str) -> ModelRef:
 
 
 def provider_of(word: str) -> ModelProvider | Provider:
-    """The provider that a word names."""
+    """Return the `ModelProvider` with this value, or a `Provider` for any other word."""
     return _PROVIDERS.get(word) or Provider(word)
 
 
 class ModelKey(msgspec.Struct, frozen=True, gc=False):
-    """A model whose name has been checked, and its entry in the index."""
+    """A model with a validated name, and its entry in the index."""
 
     name: str
     provider: ModelProvider | Provider
@@ -54,5 +57,5 @@ class ModelKey(msgspec.Struct, frozen=True, gc=False):
 
     @property
     def ref(self) -> ModelRef:
-        """The model, as it is told."""
+        """The model in its public form."""
         return ModelRef(self.name, self.provider, self.revision, self.subset)

@@ -1,4 +1,4 @@
-"""Texts about downloads, for people: how one began, and how it failed."""
+"""Human-readable texts about the start and the failure of a download."""
 
 from __future__ import annotations
 
@@ -9,7 +9,10 @@ from pyregistry.models import ModelRecord
 __all__ = ["BEGAN_MESSAGES", "count_of", "next_try_of", "told"]
 
 BEGAN_MESSAGES = {1: "Starting download...", 2: "Retrying download..."}
-"""By `began` of a record (1: by a claim, 2: by a retry): what is shown while the owner has said nothing."""
+"""Default messages of a running download, by `began` of its record (1: claim, 2: retry).
+
+They apply until the owner reports a message.
+"""
 
 
 def _clock(moment: datetime) -> str:
@@ -17,14 +20,18 @@ def _clock(moment: datetime) -> str:
 
 
 def count_of(record: ModelRecord) -> str:
-    """Which attempt it was, and of how many where that is known; empty where none is counted."""
+    """Format the attempt count: `<attempts>`, or `<attempts> of <maximum>` if the record has a maximum.
+
+    Returns:
+        The text; empty if the record counts no attempt.
+    """
     if not record.attempts:
         return ""
     return str(record.attempts) + (f" of {record.max_attempts}" if record.max_attempts else "")
 
 
 def next_try_of(record: ModelRecord) -> str:
-    """When it is tried again."""
+    """Describe when the fleet tries the download again."""
     if record.permanent:
         return "it is not tried again by itself"
     if record.retry_at is not None:
@@ -35,7 +42,7 @@ def next_try_of(record: ModelRecord) -> str:
 
 
 def told(record: ModelRecord) -> str:
-    """The whole story in one sentence."""
+    """Describe a failed download in one sentence: when, on which owner, which attempt, why, and the next try."""
     parts = [f"the download of {record.model_name!r} ({record.provider}) failed"]
     if record.finished_at is not None:
         parts.append(f"at {_clock(record.finished_at)}")

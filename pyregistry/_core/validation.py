@@ -1,4 +1,4 @@
-"""Arguments, checked before anything is sent. A failure is an `InvalidArgument` that names its argument."""
+"""Validation of arguments before a request is sent. A failure raises an `InvalidArgument` that names the argument."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ _MAX_SECONDS = 100 * 365 * 86400.0
 
 
 def _problem(value: object, most: int, least: int = 1) -> str | None:
-    """What is wrong with a name, or nothing."""
+    """Describe what is wrong with a name; ``None`` if it is valid."""
     if not isinstance(value, str):
         return f"must be a str, not {type(value).__name__}"
     if value.isascii() and value.isprintable() and least <= len(value) <= most:
-        return None  # what follows takes long
+        return None  # fast path: skips the encoding and the check of each character
     try:
         length = len(value.encode())
     except UnicodeEncodeError:
@@ -49,7 +49,13 @@ def _problem(value: object, most: int, least: int = 1) -> str | None:
 
 
 def text(argument: str, value: str | None, most: int = MESSAGE_BYTES) -> str:
-    """A message or the like: any valid text, ``None`` for none. Line breaks are welcome."""
+    """Validate a message: any valid UTF-8 text of at most `most` bytes, with or without line breaks.
+
+    Args:
+        argument: Name of the argument, for the error.
+        value: The text; ``None`` becomes the empty string.
+        most: Maximum length in bytes. Defaults to 4,096.
+    """
     if value is None:
         return ""
     if not isinstance(value, str):
@@ -64,28 +70,28 @@ def text(argument: str, value: str | None, most: int = MESSAGE_BYTES) -> str:
 
 
 def name_like(argument: str, value: str, most: int) -> str:
-    """A non-empty text without control characters."""
+    """Validate a non-empty text without control characters, of at most `most` bytes."""
     if problem := _problem(value, most):
         raise InvalidArgument(argument, problem)
     return str(value)
 
 
 def owner(value: str) -> str:
-    """Who owns, for people; cut at 64 bytes, never in the middle of a character."""
+    """Validate an owner, a human-readable text. Truncate it to 64 bytes, at the boundary of a character."""
     if problem := _problem(value, MESSAGE_BYTES):
         raise InvalidArgument("owner", problem)
     return value.encode()[:WORD_BYTES].decode(errors="ignore")
 
 
 def namespace(value: str) -> str:
-    """One registry's name."""
+    """Validate the name of a registry: 1 to 64 of A-Z a-z 0-9 . _ -."""
     if not isinstance(value, str) or not _NAMESPACE.fullmatch(value):
         raise InvalidArgument("namespace", f"must be 1 to 64 of A-Z a-z 0-9 . _ -, not {value!r}")
     return value
 
 
 def provider(value: ModelProvider | str) -> ModelProvider | Provider:
-    """A provider's word."""
+    """Validate a provider: one of `ModelProvider`, or another word of up to 32 characters."""
     if isinstance(value, str) and (known := _KNOWN.get(value)) is not None:
         return known
     if not isinstance(value, str) or not _PROVIDER.fullmatch(value):
@@ -97,9 +103,13 @@ def provider(value: ModelProvider | str) -> ModelProvider | Provider:
 
 
 def model_name(name: str) -> str:
-    """A model's name, without the rest of what says which it is."""
+    """Validate the name of a model. Provider, revision and subset are not part of it.
+
+    Raises:
+        InvalidModelName: The name is not a valid text of 1 to 1,024 bytes without control characters.
+    """
     if type(name) is str and name and len(name) <= NAME_BYTES and name.isascii() and name.isprintable():
-        return name  # nearly every one; the rest of this takes longer than all else that a claim needs
+        return name  # fast path: the full check takes longer than the rest of a claim's client-side work
     if problem := _problem(name, NAME_BYTES):
         raise InvalidModelName("name", problem)
     return name
@@ -117,10 +127,10 @@ def _target(name: str, of: str, revision: str | None, subset: str | None) -> Mod
 
 
 def target(name: str, of: ModelProvider | str, revision: str | None, subset: str | None) -> ModelKey:
-    """A model, checked."""
+    """Validate a model and return its key."""
     try:
         return _target(name, of, revision, subset)
-    except TypeError:  # what can't be hashed is no text either, and is told so
+    except TypeError:  # an unhashable argument is not a str: name it in the error
         for argument, value in (("provider", of), ("revision", revision), ("subset", subset)):
             if not isinstance(value, (str, type(None))):
                 raise InvalidArgument(argument, f"must be a str, not {type(value).__name__}") from None
@@ -128,10 +138,10 @@ def target(name: str, of: ModelProvider | str, revision: str | None, subset: str
 
 
 def claimable(models: Iterable[ModelRef]) -> list[ModelKey]:
-    """Models that can be claimed: each with its provider.
+    """Validate models for a claim and return their keys. Each model needs a provider.
 
     Raises:
-        InvalidArgument: a provider is missing, or a name is wrong.
+        InvalidArgument: A provider is missing, or a name is invalid.
     """
     found = []
     for ref in models:
@@ -142,7 +152,7 @@ def claimable(models: Iterable[ModelRef]) -> list[ModelKey]:
 
 
 def whole(argument: str, value: int, least: int = 0, most: int = MAX_INT) -> int:
-    """A whole number in its range."""
+    """Validate an integer. Its range defaults to 0 to `MAX_INT`, both included."""
     if isinstance(value, bool) or not isinstance(value, int):
         raise InvalidArgument(argument, f"must be an int, not {type(value).__name__}")
     if not least <= value <= most:
@@ -151,7 +161,13 @@ def whole(argument: str, value: int, least: int = 0, most: int = MAX_INT) -> int
 
 
 def microseconds(argument: str, seconds: float, *, zero: bool = False) -> int:
-    """A length of time."""
+    """Convert a duration in seconds to whole microseconds.
+
+    Args:
+        argument: Name of the argument, for the error.
+        seconds: The duration: from a microsecond to a hundred years.
+        zero: Whether 0 is valid too. Defaults to False.
+    """
     if type(seconds) is float and 1e-6 <= seconds <= _MAX_SECONDS:
         return round(seconds * 1_000_000)
     if isinstance(seconds, bool) or not isinstance(seconds, (int, float)):
@@ -170,10 +186,13 @@ def _lease(seconds: float) -> int:
 
 
 def lease(value: values.Lease) -> tuple[int, float | None]:
-    """A lease in microseconds (0: it never ends) and in seconds; `KEPT` is `KEPT_LEASE`.
+    """Convert a lease to microseconds and to seconds. `KEPT` stands for `KEPT_LEASE`.
+
+    Returns:
+        Microseconds and seconds; ``(0, None)`` for a lease that never ends.
 
     Raises:
-        InvalidArgument: the value is out of its range, or is `Default.ITS_OWN`, which the caller resolves.
+        InvalidArgument: The value is out of range, or is `Default.ITS_OWN`, which the caller resolves.
     """
     if value is None:
         return 0, None
@@ -186,12 +205,12 @@ def lease(value: values.Lease) -> tuple[int, float | None]:
 
 
 def claim_id(value: str) -> str:
-    """A claim id of the caller's own."""
+    """Validate a claim id that the caller chose: at most 64 bytes."""
     return name_like("claim_id", value, WORD_BYTES)
 
 
 def claimed_model(claim: Claim) -> ModelKey:
-    """The model of a claim that a caller gave; the claim id and the token are checked too."""
+    """Validate a claim, including its claim id and token, and return the key of its model."""
     if not isinstance(claim, Claim):
         raise InvalidArgument("claim", f"must be a Claim, not {type(claim).__name__}")
     claim_id(claim.claim_id)
@@ -200,11 +219,13 @@ def claimed_model(claim: Claim) -> ModelKey:
 
 
 def providers(words: Iterable[str], most: int) -> tuple[ModelProvider | Provider, ...]:
-    """The providers that a call without a provider looks at: the four, then those that are given, without repeats.
+    """Return the providers that a call without a provider searches.
+
+    These are the four of `ModelProvider`, then the given ones, without duplicates.
 
     Args:
-        words: providers beyond the four.
-        most: how many there may be in all: they are one batch.
+        words: Providers beyond the four.
+        most: Maximum number of all providers, because one batch covers them.
     """
     if isinstance(words, str):
         raise InvalidArgument("providers", "must be a collection of words, not one word")
@@ -215,13 +236,13 @@ def providers(words: Iterable[str], most: int) -> tuple[ModelProvider | Provider
 
 
 def function(argument: str, value: object, arguments: int) -> None:
-    """Something that can be called with so many arguments."""
+    """Check that a value can be called with this many positional arguments."""
     if not callable(value):
         raise InvalidArgument(argument, f"must be a function, not {type(value).__name__}")
     try:
         signature = inspect.signature(value)
     except (TypeError, ValueError):
-        return  # some builtins do not tell
+        return  # some builtins have no signature
     try:
         signature.bind(*[None] * arguments)
     except TypeError as error:
@@ -229,9 +250,9 @@ def function(argument: str, value: object, arguments: int) -> None:
 
 
 def is_async(function: object) -> bool:
-    """Whether a call of it is to be awaited."""
+    """Return whether the result of calling this function must be awaited."""
     while isinstance(function, functools.partial):
         function = function.func
     return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(
-        getattr(function, "__call__", None)  # noqa: B004 - not whether it can be called: how
+        getattr(function, "__call__", None)  # noqa: B004 - inspects how the object is called, not whether it is callable
     )

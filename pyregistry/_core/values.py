@@ -1,4 +1,4 @@
-"""Values that clients, coordination and backends exchange beside the public models."""
+"""Values that clients, coordination and backends exchange in addition to the public models."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from pyregistry.models import AlreadyExists, Claimed, ModelProvider, ModelRecord
 
 T = TypeVar("T")
 
-#: The order in which scripts take the sorted sets.
+#: The statuses, in the order in which scripts receive the sorted sets of the index.
 STATUSES = (
     ModelStatus.DOWNLOADING,
     ModelStatus.DOWNLOADED,
@@ -25,27 +25,27 @@ STATUSES = (
 )
 
 DEFAULT_TIMEOUT: Final = 5.0
-"""Seconds that a connection attempt, a write or an answer may take."""
+"""Timeout, in seconds, of a connection attempt, a write, or a reply."""
 
 KEPT_LEASE: Final = 30.0
-"""The lease, in seconds, of a claim that its client keeps alive."""
+"""Lease, in seconds, of a claim that its client keeps alive."""
 
 
 class Default(Enum):
-    """Stands for an argument that was left out, where ``None`` means something else."""
+    """Sentinels for omitted arguments, for parameters where ``None`` has another meaning."""
 
     KEPT = f"{KEPT_LEASE:g} s, kept alive"
     UNCHANGED = "unchanged"
     ITS_OWN = "its own"
 
-    __hash__ = object.__hash__  # Enum's own is written in Python, and every claim hashes its lease
+    __hash__ = object.__hash__  # Enum.__hash__ is Python code, and every claim hashes its lease
 
     def __repr__(self) -> str:
         return f"<{self.value}>"
 
 
 KEPT: Final = Default.KEPT
-"""What every claim looks at: on its enum, Python looks for it much longer (up to 3.11)."""
+"""Alias of `Default.KEPT`, because every claim reads it: up to Python 3.11, access through the enum is much slower."""
 
 Lease: TypeAlias = "float | Default | None"
 Model: TypeAlias = "ModelRef | tuple[str, ModelProvider | str] | str"
@@ -54,12 +54,12 @@ ClaimResult: TypeAlias = Claimed | AlreadyExists
 
 
 class Rejection(msgspec.Struct, frozen=True):
-    """A retry or a renewal that was not granted, and why (for the log; callers get None).
+    """A rejected retry or renewal, with the reason for the log. Callers of a client get ``None`` instead.
 
     Attributes:
-        why: for people.
-        lost: the claim is somebody else's by now, or gone.
-        retry_left: seconds of back-off (of a retry).
+        why: Human-readable reason.
+        lost: Whether the claim now belongs to another owner, or no longer exists. Defaults to False.
+        retry_left: Remaining back-off of a retry, in seconds. Defaults to 0.
     """
 
     why: str
@@ -68,10 +68,10 @@ class Rejection(msgspec.Struct, frozen=True):
 
 
 class ProgressUpdate(NamedTuple):
-    """What an owner says with a renewal; what is left out stays as it was.
+    """Progress that an owner reports with a renewal. Omitted fields keep their value.
 
-    ``order`` grows with what is said: a copy of a renewal that comes late is told by it. 0: it is given when the
-    renewal is made.
+    `order` grows with each report, so that the registry recognizes a late copy of a renewal. 0: the renewal assigns the
+    order when it is made.
     """
 
     message: str | Default | None = Default.UNCHANGED
@@ -80,7 +80,7 @@ class ProgressUpdate(NamedTuple):
     order: int = 0
 
     def then(self, later: ProgressUpdate) -> ProgressUpdate:
-        """Both, the later one last."""
+        """Merge with a later update. Fields of the later update take precedence."""
         return ProgressUpdate(
             self.message if later.message is Default.UNCHANGED else later.message,
             self.bytes_done if later.bytes_done is None else later.bytes_done,
@@ -93,7 +93,10 @@ _last_order = 0
 
 
 def next_order() -> int:
-    """A number that grows with every call of this process; across processes it is the clock's order (microseconds)."""
+    """Return a number that grows with every call in this process.
+
+    Across processes the order is that of the wall clock, in microseconds.
+    """
     global _last_order  # noqa: PLW0603 - one sequence for all clients of the process
     with _order_lock:
         _last_order = max(_last_order + 1, time.time_ns() // 1000)
@@ -101,10 +104,11 @@ def next_order() -> int:
 
 
 def first_error(results: Sequence[T | Exception]) -> list[T]:
-    """The results of a call for one or many.
+    """Return the results of a call for one or many models, or raise the first error.
 
     Raises:
-        Exception: the first error that there is, before damaged records; its ``results`` are those of the others.
+        Exception: The first error. Other errors take precedence over `DamagedRecord`. If there are several results,
+            ``results`` of a `RegistryError` holds those of the other models.
     """
     errors = [result for result in results if isinstance(result, Exception)]
     if not errors:
@@ -116,13 +120,17 @@ def first_error(results: Sequence[T | Exception]) -> list[T]:
 
 
 def chunks(items: Sequence[T], size: int = 64) -> Iterator[Sequence[T]]:
-    """The items, at most `size` at a time."""
+    """Split the items into chunks of at most `size` items. `size` defaults to 64."""
     for start in range(0, len(items), size):
         yield items[start : start + size]
 
 
 def status_of(status: ModelStatus | str) -> ModelStatus:
-    """A status, also by its word."""
+    """Convert a status or its value to a `ModelStatus`.
+
+    Raises:
+        InvalidArgument: The word is not a status.
+    """
     if type(status) is ModelStatus:
         return status
     try:
@@ -133,15 +141,15 @@ def status_of(status: ModelStatus | str) -> ModelStatus:
 
 
 def known_of(found: Sequence[bool | Exception]) -> bool | Exception:
-    """Whether any of the records of one name is there; an error, if there was one."""
+    """Return whether any record of one name exists, or the first error if there is one."""
     return next((each for each in found if isinstance(each, Exception)), any(found))
 
 
 def preferred_record(found: Iterable[ModelRecord | Exception | None]) -> ModelRecord | None:
-    """Of the records of one name: one that is DOWNLOADED, else the first there is.
+    """Choose among the records of one name: the first DOWNLOADED one, or else the first one.
 
     Raises:
-        Exception: one is not known, and may be the one that is DOWNLOADED; or all that there are are damaged.
+        Exception: A record that may be the DOWNLOADED one could not be read, or all records that exist are damaged.
     """
     return _preferred(found, attrgetter("status"))
 
@@ -166,10 +174,10 @@ def _preferred(found: Iterable[T | Exception | None], status: Callable[[T], Mode
 
 
 def ref_of(model: Model) -> ModelRef:
-    """A model of a list: a `ModelRef`, a tuple that begins like one, or a name.
+    """Convert an item of a list of models to a `ModelRef`: a `ModelRef`, a tuple with its first fields, or a name.
 
     Raises:
-        InvalidArgument: it is none of these.
+        InvalidArgument: The item is none of these.
     """
     if isinstance(model, str):
         return ModelRef(model)
