@@ -1,1 +1,1 @@
-"""What differs between an event loop and threads, by the same names: `aio` and `threads`."""
+"""Primitives that differ between an event loop (`aio`) and threads (`threads`), under the same names."""

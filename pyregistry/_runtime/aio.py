@@ -1,6 +1,6 @@
-"""What waits, and what runs beside the caller, on an event loop. `_runtime.threads` is the same for threads.
+"""Waiting and background tasks on an event loop. `_runtime.threads` is the twin for threads.
 
-Together they are what `_coordination.subscriber_async` and `_coordination.ensure_async` need that is more than `await`.
+The twins provide everything beyond `await` that `_coordination.subscriber_async` and `_coordination.ensure_async` need.
 """
 
 from __future__ import annotations
@@ -24,10 +24,16 @@ Lock = asyncio.Lock
 
 
 def call_from_thread(backend: Any, verb: Callable[[Any], Any], seconds: float) -> Any:
-    """The answer to a verb, for a thread of the library; the event loop of the backend has to run it in time.
+    """Call a verb from a thread of the library and return its answer. The event loop of the backend runs the verb.
+
+    Args:
+        backend: The backend; ``None`` if its client no longer exists.
+        verb: Called with the backend, with `patience` 0.
+        seconds: Timeout in seconds.
 
     Raises:
-        RegistryUnavailable: it does not, or there is none; and all that the call raises.
+        RegistryUnavailable: No event loop runs, this thread runs it, or the answer takes longer than `seconds`.
+        Exception: Any error that the verb raises.
     """
     loop = None if backend is None else backend.loop
     if loop is None or not loop.is_running() or asyncio._get_running_loop() is loop:
@@ -45,50 +51,54 @@ def call_from_thread(backend: Any, verb: Callable[[Any], Any], seconds: float) -
 
 
 class Wakeup:
-    """Wakes one waiter. Of the loop's own thread alone."""
+    """Event with one waiter. Only the thread of the event loop may use it."""
 
     def __init__(self) -> None:
         self._is_set = False
-        self._waits: asyncio.Future[None] | None = None
+        self._future: asyncio.Future[None] | None = None
 
     def set(self) -> None:
-        """Wake it, now or as soon as it waits."""
+        """Set the event and wake the waiter. A later `wait` returns at once."""
         self._is_set = True
         self._wake()
 
     def clear(self) -> None:
-        """What was told is known."""
+        """Reset the event."""
         self._is_set = False
 
     def is_set(self) -> bool:
-        """Whether there is something to look at."""
+        """Return whether the event is set."""
         return self._is_set
 
     def _wake(self) -> None:
-        if self._waits is not None and not self._waits.done():
-            self._waits.set_result(None)
+        if self._future is not None and not self._future.done():
+            self._future.set_result(None)
 
     async def wait(self, seconds: float | None = None) -> bool:
-        """Wait until it is set, or so long; whether it is."""
+        """Wait until the event is set, and return whether it is.
+
+        Args:
+            seconds: Timeout in seconds. Defaults to ``None``: no timeout.
+        """
         if not self._is_set:
             loop = asyncio.get_running_loop()
-            self._waits = loop.create_future()
+            self._future = loop.create_future()
             timer = None if seconds is None else loop.call_later(max(seconds, 0.0), self._wake)
             try:
-                await self._waits
+                await self._future
             finally:
-                self._waits = None
+                self._future = None
                 if timer is not None:
                     timer.cancel()
         return self._is_set
 
 
 class BackgroundTask:
-    """Something that runs beside the callers until it is stopped.
+    """Background task that runs until it is stopped.
 
     Attributes:
-        stopping: is set when it is to end.
-        interrupt: as with threads; here its task is cancelled.
+        stopping: Set when the task should end.
+        interrupt: Unused on an event loop, because `stop` cancels the task. See `_runtime.threads`.
     """
 
     def __init__(self, run: Callable[[BackgroundTask], Coroutine[Any, Any, None]], name: str) -> None:
@@ -97,39 +107,39 @@ class BackgroundTask:
         self._task = asyncio.get_running_loop().create_task(run(self), name=f"pyregistry-{name}")
 
     def stop(self) -> None:
-        """End it."""
+        """Request the end of the task: set `stopping` and cancel the task."""
         self.stopping.set()
         self._task.cancel()
 
     async def ended(self) -> None:
-        """Wait until it has ended."""
+        """Wait until the task has ended."""
         await settle(self._task)
 
     def is_here(self) -> bool:
-        """Whether it runs where the caller does."""
+        """Return whether the task runs on the caller's event loop."""
         return self._task.get_loop() is asyncio.get_running_loop()
 
 
 def tell(loop: asyncio.AbstractEventLoop, function: Callable[..., object], *args: Any) -> None:
-    """Have the loop call it, from whatever thread."""
-    with suppress(RuntimeError):  # it is closed: nobody is left to be told
+    """Schedule a call on the event loop. Thread-safe."""
+    with suppress(RuntimeError):  # the loop is closed, so it has no waiter
         loop.call_soon_threadsafe(function, *args)
 
 
 def waker(poke: Wakeup) -> Callable[[], object]:
-    """Sets it from whatever thread."""
+    """Return a thread-safe function that sets the wakeup on the running event loop."""
     return functools.partial(tell, asyncio.get_running_loop(), poke.set)
 
 
 def _in_thread(function: Callable[..., T], *args: Any) -> asyncio.Future[T]:
-    """Run it in a thread of its own: it may take hours, and a pool has only so many."""
+    """Run a function in a dedicated thread, because a download may take hours and a pool has a limited size."""
     loop = asyncio.get_running_loop()
     future: asyncio.Future[T] = loop.create_future()
     call = functools.partial(contextvars.copy_context().run, function, *args)
 
     def give(result: Any, error: BaseException | None) -> None:
         if future.done():
-            return  # given up
+            return  # the caller has cancelled the future
         if error is None:
             future.set_result(result)
         else:
@@ -139,7 +149,7 @@ def _in_thread(function: Callable[..., T], *args: Any) -> asyncio.Future[T]:
         try:
             outcome: tuple[Any, BaseException | None] = (call(), None)
         except StopIteration as error:
-            # A future can't hold one.
+            # A future can't hold a StopIteration.
             outcome = (None, RuntimeError(f"the function raised {error!r}"))
         except BaseException as error:
             outcome = (None, error)
@@ -152,16 +162,16 @@ def _in_thread(function: Callable[..., T], *args: Any) -> asyncio.Future[T]:
 
 
 def check_function(argument: str, function: object, arguments: int) -> None:
-    """A function of the user's: plain or async.
+    """Check a function of the user. It may be plain or async.
 
     Raises:
-        InvalidArgument: it can't be called with so many arguments.
+        InvalidArgument: The function does not accept this many positional arguments.
     """
     checks.function(argument, function, arguments)
 
 
 async def ask(function: Callable[..., Any], *args: Any) -> Any:
-    """Call a function of the user's, plain (in a thread) or async."""
+    """Call a function of the user. A plain function runs in a thread; an async one runs on the event loop."""
     if checks.is_async(function):
         return await function(*args)
     result = await _in_thread(function, *args)
@@ -169,31 +179,39 @@ async def ask(function: Callable[..., Any], *args: Any) -> Any:
 
 
 async def settle(task: asyncio.Future[Any]) -> None:
-    """Wait for the end of something, whatever it is: it is not what the caller is told."""
+    """Wait until a task has ended. Ignore its result and its error."""
     await asyncio.wait({task})
-    _look_at(task)
+    _consume_exception(task)
 
 
-def _look_at(task: asyncio.Future[Any]) -> None:
-    """Else asyncio would complain that nobody has asked how it ended."""
+def _consume_exception(task: asyncio.Future[Any]) -> None:
+    """Retrieve the exception of a task, because asyncio logs an exception that is never retrieved."""
     if not task.cancelled():
         task.exception()
 
 
 async def outlast(task: asyncio.Future[Any]) -> asyncio.CancelledError | None:
-    """Wait for the end of something, even if the caller is cancelled meanwhile; returns the last cancellation."""
+    """Wait until a task has ended, even if the caller is cancelled meanwhile.
+
+    Returns:
+        The last cancellation of the caller; ``None`` if there was none.
+    """
     cancelled: asyncio.CancelledError | None = None
     while not task.done():
         try:
             await asyncio.wait({task})
         except asyncio.CancelledError as error:
             cancelled = error
-    _look_at(task)
+    _consume_exception(task)
     return cancelled
 
 
 async def run_to_completion(call: Callable[..., Coroutine[Any, Any, T]], *args: Any) -> T:
-    """Carry something out, even if the caller is cancelled meanwhile; only then the cancellation goes on."""
+    """Run a coroutine function to completion, even if the caller is cancelled meanwhile.
+
+    Raises:
+        CancelledError: The caller was cancelled. It is raised after the call has ended.
+    """
     task = asyncio.get_running_loop().create_task(call(*args))
     cancelled = await outlast(task)
     if cancelled is not None:

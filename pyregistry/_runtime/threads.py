@@ -1,4 +1,4 @@
-"""What waits, and what runs beside the caller, with threads. `_runtime.aio` is the same for an event loop."""
+"""Waiting and background tasks with threads. `_runtime.aio` is the twin for an event loop."""
 
 from __future__ import annotations
 
@@ -16,14 +16,23 @@ Lock = threading.Lock
 
 
 def call_from_thread(backend: Any, verb: Callable[[Any], Any], _seconds: float) -> Any:
-    """The answer to a verb, for a thread of the library; raises what the verb raises."""
+    """Call a verb from a thread of the library and return its answer.
+
+    Args:
+        backend: The backend; ``None`` if its client no longer exists.
+        verb: Called with the backend, with `patience` 0.
+
+    Raises:
+        RegistryUnavailable: The client no longer exists.
+        Exception: Any error that the verb raises.
+    """
     if backend is None:
         raise RegistryUnavailable("the client is gone")
     return verb(backend.within(0.0))
 
 
 class Wakeup:
-    """Wakes one waiter. Any thread may set it."""
+    """Event with one waiter. Any thread may set it."""
 
     def __init__(self) -> None:
         self._event = threading.Event()
@@ -32,7 +41,11 @@ class Wakeup:
         self.is_set = self._event.is_set
 
     def wait(self, seconds: float | None = None) -> bool:
-        """Wait until it is set, or so long; whether it is."""
+        """Wait until the event is set, and return whether it is.
+
+        Args:
+            seconds: Timeout in seconds. Defaults to ``None``: no timeout.
+        """
         if seconds is not None:
             return self._event.wait(max(seconds, 0.0))
         while not self._event.wait(LOOK_FOR_SIGNALS):
@@ -41,16 +54,16 @@ class Wakeup:
 
 
 def waker(poke: Wakeup) -> Callable[[], object]:
-    """Sets it from whatever thread."""
+    """Return a thread-safe function that sets the wakeup."""
     return poke.set
 
 
 class BackgroundTask:
-    """Something that runs beside the callers, in a thread, until it is stopped.
+    """Background thread that runs until it is stopped.
 
     Attributes:
-        stopping: is set when it is to end.
-        interrupt: ends what its thread waits for; ``None``: nothing.
+        stopping: Set when the thread should end.
+        interrupt: Ends the blocking call of the thread; ``None`` if there is none.
     """
 
     def __init__(self, run: Callable[[BackgroundTask], None], name: str) -> None:
@@ -60,26 +73,26 @@ class BackgroundTask:
         self._thread.start()
 
     def stop(self) -> None:
-        """End it."""
+        """Request the end of the thread: set `stopping` and interrupt its blocking call."""
         self.stopping.set()
         interrupt = self.interrupt
         if interrupt is not None:
             interrupt()
 
     def ended(self) -> None:
-        """Wait until it has ended."""
+        """Wait until the thread has ended."""
         self._thread.join()
 
     def is_here(self) -> bool:
-        """Whether it runs where the caller does."""
+        """Return True: a thread belongs to no event loop."""
         return True
 
 
 def check_function(argument: str, function: object, arguments: int) -> None:
-    """A function of the user's: plain, since nobody awaits here.
+    """Check a function of the user. It must be plain, because the blocking client has no event loop.
 
     Raises:
-        InvalidArgument: it can't be called with so many arguments, or is async.
+        InvalidArgument: The function does not accept this many positional arguments, or it is async.
     """
     checks.function(argument, function, arguments)
     if checks.is_async(function):
@@ -87,10 +100,10 @@ def check_function(argument: str, function: object, arguments: int) -> None:
 
 
 def ask(function: Callable[..., Any], *args: Any) -> Any:
-    """Call a function of the user's."""
+    """Call a function of the user."""
     return function(*args)
 
 
 def run_to_completion(call: Callable[..., T], *args: Any) -> T:
-    """Carry something out."""
+    """Call a function in the caller's thread. Twin of `_runtime.aio.run_to_completion`."""
     return call(*args)
