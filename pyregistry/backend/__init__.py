@@ -1,4 +1,4 @@
-"""The contract between coordination and storage: what a registry backend does, and the scenarios that it must pass.
+"""The contract between coordination and storage, and the scenarios that every backend must pass.
 
-`protocol` states the verbs, `values` the requests and answers, `conformance` the scenarios.
+`protocol` defines the verbs, `values` the requests and answers, `conformance` the scenarios.
 """

@@ -1,4 +1,4 @@
-"""What the contracts of both clients have in common."""
+"""Types that the contracts of both clients share."""
 
 from __future__ import annotations
 
@@ -12,35 +12,35 @@ __all__ = ["BackendEvent", "Epoch", "KnownAnswers", "Verb"]
 
 
 class BackendEvent(Protocol):
-    """One change of one model, in the order in which the registry made it."""
+    """One change of one model. Events have the order in which the registry made the changes."""
 
     @property
     def entry(self) -> str:
-        """The model (`ModelKey.entry`)."""
+        """The entry of the model, as in `ModelKey.entry`."""
 
     @property
     def ref(self) -> ModelRef:
         """The model."""
 
     def state(self) -> ModelState:
-        """The state of the model after the event, as of when it was made.
+        """Return the state of the model after the event, as of the time of the change.
 
-        It has the whole record where the event is a use of the model: all but RENEWED, RELEASED and DELETED.
+        The state includes the whole record if the event is a use of the model: all but RENEWED, RELEASED and DELETED.
         """
 
     def event(self) -> RegistryEvent:
-        """The event in its public form. Of a deleted record it tells what was there."""
+        """Return the event in its public form. The event of a deletion describes the deleted record."""
 
 
 class Epoch(Protocol):
-    """A span of time for which known answers are valid."""
+    """A span of time in which known answers are valid."""
 
     until: float
-    """Until when (`_core.clock.now`) they may be given without `AsyncAnswerCache.validate`."""
+    """End of the span, by `_core.clock.now`. Until then the answers are valid without `AsyncAnswerCache.validate`."""
 
 
 class KnownAnswers(Protocol):
-    """Decoded answers by the question, and their epoch. A hit is one dict lookup, without a call."""
+    """Decoded answers keyed by question, and their epoch. A hit is one dict lookup, without a call."""
 
     @property
     def answers(self) -> Mapping[Hashable, object]:
@@ -48,9 +48,9 @@ class KnownAnswers(Protocol):
 
     @property
     def epoch(self) -> Epoch:
-        """The current epoch. Read it before the answer: the answer then is as new as what vouches for it."""
+        """The current epoch. Read it before the answer, so that the answer is at least as new as the epoch."""
 
 
-# Any: what a verb is called on is the backend of either kind.
+# Any, because a verb is called with a backend of either kind.
 Verb = Callable[[Any], Any]
-"""A verb with its arguments, which is given the backend to run on."""
+"""A verb with its arguments bound. It takes the backend to run on."""

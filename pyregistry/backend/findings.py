@@ -1,4 +1,4 @@
-"""What a look at a registry finds."""
+"""Findings of a check of a registry."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from pyregistry.models import ModelRef
 __all__ = ["EXAMPLES", "Finding", "Level"]
 
 EXAMPLES = 10
-"""How many models a finding names at most."""
+"""Maximum number of models that a finding names."""
 
 
 class Level(str, Enum):
-    """How bad it is. WARNING and ERROR ask for something to be done."""
+    """Severity of a finding. WARNING and ERROR require an action."""
 
     OK = "ok"
     INFO = "info"
@@ -27,14 +27,14 @@ class Level(str, Enum):
 
 
 class Finding(msgspec.Struct, frozen=True):
-    """One thing that was looked at.
+    """The result of one check.
 
     Attributes:
-        level: how bad it is.
-        check: what was looked at, in a word.
-        message: what was found.
-        advice: what to do; empty where nothing is to be done.
-        models: whom it is about; the first ten, where there are more.
+        level: Severity.
+        check: Name of the check, in one word.
+        message: The result.
+        advice: The required action. Defaults to empty: none.
+        models: The affected models, at most the first ten. Defaults to none.
     """
 
     level: Level
@@ -45,5 +45,5 @@ class Finding(msgspec.Struct, frozen=True):
 
     @property
     def is_wrong(self) -> bool:
-        """Whether something should be done."""
+        """Whether the finding requires an action."""
         return self.level in (Level.WARNING, Level.ERROR)

@@ -1,20 +1,25 @@
 # Made from backend/protocol_async.py by tools/unasync.py: change that one.
-"""What coordination needs of a registry.
+"""The contract between coordination and a registry.
 
-What a verb makes of a record is stated once for all backends: the state table in ``lua/README.md``. The first row that
-fits wins, and a request takes effect at one moment, in one order for all clients. `backend.conformance` has the
-scenarios that every backend must pass.
+The state table in ``lua/README.md`` defines the effect of each verb on a record, for all backends. The first matching
+row applies. Requests are atomic, and all clients observe them in one order. `backend.conformance` has the scenarios
+that every backend must pass.
 
-Any thread may call a blocking backend, several at once; an asyncio backend belongs to one event loop at a time.
+A blocking backend is thread-safe: several threads may call it at once. An asyncio backend belongs to one event loop at
+a time.
 
-Every verb may raise `RegistryUnavailable` (no answer, and nothing was changed; `NotNow`: a refusal that passes),
-`ServerRefused`, `RegistryClosed`, and `InvalidArgument` before anything is sent. A verb that changes something raises
-`OutcomeUnknown` where no answer came and it may have been carried out. A verb that names one model raises
-`DamagedRecord` where its record can't be read; in a batch the error stands for that record alone. A verb that returns
-an awaitable may raise when it is called or when it is awaited.
+Every verb may raise these errors:
 
-*Retry-safe* says whether a backend sends a request again by itself once it may have been carried out. All verbs are
-sent again while they certainly were not.
+- `RegistryUnavailable`: no answer arrived, and nothing was changed. `NotNow` is a temporary refusal.
+- `ServerRefused`, `RegistryClosed`.
+- `InvalidArgument`: raised before anything is sent.
+- `OutcomeUnknown`: no answer arrived, and the request may have been executed. Only verbs that change data raise it.
+- `DamagedRecord`: the record of the model can't be read. In a batch the error is the result of that record alone.
+
+A verb that returns an awaitable may raise when it is called or when it is awaited.
+
+A backend resends a *retry-safe* request even if the request may have been executed. It resends any other request only
+if that request certainly was not executed.
 """
 
 from __future__ import annotations
@@ -52,47 +57,48 @@ __all__ = ["AnswerCache", "Backend", "EventSource"]
 class EventSource(Protocol):
     """A subscription to the events of a namespace.
 
-    Nothing that happens between `open` and `close` is missed, or `receive` raises. Events come in the order in which
-    the registry made the changes. A touch makes no event, and neither does a renewal that brings no progress.
+    `receive` returns every event between `open` and `close`, or raises. Events have the order in which the registry
+    made the changes. A touch, or a renewal without progress, creates no event.
     """
 
     def open(self) -> None:
-        """Subscribe. When it returns, the registry delivers whatever happens from then on.
+        """Subscribe. The registry delivers every event that follows the return of this call.
 
         Raises:
-            RegistryUnavailable: the subscription can't be made now.
-            ServerRefused: the user lacks the right.
+            RegistryUnavailable: The subscription can't be established now.
+            ServerRefused: The user lacks the right.
         """
 
     def receive(self) -> Sequence[BackendEvent] | str:
-        """The next events, or an empty sequence after some seconds without any. It waits without polling.
+        """Wait for the next events, without polling.
 
         Returns:
-            The events; a `str` says why some could not be read.
+            The events; an empty sequence after some seconds without events. A `str` is the reason why some events could
+            not be read.
 
         Raises:
-            RegistryUnavailable: the subscription has ended.
+            RegistryUnavailable: The subscription has ended.
         """
 
     def interrupt(self) -> None:
-        """End a `receive` of another thread at once: it raises. Idempotent.
+        """Make a `receive` of another thread raise at once. Idempotent.
 
-        On an event loop the task that receives is cancelled instead, and this may do nothing.
+        On an event loop the caller cancels the receiving task instead, and this method may do nothing.
         """
 
     def close(self) -> None:
-        """End the subscription. Idempotent. Of the thread, or the task, that receives."""
+        """End the subscription. Idempotent. Only the thread or task that receives may call it."""
 
 
 class AnswerCache(Protocol):
-    """Decoded answers that a backend keeps, as long as the registry vouches for what they follow from."""
+    """Decoded answers that a backend caches, as long as the registry guarantees to invalidate their records."""
 
     @property
     def known(self) -> KnownAnswers:
-        """What is known. Never replaced."""
+        """The known answers. The backend never replaces this object."""
 
     def validate(self) -> bool:
-        """Whether `answers` may be given now."""
+        """Return whether `answers` are valid now."""
 
     def is_downloaded(
         self,
@@ -102,27 +108,28 @@ class AnswerCache(Protocol):
         revision: str | None,
         subset: str | None,
     ) -> bool:
-        """Whether a model is DOWNLOADED; the answer is kept under `question`."""
+        """Return whether a model is DOWNLOADED, and cache the answer under `question`."""
 
     @property
     def stale_answers(self) -> int:
-        """Statuses that were told as they were last known, while nobody answered."""
+        """Number of stale answers: last known statuses, returned while the server did not answer."""
 
 
 class Backend(Protocol):
     """A registry of one namespace.
 
-    Arguments that a caller of a client gave are checked by the backend, with `_core.validation`, or have checked
-    themselves (`backend.values`). A batch holds 1 to `max_batch` items, and its answers are in their order; each item
-    sees what those before it did. A verb ``..._many`` takes any number, also none, and sends batches: once one has
-    failed it may begin no more, and its error stands for each item that got no answer.
+    The backend validates the arguments of a client's caller with `_core.validation`. The values of `backend.values`
+    validate themselves. A batch holds 1 to `max_batch` items. Its answers have the order of the items, and each item
+    observes the effects of the items before it. A verb ``..._many`` takes any number of items, also none, and sends
+    batches. After a failed batch it may send no more batches. The error is then the result of each item without an
+    answer.
 
     Attributes:
-        namespace: which registry.
-        max_batch: items of one request; at least as many as there are known providers.
-        display_name: the server, for people; without secrets.
-        patience: seconds for which a request is repeated while the server refuses it for now.
-        ids: makes claim ids.
+        namespace: Name of the registry.
+        max_batch: Maximum number of items of one request; at least the number of known providers.
+        display_name: Human-readable name of the server, without secrets.
+        patience: Seconds for which the backend repeats a request that the server temporarily refuses.
+        ids: Generator of claim ids.
     """
 
     namespace: str
@@ -133,40 +140,43 @@ class Backend(Protocol):
 
     @property
     def cache(self) -> AnswerCache | None:
-        """Client-side caching; ``None``: off."""
+        """The client-side cache; ``None`` if it is off."""
 
     @property
     def for_keepalive(self) -> Callable[[float], Backend]:
-        """Makes a blocking backend of the same registry, with connections of its own and a timeout in seconds.
+        """Factory of a blocking backend of the same registry. Its argument is the timeout in seconds.
 
-        It holds no reference to this backend. It raises `ConfigurationError` where such connections are impossible.
+        The new backend has its own connections, and the factory holds no reference to this backend. The factory raises
+        `ConfigurationError` if such connections are impossible.
         """
 
     @property
     def owner(self) -> str:
-        """The owner of claims that name none: of the client, or host and process."""
+        """The default owner of claims: that of the client, or else host and process."""
 
     @property
     def server_version(self) -> str | None:
         """Product and version of the server; ``None`` before it is known."""
 
     def connect(self) -> Connected:
-        """Connect, and check the server and the rights. Idempotent.
+        """Connect, and check the server and the rights of the user. Idempotent.
 
         Raises:
-            AccessDenied, ServerTooOld, SchemaTooNew: the server is not fit.
+            AccessDenied: The credentials are wrong, or the user lacks a right.
+            ServerTooOld: The server is older than Redis 7.0 or Valkey 7.2.
+            SchemaTooNew: A newer version of the library wrote the namespace.
         """
 
     def close(self) -> None:
-        """Close the connections. Idempotent. Calls under way end; later ones raise `RegistryClosed`.
+        """Close the connections. Idempotent. Calls in progress end; later calls raise `RegistryClosed`.
 
-        Claims stay as they are. Subscriptions are closed by their users.
+        Claims do not change. The users of subscriptions close them.
         """
 
     def within(self, seconds: float) -> Backend:
-        """The same backend, with `patience` of this many seconds, at least 0 and at most its own.
+        """Return the same backend with another `patience`, in seconds, limited to the range of 0 to its own.
 
-        It shares the connections: if one of both is closed, so is the other.
+        Both share their connections: closing one closes the other.
         """
 
     def keys_of(
@@ -176,9 +186,9 @@ class Backend(Protocol):
         revision: str | None,
         subset: str | None,
     ) -> list[ModelKey]:
-        """The model, or the same name under every known provider where `provider` is ``None``.
+        """Return the key of a model, or the keys of the name under every known provider if `provider` is ``None``.
 
-        The known providers are those of `ModelProvider`, in that order, then those that the backend was given.
+        The known providers are those of `ModelProvider`, in that order, then those in the configuration of the backend.
         """
 
     # Claims
@@ -197,22 +207,22 @@ class Backend(Protocol):
         cooldown: float | None = None,
         expected_bytes: int | None = None,
     ) -> ClaimResult:
-        """Claim a model. Retry-safe with a lease: the claim id finds its own claim.
+        """Claim a model. Retry-safe with a lease, because a resent request finds its own claim by the claim id.
 
-        A claim that was released, or whose lease has ended, is taken over. Where `max_attempts` owners were lost the
-        model becomes an ERROR instead.
+        The new claim takes over a claim that was released, or whose lease has ended. If `max_attempts` owners were
+        lost, the model becomes an ERROR instead.
 
         Args:
-            name: the model.
-            provider: its provider.
-            revision: its revision.
-            subset: its subset.
-            lease: seconds; ``None``: the claim never ends; `KEPT`: 30.
-            owner: for people; cut at 64 bytes. Defaults to `owner`.
-            claim_id: names the attempt. Defaults to a new id; requests without an id may be coalesced.
-            max_attempts: attempts that the fleet makes. Defaults to no limit.
-            cooldown: seconds until the attempts are counted anew. Defaults to never.
-            expected_bytes: size of the download. Defaults to unknown.
+            name: Name of the model.
+            provider: Its provider.
+            revision: Its revision.
+            subset: Its subset.
+            lease: Lease in seconds. ``None``: the claim never ends. `KEPT`: 30 s.
+            owner: Human-readable owner, truncated to 64 bytes. Defaults to the property `owner`.
+            claim_id: Id of the attempt. Defaults to a new id; requests without an id may be coalesced.
+            max_attempts: Maximum number of attempts of the fleet. Defaults to no limit.
+            cooldown: Seconds until the count of attempts restarts. Defaults to never.
+            expected_bytes: Size of the download in bytes. Defaults to unknown.
         """
 
     def claim_many(
@@ -224,17 +234,17 @@ class Backend(Protocol):
         max_attempts: int | None = None,
         tell: Callable[[Sequence[ClaimResult | DamagedRecord]], None] = lambda results: None,
     ) -> list[ClaimResult | Exception]:
-        """Claim any number of models. Each succeeds or fails by itself. Retry-safe with a lease.
+        """Claim any number of models. Each claim succeeds or fails independently. Retry-safe with a lease.
 
         Args:
-            keys: the models.
-            lease: as in `claim`.
-            owner: as in `claim`.
-            max_attempts: as in `claim`.
-            tell: is called with the results of each batch as soon as they are known.
+            keys: The models.
+            lease: As in `claim`.
+            owner: As in `claim`.
+            max_attempts: As in `claim`.
+            tell: Called with the results of each batch as soon as they arrive.
 
         Returns:
-            A result for each model, in order; an error stands for each that got none.
+            One result for each model, in order; an error for each model without an answer.
         """
 
     def retry(
@@ -246,10 +256,10 @@ class Backend(Protocol):
         owner: str | None = None,
         max_attempts: int | None = None,
     ) -> Claim | Rejection:
-        """Claim a model that is in ERROR. Retry-safe with a lease. Arguments as in `claim`.
+        """Claim a model that is in ERROR. Retry-safe with a lease. The arguments are those of `claim`.
 
         Returns:
-            The claim; or why there is none, with the rest of the back-off or cool-down in `Rejection.retry_left`.
+            The claim; or the reason why there is none. `Rejection.retry_left` is the rest of the back-off or cool-down.
         """
 
     def renew(
@@ -259,57 +269,72 @@ class Backend(Protocol):
         lease: float | Default | None = Default.ITS_OWN,
         updates: Sequence[ProgressUpdate] | None = None,
     ) -> list[Claim | Rejection | DamagedRecord]:
-        """Extend leases, which are never shortened, and store progress. Retry-safe with a lease.
+        """Extend leases and store progress. Retry-safe with a lease. A renewal never shortens a lease.
 
         Args:
-            claims: a batch.
-            lease: seconds from now; ``None``: for ever. Defaults to each claim's own.
-            updates: progress, one for each claim. Defaults to none. Of two updates the one with the larger `order`
-                stays, in whatever sequence they arrive.
+            claims: A batch of claims.
+            lease: Lease in seconds from now. ``None``: the claim never ends. Defaults to the lease of each claim.
+            updates: Progress, one for each claim. Defaults to none. Of two updates the registry keeps the one with the
+                larger `order`, whichever arrives first.
 
         Returns:
-            The claim with its new end; or why it was not renewed: `Rejection.lost` says whether another party ended it,
-            rather than its owner. For a claim that was cancelled `Rejection.why` has the reason.
+            The claim with its new end, or a rejection. `Rejection.lost` is true if another party ended the claim, and
+            not its owner. For a cancelled claim `Rejection.why` has the reason.
         """
 
     def renew_many(
         self, claims: Sequence[Claim], *, lease: float | Default | None = Default.ITS_OWN
     ) -> list[Claim | Rejection | Exception]:
-        """`renew` for any number of claims; an error stands for each that got no answer."""
+        """Renew any number of claims, as `renew` does. The result is an error for each claim without an answer."""
 
     def finish(self, claim: Claim, ending: Ending) -> str:
-        """End the download of a claim. Retry-safe. After the end of the lease it counts until another owner takes over.
+        """End the download of a claim. Retry-safe. After the end of the lease a claim is valid until a takeover.
 
         Returns:
-            Empty if the claim counted, or had ended so before; else why not.
+            Empty if the claim was valid, or had already ended in this way; otherwise the reason why not.
         """
 
     def release(self, claim: Claim) -> str:
-        """Give a claim back; its attempt is not counted. Retry-safe. Returns as `finish` does."""
+        """Release a claim; its attempt does not count. Retry-safe. The result is that of `finish`."""
 
     def release_many(self, claims: Sequence[Claim]) -> list[str | Exception]:
-        """`release` for any number of claims; an error stands for each that got no answer."""
+        """Release any number of claims, as `release` does. The result is an error for each claim without an answer."""
 
-    # Changes from outside of a claim
+    # Changes outside a claim
 
     def set_status(self, key: ModelKey, change: StatusChange) -> StatusSet:
-        """Set a status. Not retry-safe. Raises `EvictionInProgress`."""
+        """Set a status. Not retry-safe.
+
+        Raises:
+            EvictionInProgress: The model is being evicted.
+        """
 
     def cancel(self, key: ModelKey, cancellation: Cancellation) -> Cancelled | None:
-        """End a download. Retry-safe with an expected token. ``None``: there was none, or not with that token.
+        """End a download. Retry-safe with an expected token.
 
         The message of the record is `Cancellation.told_by` with `owner`.
+
+        Returns:
+            The cancelled claim; ``None`` if there was no download, or none with the expected token.
         """
 
     def touch(self, keys: Sequence[ModelKey]) -> list[bool | DamagedRecord]:
-        """Set the last use of a batch to now. Retry-safe. Returns which models are known."""
+        """Set the last use of a batch of models to now. Retry-safe. Return for each model whether it is known."""
 
     def touch_many(
         self,
         keys: Sequence[ModelKey],
         tell: Callable[[Sequence[bool | DamagedRecord]], None] = lambda results: None,
     ) -> list[bool | Exception]:
-        """`touch` for any number of models; an error stands for each that got no answer; `tell` as in `claim_many`."""
+        """Touch any number of models, as `touch` does.
+
+        Args:
+            keys: The models.
+            tell: As in `claim_many`.
+
+        Returns:
+            One result for each model, in order; an error for each model without an answer.
+        """
 
     def touch_model(
         self,
@@ -318,27 +343,34 @@ class Backend(Protocol):
         revision: str | None,
         subset: str | None,
     ) -> bool:
-        """`touch` for one model as callers name it; ``None``: all providers' copies. Returns whether any is known."""
+        """Touch one model as callers name it. Return whether any record is known.
+
+        Without a provider (``None``) the call touches the name under every known provider.
+        """
 
     def delete(self, keys: Sequence[ModelKey], *, expected_token: int | None, force: bool) -> int:
-        """Delete records. Retry-safe with an expected token. Raises `EvictionInProgress`, `ModelHeld`.
+        """Delete records. Retry-safe with an expected token.
 
         Args:
-            keys: a batch.
-            expected_token: delete only the record with this token.
-            force: delete also what is held, being evicted, or can't be read.
+            keys: A batch of models.
+            expected_token: Delete only the record with this token. ``None``: any token.
+            force: Whether to delete also records that are held, being evicted, or damaged.
 
         Returns:
-            How many records this call has deleted.
+            Number of records that this call has deleted.
+
+        Raises:
+            EvictionInProgress: A model is being evicted, and `force` is false.
+            ModelHeld: A model is held, and `force` is false.
         """
 
     # Reads
 
     def read(self, keys: Sequence[ModelKey]) -> list[ModelRecord | DamagedRecord | None]:
-        """The records of a batch, as the registry has them now."""
+        """Read the current records of a batch of models."""
 
     def read_many(self, keys: Sequence[ModelKey]) -> list[ModelRecord | Exception | None]:
-        """`read` for any number of models; an error stands for each that got no answer."""
+        """Read any number of models, as `read` does. The result is an error for each model without an answer."""
 
     def get_status(
         self,
@@ -347,7 +379,7 @@ class Backend(Protocol):
         revision: str | None,
         subset: str | None,
     ) -> ModelStatus | None:
-        """The status of a model as callers name it, from `cache` where that has it. DOWNLOADED is preferred."""
+        """Return the status of a model as callers name it, from `cache` if it is there. DOWNLOADED is preferred."""
 
     def get_record(
         self,
@@ -356,54 +388,54 @@ class Backend(Protocol):
         revision: str | None,
         subset: str | None,
     ) -> ModelRecord | None:
-        """The record of a model as callers name it, from `cache` where that has it. DOWNLOADED is preferred."""
+        """Return the record of a model as callers name it, from `cache` if it is there. DOWNLOADED is preferred."""
 
     def scan(
         self, batch_size: int, status: ModelStatus | None
     ) -> Iterator[ModelRecord | DamagedRecord | None]:
-        """All records by their last use, oldest first, read in pages.
+        """Iterate over all records in LRU order, read in pages.
 
-        No record that is there throughout is missed; one that is used meanwhile may come again. ``None`` stands for
-        one that was deleted meanwhile.
+        The scan returns every record that exists throughout. A record that is used meanwhile may occur again. ``None``
+        stands for a record that was deleted meanwhile.
 
         Args:
-            batch_size: records of one page, 1 to 500.
-            status: only these, as of when their page was read. Defaults to all.
+            batch_size: Records of one page, 1 to 500.
+            status: Return only records with this status at the time when their page is read. ``None``: all records.
         """
 
     def counts(self) -> StatusCounts:
-        """Records by status."""
+        """Count the records by status."""
 
     def totals(self) -> Totals:
-        """Records and bytes by status. The bytes of a record are its size, or else the expected size."""
+        """Count records and bytes by status. The bytes of a record are its size, or else its expected size."""
 
     # The registry itself
 
     def lease_time(self) -> datetime:
-        """The registry's clock, by which leases end. It never falls, whichever client asks."""
+        """Return the lease time of the registry. It never goes back, for all clients together."""
 
     def cache_id(self, proposed: str | None = None) -> str | None:
-        """The id of the cache that the namespace stands for. Retry-safe.
+        """Return the id of the cache that the namespace stands for; ``None`` if there is none. Retry-safe.
 
         Args:
-            proposed: the id from now on, where none is known; at most 64 bytes.
+            proposed: Id that the registry stores if it has none yet; at most 64 bytes. Defaults to none.
         """
 
     def branch(self, key: ModelKey) -> Branch:
-        """What is known of a repository, and of one of its branches (`key.revision`). Upper and lower case differ."""
+        """Return the known facts of a repository and of its branch `key.revision`. The lookup is case-sensitive."""
 
     def set_branch(self, key: ModelKey, commit: str, name: str, asked: int) -> None:
-        """Remember the hub's answer. Retry-safe: an older answer changes nothing.
+        """Store an answer of the hub. Retry-safe, because an older answer changes nothing.
 
         Args:
-            key: the repository as it is spelled; its revision is the branch.
-            commit: the commit of the branch.
-            name: the repository's name as the hub writes it.
-            asked: `Branch.time` before the hub was asked. A later time than now counts as now.
+            key: The repository as the caller spells it; its revision is the branch.
+            commit: The commit of the branch.
+            name: The name of the repository as the hub spells it.
+            asked: `Branch.time` before the request to the hub, in microseconds. A time in the future counts as now.
         """
 
     def listeners(self) -> int | None:
-        """How many subscriptions to the namespace are open; ``None``: the user may not ask."""
+        """Return the number of open subscriptions to the namespace; ``None`` if the user lacks the right to ask."""
 
     def events(self) -> EventSource:
-        """A new subscription, which is not open yet."""
+        """Create a subscription. It is not open yet."""

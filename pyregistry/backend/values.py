@@ -1,7 +1,7 @@
-"""Requests and answers of a backend, beside the public models.
+"""Requests and answers of a backend, in addition to the public models.
 
-Times are seconds (`float`) on the way in and lease time in microseconds (`int`) on the way out, unless a field says
-otherwise. Requests check themselves when they are made, so that every backend refuses the same arguments.
+Unless documented otherwise, times are seconds (`float`) in requests and lease time in microseconds (`int`) in answers.
+Requests validate themselves when they are created, so that every backend rejects the same arguments.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ __all__ = [
 
 
 class Connected(msgspec.Struct, frozen=True):
-    """What a connection was made to.
+    """The server of a new connection.
 
     Attributes:
-        version: product and version of the server, such as ``valkey 9.1.2``.
-        lacking: the right that waiting needs and this user lacks; empty: none.
+        version: Product and version of the server, such as ``valkey 9.1.2``.
+        lacking: Right that waiting requires and this user lacks. Defaults to empty: none.
     """
 
     version: str
@@ -41,22 +41,22 @@ class Connected(msgspec.Struct, frozen=True):
 
 
 class Ending(msgspec.Struct, frozen=True):
-    """How a download ends.
+    """The end of a download.
 
     Attributes:
         status: DOWNLOADED or ERROR.
-        message: for people; at most 4,096 bytes. Defaults to none.
-        size_bytes: size of the files. For DOWNLOADED.
-        location: where the files are, relative to the cache. For DOWNLOADED.
-        resolved_revision: the commit that was downloaded. For DOWNLOADED.
-        retry_in: back-off in seconds. For ERROR. Defaults to none.
-        permanent: whether the model is never tried again by itself. For ERROR.
-        max_attempts: attempts that the fleet makes. Once the record's attempts reach it, `cooldown` takes the place
-            of `retry_in`. Defaults to no limit.
-        cooldown: seconds until the attempts are counted anew. Defaults to never.
+        message: Human-readable message of at most 4,096 bytes. Defaults to none.
+        size_bytes: Size of the files in bytes. For DOWNLOADED. Defaults to unknown.
+        location: Path of the files, relative to the cache. For DOWNLOADED. Defaults to unknown.
+        resolved_revision: The downloaded commit. For DOWNLOADED. Defaults to unknown.
+        retry_in: Back-off in seconds. For ERROR. Defaults to none.
+        permanent: Whether the fleet never retries the model automatically. For ERROR. Defaults to False.
+        max_attempts: Maximum number of attempts of the fleet. When the record's attempts reach it, `cooldown` replaces
+            `retry_in`. Defaults to no limit.
+        cooldown: Seconds until the count of attempts restarts. Defaults to never.
 
     Raises:
-        InvalidArgument: a value is out of its range, or is not for this status.
+        InvalidArgument: A value is out of range, or is not valid for this status.
     """
 
     status: ModelStatus
@@ -93,18 +93,18 @@ class Ending(msgspec.Struct, frozen=True):
 
 
 class StatusChange(msgspec.Struct, frozen=True):
-    """A status that is set from outside of a claim.
+    """A change of status outside a claim.
 
     Attributes:
-        status: DOWNLOADING (which never ends by itself), DOWNLOADED or ERROR.
-        message: for people. Defaults to none, which clears it.
-        retry_in: back-off in seconds. For ERROR. Defaults to none.
-        permanent: whether the model is never tried again by itself. For ERROR.
-        size_bytes: size of the files. For DOWNLOADED. Defaults to what the record has.
-        location: where the files are, relative to the cache. For DOWNLOADED. Defaults to what the record has.
+        status: DOWNLOADING (which never expires), DOWNLOADED or ERROR.
+        message: Human-readable message. Defaults to none, which clears the message of the record.
+        retry_in: Back-off in seconds. For ERROR. Defaults to none.
+        permanent: Whether the fleet never retries the model automatically. For ERROR. Defaults to False.
+        size_bytes: Size of the files in bytes. For DOWNLOADED. Defaults to the value of the record.
+        location: Path of the files, relative to the cache. For DOWNLOADED. Defaults to the value of the record.
 
     Raises:
-        InvalidArgument: a value is out of its range, or is not for this status.
+        InvalidArgument: A value is out of range, or is not valid for this status.
     """
 
     status: ModelStatus
@@ -133,23 +133,23 @@ class StatusChange(msgspec.Struct, frozen=True):
 
     @property
     def is_plain(self) -> bool:
-        """Whether nothing but the status is said."""
+        """Whether the change sets only the status."""
         return not self.permanent and (self.message, self.retry_in, self.size_bytes, self.location) == (
             None, None, None, None,
         )  # fmt: skip
 
 
 class Cancellation(msgspec.Struct, frozen=True):
-    """The end of a download from outside of its claim.
+    """The end of a download from outside its claim.
 
     Attributes:
-        message: why, for people. Defaults to none.
-        expected_token: the claim that is meant. Defaults to any.
-        retry_in: cool-down in seconds. Defaults to none.
-        permanent: whether the model is never tried again by itself.
+        message: Human-readable reason. Defaults to none.
+        expected_token: Cancel only the claim with this token. Defaults to any.
+        retry_in: Cool-down in seconds. Defaults to none.
+        permanent: Whether the fleet never retries the model automatically. Defaults to False.
 
     Raises:
-        InvalidArgument: a value is out of its range, or both `retry_in` and `permanent` are given.
+        InvalidArgument: A value is out of range, or both `retry_in` and `permanent` are given.
     """
 
     message: str | None = None
@@ -164,20 +164,20 @@ class Cancellation(msgspec.Struct, frozen=True):
         check_back_off(self.retry_in, self.permanent)
 
     def told_by(self, owner: str) -> str:
-        """The message of the record: the client that cancels, and why.
+        """Build the message of the record: the client that cancels, and the reason.
 
         Raises:
-            InvalidArgument: both together are too long.
+            InvalidArgument: The message exceeds 4,096 bytes.
         """
         why = f": {self.message}" if self.message else ""
         return checks.text("message", f"cancelled by {owner}{why}")
 
 
 def check_back_off(retry_in: float | None, permanent: bool) -> None:
-    """Check when an error may be tried again.
+    """Check the back-off of an error.
 
     Raises:
-        InvalidArgument: both are given, or the time is out of its range.
+        InvalidArgument: Both arguments are given, or the back-off is out of range.
     """
     if permanent and retry_in is not None:
         raise InvalidArgument("retry_in", "contradicts permanent")
@@ -186,7 +186,7 @@ def check_back_off(retry_in: float | None, permanent: bool) -> None:
 
 
 class StatusSet(msgspec.Struct, array_like=True, frozen=True, tag="done"):
-    """The claim that a status change ended; empty and 0 if there was none."""
+    """The claim that a status change ended; empty texts and 0 if there was none."""
 
     ended_owner: str
     ended_claim_id: str
@@ -194,33 +194,33 @@ class StatusSet(msgspec.Struct, array_like=True, frozen=True, tag="done"):
 
 
 class Cancelled(msgspec.Struct, array_like=True, frozen=True, tag="done"):
-    """The claim that was cancelled; an empty owner: the download had none."""
+    """The cancelled claim. The owner is empty if the download had none."""
 
     owner: str
     token: int
 
 
 class Totals(msgspec.Struct, array_like=True, frozen=True):
-    """Records by status, and the bytes that they stand for, in the order of `STATUSES`."""
+    """Numbers of records and bytes by status, in the order of `STATUSES`."""
 
     records: tuple[int, int, int, int]
     bytes: tuple[int, int, int, int]
 
 
 class HubAnswer(msgspec.Struct, array_like=True, frozen=True):
-    """What a hub answered: a commit or a name, and when (lease time, microseconds)."""
+    """An answer of a hub: a commit or a name, and its lease time in microseconds."""
 
     value: str
     at: int
 
 
 class Branch(msgspec.Struct, array_like=True, frozen=True):
-    """What the registry knows of a branch.
+    """The facts that the registry has about a branch.
 
     Attributes:
-        time: lease time of this answer, in microseconds.
-        commit: the commit of the branch.
-        name: the repository's name as the hub writes it.
+        time: Lease time of this answer, in microseconds.
+        commit: The commit of the branch; ``None`` if it is unknown.
+        name: The name of the repository as the hub spells it; ``None`` if it is unknown.
     """
 
     time: int
@@ -229,13 +229,13 @@ class Branch(msgspec.Struct, array_like=True, frozen=True):
 
 
 class ModelState(NamedTuple):
-    """The state of a model, as an event tells it.
+    """The state of a model, according to an event.
 
     Attributes:
-        status: its status; ``None``: there is no record.
-        seconds_left: how long nothing can be won: the rest of the lease or of the back-off; infinite for a claim
-            that never ends.
-        record: the record, where the event tells all of it.
+        status: Status of the model; ``None`` if there is no record.
+        seconds_left: Seconds in which no claim can succeed: the rest of the lease or of the back-off. It is infinite
+            for a claim that never ends. Defaults to 0.
+        record: The record; ``None`` if the event does not include the whole record.
     """
 
     status: ModelStatus | None
