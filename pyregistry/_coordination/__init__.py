@@ -1,1 +1,1 @@
-"""Waiting, leases, and one download per fleet, on any backend."""
+"""Single flight of downloads across a fleet: waiting, leases and keepalive, on any backend."""

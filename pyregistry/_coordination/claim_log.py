@@ -1,4 +1,4 @@
-"""The claims of one client: which are kept alive, and what is logged of them."""
+"""The claims of one client: bookkeeping of the keepalive, and log messages."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ Lease = float | Default | None
 
 
 class ClaimLog:
-    """The part of a session that both clients share: what follows from the answers of the backend.
+    """The part of a session that both clients share: it processes the answers of the backend.
 
     Attributes:
-        keepalive: the claims that are kept alive.
-        ids: makes claim ids.
-        backoff: how long this machine leaves claims to others after it failed by itself.
-        cache_roots: roots of stores that were seen to be the cache of this namespace.
-        checked_roots: roots of stores that could be written to, and when (`now`).
+        keepalive: The claims that are kept alive.
+        ids: Generator of claim ids.
+        backoff: Back-off of this machine after local faults.
+        cache_roots: Roots of stores that were verified as the cache of this namespace.
+        checked_roots: Roots of writable stores, with the time of the last check (`now`).
     """
 
     def __init__(self, keepalive: Keepalive, ids: ClaimIds) -> None:
@@ -42,12 +42,12 @@ class ClaimLog:
         self.checked_roots: dict[Path, float] = {}
 
     def connected(self, server: Connected) -> None:
-        """Warn of a user who may not wait."""
+        """Log a warning if the user lacks the right that waiting requires."""
         if server.lacking:
             _log.warning("waiting will be refused: this user lacks the right to %s", server.lacking)
 
     def claimed_many(self, results: Sequence[ClaimResult | DamagedRecord], lease: Lease) -> None:
-        """Keep alive what was won, and log."""
+        """Log the results of claims, and keep the won claims alive."""
         for result in results:
             if isinstance(result, DamagedRecord):
                 _log.warning("not claimed: %s", result)
@@ -55,7 +55,7 @@ class ClaimLog:
                 self.claimed(result, lease)
 
     def claimed(self, result: ClaimResult, lease: Lease) -> None:
-        """Keep alive what was won, and log."""
+        """Log the result of a claim, and keep a won claim alive."""
         if isinstance(result, Claimed):
             if lease is KEPT or result.claim.taken_over or _log.isEnabledFor(logging.DEBUG):
                 self._won(result.claim, lease, "claimed", logging.DEBUG)
@@ -75,7 +75,7 @@ class ClaimLog:
             _log.log(level, "%s %s (token %d, attempt %d)", how, claim.ref, claim.token, claim.attempts)
 
     def retried(self, ref: ModelRef, result: Claim | Rejection, lease: Lease) -> Claim | None:
-        """Keep alive what was won, and log."""
+        """Log the result of a retry, and keep a won claim alive. Return the claim, or ``None`` after a rejection."""
         if isinstance(result, Rejection):
             _log.debug("%s is not retried: %s", ref, result.why)
             return None
@@ -85,7 +85,11 @@ class ClaimLog:
     def renewed(
         self, claim: Claim, result: Claim | Rejection | DamagedRecord
     ) -> Claim | DamagedRecord | None:
-        """Drop a claim that could not be renewed, and log."""
+        """Log the result of a renewal, and drop a claim that could not be renewed.
+
+        Returns:
+            The claim or the `DamagedRecord`; ``None`` after a rejection.
+        """
         if isinstance(result, Claim):
             _log.debug("renewed %s (token %d)", claim.ref, claim.token)
             return result
@@ -97,7 +101,7 @@ class ClaimLog:
         return result
 
     def ended(self, claim: Claim, how: str, why_not: str) -> bool:
-        """Drop a claim that has ended, and log; whether it counted."""
+        """Drop a claim that has ended, log it, and return whether the claim was valid."""
         self.keepalive.drop(claim)
         if why_not:
             _log.warning("%s (token %d) could not be %s: %s", claim.ref, claim.token, how, why_not)
@@ -108,7 +112,7 @@ class ClaimLog:
     def status_set(
         self, key: ModelKey, status: ModelStatus, reply: StatusSet, dropped: Iterable[LeasedClaim]
     ) -> None:
-        """Log a status that was set, and the live claim of another client that it ended."""
+        """Log a change of status. Warn if the change ended a live claim of another client."""
         ended = reply.ended_claim_id
         if ended and not (self.ids.made(ended) or any(kept.claim.claim_id == ended for kept in dropped)):
             _log.warning(
@@ -119,7 +123,7 @@ class ClaimLog:
             _log.debug("set %s to %s", key.ref, status)
 
     def cancelled(self, key: ModelKey, cancelled: Cancelled | None) -> bool:
-        """Log a download that was cancelled; whether there was one."""
+        """Log the cancellation of a download, and return whether there was a download."""
         if cancelled is None:
             _log.debug("%s is not being downloaded: nothing to cancel", key.ref)
             return False
@@ -139,5 +143,5 @@ class ClaimLog:
         _log.debug("touched %d records", len(known))
 
     def deleted(self, ref: ModelRef, gone: int) -> None:
-        """Log records that were deleted."""
+        """Log the deletion of records."""
         _log.debug("deleted %d records of %s", gone, ref.name)

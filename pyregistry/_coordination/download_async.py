@@ -1,4 +1,4 @@
-"""The block form of `ensure`: what `download` of a client gives."""
+"""The block form of `ensure`, which `download` of a client returns."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ __all__ = ["AsyncDownload"]
 
 
 class AsyncDownload:
-    """The block form of `AsyncEnsure.ensure`: an async context manager, to be entered once."""
+    """The block form of `AsyncEnsure.ensure`: an async context manager, which the caller may enter once."""
 
     def __init__(self, session: AsyncSession, wish: EnsureRequest) -> None:
         self._session = session

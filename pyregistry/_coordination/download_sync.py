@@ -1,5 +1,5 @@
 # Made from _coordination/download_async.py by tools/unasync.py: change that one.
-"""The block form of `ensure`: what `download` of a client gives."""
+"""The block form of `ensure`, which `download` of a client returns."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ __all__ = ["Download"]
 
 
 class Download:
-    """The block form of `Ensure.ensure`: a context manager, to be entered once."""
+    """The block form of `Ensure.ensure`: a context manager, which the caller may enter once."""
 
     def __init__(self, session: Session, wish: EnsureRequest) -> None:
         self._session = session

@@ -1,7 +1,7 @@
-"""One download per fleet: who wants a model gets it, by downloading it or by waiting for who does.
+"""Single flight of a download across a fleet: a caller downloads the model, or waits for the owner's download.
 
-An `AsyncEnsure` is one caller's way to one model. It asks, claims, waits to be told, downloads, verifies;
-what is won and lost is decided by the transitions alone.
+An `AsyncEnsure` serves one call for one model. It reads the record, claims, waits for events, downloads and verifies.
+Only the transitions on the server decide which caller wins a claim.
 """
 
 from __future__ import annotations
@@ -54,16 +54,21 @@ T = TypeVar("T")
 _log = logging.getLogger("pyregistry.flight")
 
 _AWAY = (RegistryUnavailable, OutcomeUnknown)
-_JITTER = 0.25  # seconds over which those spread who saw the same lease end
-_MARK_PATIENCE = 5.0  # seconds in which a file that another machine wrote may come to be seen
-_CHECK_EVERY = 60.0  # seconds for which a root that could be written to is taken to be so
-_PUBLISH_TRIES = 5  # how often the disk may refuse what was downloaded, before the claim is given back
-_UNKNOWN = datetime.fromtimestamp(0, timezone.utc)  # a time that only the registry knows
+_JITTER = 0.25  # seconds over which waiters spread their claims after the end of a lease
+_MARK_PATIENCE = 5.0  # seconds until a file that another machine wrote becomes visible
+_CHECK_EVERY = 60.0  # seconds for which a successful check of a store's root remains valid
+_PUBLISH_TRIES = 5  # attempts to publish on a failing disk before the claim is released
+_UNKNOWN = datetime.fromtimestamp(0, timezone.utc)  # placeholder for a time that only the registry knows
 _UNLEASED = (ModelStatus.DOWNLOADED, ModelStatus.ERROR)
 
 
 class AsyncEnsure:
-    """One caller's way to one model."""
+    """One call of `ensure` for one model.
+
+    Args:
+        session: The client.
+        wish: The validated arguments of the call.
+    """
 
     def __init__(self, session: AsyncSession, wish: EnsureRequest) -> None:
         if wish.verify is not None:
@@ -79,7 +84,11 @@ class AsyncEnsure:
         self.owner = AsyncOwner(session, wish, self._backend)
 
     async def ensure(self, download: Callable[..., Any]) -> ModelRecord:
-        """The record, once the model is there."""
+        """Return the record once the model is available. Download the model if this call wins the claim.
+
+        Args:
+            download: Function of the user that downloads the model.
+        """
         check_function("download", download, 1 if self._wish.store is None else 2)
         while True:
             got = await self.take()
@@ -87,10 +96,10 @@ class AsyncEnsure:
                 return got
             await self._own(got, download)
 
-    # One of many who want it
+    # Waiting
 
     async def take(self) -> ModelRecord | ActiveDownload:
-        """The record of a model that is there, or the claim of who is to download it."""
+        """Return the record of an available model, or a claim under which the caller must download the model."""
         self._session.subscriber.bind_to_running_loop()
         hub, entry = self._session.subscriber.hub, self._wish.target.entry
         seat = hub.sit(entry, self._poke)
@@ -112,18 +121,19 @@ class AsyncEnsure:
                 self._session.subscriber.leave()
 
     def _use(self, got: ModelRecord | ActiveDownload) -> None:
-        """A model that is there is used by this call. The server is told later; a finish has told it already."""
+        """Touch an available model through the touch buffer. A finish by this call has already touched the model."""
         if self._wish.touch and isinstance(got, ModelRecord) and got.token != self.owner.finished:
-            with suppress(RegistryClosed):  # the model is there all the same
+            with suppress(RegistryClosed):  # the model is available although its touch is lost
                 self._session.uses.touch(self._wish.target, [self._wish.target])
 
     async def _take(self, seat: WaitEntry[Wakeup, Lock]) -> ModelRecord | ActiveDownload:
         await self._identity.check()
-        need = seat.asked  # what is known must have been asked for after this
+        need = seat.asked  # only an answer to a later query is fresh enough
         while True:
             self._poke.clear()
             if self._listens and not self._session.subscriber.is_up:
-                # It will be told when it is up again, or that this takes too long; to ask would be for nothing.
+                # The subscriber wakes this waiter when the subscription is up, or after its patience. A query before
+                # that is useless, because the new subscription invalidates the answer.
                 self._raise_again(self._session.subscriber.trouble)
                 await self._sleep(backoff.LONGEST_PAUSE_S)
                 continue
@@ -140,11 +150,11 @@ class AsyncEnsure:
             if view.status is ModelStatus.ERROR and view.record is not None:
                 self._check_retry(view.record, view.until)
             claimed = view.status in (ModelStatus.DOWNLOADING, ModelStatus.EVICTING)
-            # After a fault of this machine others go first.
+            # After a local fault this machine leaves the claim to other replicas.
             until = max(view.until, self._session.backoff.until)
             self._tell_wait(seat, view)
             if not self._listens and (claimed or now() < until):
-                # Who waits listens first, and then asks again.
+                # Subscribe before the next query, so that no event between query and subscription is lost.
                 await self._session.subscriber.join()
                 self._listens = True
                 need = seat.asked
@@ -156,10 +166,10 @@ class AsyncEnsure:
                 if held is not None:
                     return held
                 if seat.version == version:
-                    need = seat.asked  # it was not won, and why is not known
+                    need = seat.asked  # the claim failed for an unknown reason: query again
 
     async def _look(self, seat: WaitEntry[Wakeup, Lock], need: int) -> Snapshot:
-        """What is known. One of all that want to know asks."""
+        """Return a snapshot from a query after number `need`. One waiter queries on behalf of all waiters."""
         while True:
             if seat.answered > need:
                 self._raise_again(seat.trouble)
@@ -168,12 +178,17 @@ class AsyncEnsure:
                     return view
             asked = seat.asked
             async with seat.turn:
-                # Whoever had the turn before may have asked after this one came.
+                # The previous holder of the lock may have queried after this waiter arrived.
                 if seat.answered <= max(need, asked):
                     await self._ask(seat, self._read)
 
     async def _ask(self, seat: WaitEntry[Wakeup, Lock], question: Callable[[], Any]) -> None:
-        """Ask for all; the question gives a view, or ``None`` where it can't tell."""
+        """Run a query on behalf of all waiters of this model.
+
+        Args:
+            seat: The wait entry of the model.
+            question: Returns a snapshot, or ``None`` if the state remains unknown.
+        """
         number, version = seat.ask()
         try:
             view = await question()
@@ -188,24 +203,24 @@ class AsyncEnsure:
             raise record
         if record is None:
             return Snapshot(None)
-        # How long a lease or a back-off lasts only the server can tell: it is tried.
+        # Only the server knows the rest of a lease or a back-off. A claim, which 0.0 permits, returns it.
         return Snapshot(record.status, 0.0, record)
 
     def _raise_again(self, trouble: RegistryError | None) -> None:
-        """What another waiter has met, or the listener."""
+        """Raise the error of another waiter's query, or of the subscriber, if there is one."""
         if isinstance(trouble, _AWAY):
             raise RegistryUnavailable(str(trouble)) from trouble
         if trouble is not None:
             raise trouble
 
     async def _wait(self, seat: WaitEntry[Wakeup, Lock], until: float) -> bool:
-        """Until there is news, or the time has come; whether it is time to ask."""
+        """Sleep until an event, `until`, or the recheck time. Return whether the recheck is due."""
         await self._sleep(min(until + random.uniform(0.0, _JITTER), seat.recheck_at) - now())
         self._raise_again(self._session.subscriber.trouble)
         return not self._poke.is_set() and now() >= seat.recheck_at
 
     def _tell_wait(self, seat: WaitEntry[Wakeup, Lock], view: Snapshot) -> None:
-        """Log what is waited for: at first, and from time to time. One line for all that wait for a model."""
+        """Log the progress of the owner every `RECHECK / 2` seconds: one line for all waiters of a model."""
         record = view.record
         if record is None or record.status is not ModelStatus.DOWNLOADING or now() < seat.tell_at:
             return
@@ -219,7 +234,12 @@ class AsyncEnsure:
         )  # fmt: skip
 
     async def _sleep(self, seconds: float) -> bool:
-        """So long, or until there is news; whether there is."""
+        """Sleep for this many seconds, or until an event. Return whether there is an event.
+
+        Raises:
+            WaitTimedOut: The timeout of the call has passed.
+            RegistryClosed: The client shuts down.
+        """
         left = self._ends - now()
         if left <= 0:
             ref = self._wish.target.ref
@@ -229,15 +249,19 @@ class AsyncEnsure:
                 provider=str(ref.provider),
             )
         with self._session.keepalive.waiting(waker(self._poke)):
-            self._session.keepalive.check_open()  # once it is woken when the client shuts down
+            self._session.keepalive.check_open()  # a shutdown wakes this waiter
             return await self._poke.wait(min(seconds, left))
 
-    # One of few who may win it
+    # Claiming
 
     async def _contend(
         self, seat: WaitEntry[Wakeup, Lock], version: int, view: Snapshot
     ) -> ActiveDownload | None:
-        """Try to win the claim, one at a time, and only if nothing was heard meanwhile."""
+        """Try to claim, one waiter at a time, if the snapshot has not changed meanwhile.
+
+        Returns:
+            The claim; ``None`` if it was not won, or the snapshot changed.
+        """
         self._session.keepalive.check_open()
         asked = seat.asked
         async with seat.turn:
@@ -296,7 +320,7 @@ class AsyncEnsure:
         return Snapshot(ModelStatus.DOWNLOADING, since + wish.lease)
 
     async def _won(self, ask_for: Callable[[], Awaitable[T]]) -> T:
-        """The answer to a claim or a retry. A caller that is cancelled meanwhile releases what it may have won."""
+        """Return the answer to a claim or a retry. If the caller is cancelled, release a claim that was won."""
         try:
             return await ask_for()
         except Exception:
@@ -307,7 +331,7 @@ class AsyncEnsure:
 
     async def _unwin(self, ask_for: Callable[[], Awaitable[Any]]) -> None:
         try:
-            # The claim id makes it the same claim; a copy that comes after the release finds that it has ended.
+            # The claim id makes the request idempotent. A copy that arrives after the release finds an ended claim.
             answer = await ask_for()
             claim = answer.claim if isinstance(answer, Claimed) else answer
             if isinstance(claim, Claim):
@@ -316,24 +340,30 @@ class AsyncEnsure:
             _log.warning("a claim that was asked for may have been won, and ends with its lease: %s", error)
 
     def _check_retry(self, record: ModelRecord, until: float) -> None:
-        """Raises where nobody of this policy is to try again, or not before a cool-down that lasts."""
+        """Raise if the policy of this call permits no further attempt, or none before the end of a cool-down.
+
+        Raises:
+            DownloadFailed: There is no policy, the failure is permanent, the attempts are used up, or the cool-down has
+                not ended.
+        """
         retry = self._wish.retry
         if retry is None or record.permanent:
             over = True
         elif record.used_up and record.retry_at is not None:
-            over = now() < until  # where that is not known yet, the registry says so when it is asked
+            # If `until` is still unknown, the registry rejects the retry and returns the rest of the cool-down.
+            over = now() < until
         else:
             over = record.attempts >= retry.attempts
         if over:
             raise DownloadFailed(told(record), record) from self._failure
 
-    # What this machine can't do
+    # Local faults
 
     async def _check_machine(self) -> None:
-        """Try what a download needs, before a claim is asked for.
+        """Check the requirements of a download on this machine before the claim.
 
         Raises:
-            LocalFault: something is missing here.
+            LocalFault: The machine lacks a requirement.
         """
         check_descriptors()
         store, checked = self._wish.store, self._session.checked_roots
@@ -344,10 +374,10 @@ class AsyncEnsure:
             await ask(self._wish.ready)
 
     def _leave_to_others(self, fault: LocalFault) -> None:
-        """Keep from claiming for a while, longer each time.
+        """Stop claiming for a back-off that grows with each consecutive fault.
 
         Raises:
-            LocalFault: it was so too often.
+            LocalFault: This call has met `MOST_FAULTS` faults.
         """
         ref = self._wish.target.ref
         if self._wish.store is not None:
@@ -359,7 +389,7 @@ class AsyncEnsure:
         _log.warning("this machine leaves %s to others for %s s: %s", ref, round(delay, 1), fault)
 
     async def _own(self, held: ActiveDownload, download: Callable[..., Any]) -> None:
-        """Download under the claim, and say how it ended. It may have been lost: the state then tells."""
+        """Download under the claim and report the end. After a lost claim `ensure` reads the record again."""
         owner = self.owner
         try:
             try:
@@ -390,18 +420,24 @@ class AsyncEnsure:
                 if not await ask(store.look_again if again else store.contains, record):
                     return False
             except InvalidArgument:
-                return False  # its location says nothing to this store
+                return False  # the location is not valid in this store
         return verify is None or bool(await ask(verify, record))
 
     async def _comes_to_be_accepted(self, seat: WaitEntry[Wakeup, Lock], record: ModelRecord) -> bool:
-        """A push outruns file systems: look again for a while. Where nothing comes, the record goes."""
+        """Poll the files of a DOWNLOADED record until they are visible, because an event outruns a shared file system.
+
+        Delete the record if the files are not visible within `visibility_timeout`.
+
+        Returns:
+            Whether the files are accepted.
+        """
         await self._identity.check(anew=True)
         version = seat.version
         left = 0.0
         if record.finished_at is not None and (self._wish.store is None or record.location):
             age = await self._backend().lease_time() - record.finished_at
             left = self._wish.visibility_timeout - age.total_seconds()
-        ends = now() + left  # from the answer on, however long it took: later than meant does no harm
+        ends = now() + left  # counted from the answer: the time of the request only extends the wait
         pause = backoff.FIRST_PAUSE_S
         while not await self._accepts(record, again=True):
             if seat.version != version:
@@ -422,16 +458,20 @@ class AsyncEnsure:
     async def _delete(self, record: ModelRecord) -> Snapshot | None:
         target = self._wish.target
         if not await self._backend().delete([target], expected_token=record.token, force=False):
-            return None  # another's by now
+            return None  # the record has changed, so it belongs to another attempt
         _log.warning("%s is not where its record (token %d) says: it is forgotten", target.ref, record.token)
         return Snapshot(None)
 
-    # A registry that is away
+    # Unavailable registry
 
     async def _without_registry(self, error: RegistryError) -> ModelRecord | None:
-        """What is on disk, if that is to count; who was waiting already goes on, and gets None.
+        """Handle an unavailable registry: return a record of the files on disk, if `on_unavailable` permits it.
 
-        A caller that waits already waits for a refusal to pass, whatever `on_unavailable` says: the server is there.
+        A waiter with a subscription pauses and continues. With `on_unavailable` "raise" it continues only after
+        `NotNow`, a temporary refusal, because the server is reachable.
+
+        Returns:
+            The record; ``None`` if the waiter should continue.
         """
         if self._wish.on_unavailable == "raise":
             if not isinstance(error, NotNow):
@@ -468,6 +508,6 @@ class AsyncEnsure:
         return record if wish.verify is None or await ask(wish.verify, record) else None
 
     def _backend(self) -> AsyncBackend:
-        """The registry, which is not asked again after a refusal for longer than this caller waits."""
+        """Return the backend, with its patience limited to the remaining timeout of this call."""
         backend = self._session.backend
         return backend if self._ends == math.inf else backend.within(self._ends - now())

@@ -1,6 +1,6 @@
-"""A claim as its owner has it while it downloads: it says how far it is, and is told when it is lost.
+"""The owner's view of a claim during a download: progress reports and the signal of a lost claim.
 
-Nothing here sends: the keeper (`_coordination.keepalive`) renews what is held, and takes along what was said.
+This module sends nothing. The keepalive (`_coordination.keepalive`) renews the claims and sends progress with renewals.
 """
 
 from __future__ import annotations
@@ -20,18 +20,20 @@ from pyregistry.models import Claim
 __all__ = ["ActiveDownload", "LeasedClaim", "LossSignal", "OwnedClaim", "StallDeadline"]
 
 REPORT_EVERY = 1.0
-"""Seconds between two renewals that only tell how far a download is."""
+"""Minimum seconds between two renewals that only send progress."""
 
 
 class LeasedClaim:
-    """One claim, when it is to be renewed, and until when it is known to hold.
+    """One claim with a lease, its next renewal, and its local expiry.
 
     Args:
-        claim: what was given.
-        since: when it was asked for (`now`); left out: now.
+        claim: The claim.
+        since: Time of the request for the claim (`now`). Defaults to the current time.
 
     Attributes:
-        over: whether its owner has begun to say how the download ended.
+        due: Time of the next renewal (`now`): a third of the lease after the last proof.
+        holds_until: Time until which the lease is proved (`now`).
+        over: Whether the owner has begun to report the end of the download.
     """
 
     __slots__ = ("__weakref__", "claim", "due", "holds_until", "lease", "over")
@@ -45,31 +47,31 @@ class LeasedClaim:
         self.proved(now() if since is None else since)
 
     def proved(self, since: float) -> None:
-        """The server has granted what was asked for then."""
+        """Restart the lease after the server has granted a request that was sent at `since`."""
         self.due = since + self.lease / 3
         self.holds_until = since + self.lease
 
     @property
     def wakes_at(self) -> float:
-        """When its keeper has something to do for it."""
+        """Time of the next action of the keepalive for this claim (`now`)."""
         return self.due
 
     def take_said(self) -> ProgressUpdate:
-        """What the owner has said since the last renewal."""
+        """Return the progress since the last renewal, and clear it."""
         return ProgressUpdate()
 
     def put_back(self, said: ProgressUpdate) -> None:
-        """It could not be told."""
+        """Restore progress that could not be sent."""
 
     def tell_lost(self, why: str) -> None:
-        """It is somebody else's."""
+        """Signal the owner that the claim is lost."""
 
 
 class LossSignal:
-    """Whether a claim is lost, or can't be proved any more: an event to look at, or to wait for, in any thread.
+    """Thread-safe event: the claim is lost, or its lease can no longer be proved.
 
     Attributes:
-        why: for people; empty until it is set.
+        why: Human-readable reason; empty until the signal is set.
     """
 
     def __init__(self) -> None:
@@ -79,16 +81,16 @@ class LossSignal:
         self._calls: list[Callable[[], object]] = []
 
     def is_set(self) -> bool:
-        """Whether it is lost. The owner's own deadline counts too, without anybody looking at the clock."""
+        """Return whether the claim is lost. This call also checks the owner's deadline, so it needs no timer."""
         if not self._event.is_set() and now() >= self._deadline():
             self.set("its lease could not be proved in time")
         return self._event.is_set()
 
     def wait(self, timeout: float | None = None) -> bool:
-        """Wait until it is lost; whether it is.
+        """Wait until the claim is lost, and return whether it is.
 
         Args:
-            timeout: seconds; ``None``: as long as it takes.
+            timeout: Seconds. Defaults to ``None``: no timeout.
         """
         ends = math.inf if timeout is None else now() + timeout
         while not self.is_set():
@@ -99,7 +101,7 @@ class LossSignal:
         return True
 
     def set(self, why: str) -> None:
-        """It is lost; what was said first stays."""
+        """Set the signal and call the callbacks. Idempotent; the first reason remains."""
         if not self._event.is_set():
             self.why = self.why or why
             self._event.set()
@@ -107,22 +109,26 @@ class LossSignal:
                 call()
 
     def bind(self, deadline: Callable[[], float]) -> None:
-        """Be set by itself at this point of `now`, which may move."""
+        """Set the deadline at which the signal sets itself.
+
+        Args:
+            deadline: Returns the deadline (`now`), which may move.
+        """
         self._deadline = deadline
 
     def call(self, function: Callable[[], object]) -> None:
-        """Call this, from whatever thread sets it; at once if it is set already."""
+        """Register a callback, which runs in the thread that sets the signal. If it is already set, call it at once."""
         self._calls.append(function)
         if self._event.is_set():
             function()
 
 
 class StallDeadline:
-    """When a download that does not advance is ended, and how.
+    """Stall timeout of a download, and the ending of a stalled download.
 
     Args:
-        timeout: seconds without progress.
-        ending: how its claim ends; it is given the claim and the reason.
+        timeout: Seconds without progress.
+        ending: Builds the ending of the claim from the claim and the reason.
     """
 
     def __init__(self, timeout: float, ending: Callable[[Claim, str], Ending]) -> None:
@@ -134,19 +140,20 @@ class ActiveDownload(LeasedClaim):
     """A claim under which its owner downloads.
 
     Args:
-        claim: what was given.
-        since: when it was asked for.
-        bound: whether the owner stops when it can't prove its lease; if not, only the server's word counts.
-        stall: when it is ended for want of progress; ``None``: never. It may become that.
-        changed: called after something was said, so that its keeper looks at `wakes_at` again.
-        prove: asks the server whether it still holds.
+        claim: The claim.
+        since: Time of the request for the claim (`now`).
+        bound: Whether the owner stops when it can't prove its lease. If false, only an answer of the server ends the
+            claim.
+        stall: Stall timeout; ``None``: the download never stalls. It may be set to ``None`` later.
+        changed: Called after a report, so that the keepalive reads `wakes_at` again.
+        prove: Asks the server whether the claim is still valid.
 
     Attributes:
-        lost: whether its owner is to stop.
-        asked_at: when it was last asked to be proved at once (`now`).
-        finished: whether the download has ended well: what is left is to publish it, and to say so.
-        thread: where its owner is.
-        artifact: what was downloaded, as far as the owner has said.
+        lost: Signal that the owner must stop.
+        asked_at: Time of the last request for an immediate proof (`now`).
+        finished: Whether the download has succeeded. Only publishing and the final report remain.
+        thread: Id of the owner's thread.
+        artifact: Facts about the downloaded files that the owner has reported.
     """
 
     __slots__ = ("_advanced_at", "_changed", "_lock", "_prove", "_said", "_told_at", "artifact", "asked_at", "bound",
@@ -182,24 +189,24 @@ class ActiveDownload(LeasedClaim):
 
     @property
     def wakes_at(self) -> float:
-        """When its keeper has something to do for it."""
+        """Time of the next action of the keepalive for this claim (`now`)."""
         return min(self.due, self.stalls_at)
 
     @property
     def stalls_at(self) -> float:
-        """When it counts as stalled, if nothing more is reported. What never reported can't stall."""
+        """Time at which the download stalls without further progress. A download without any report never stalls."""
         stall = self.stall
         return math.inf if stall is None else self._advanced_at + stall.timeout
 
     def proved(self, since: float) -> None:
-        """The server has granted what was asked for then."""
+        """Restart the lease after the server has granted a request that was sent at `since`."""
         super().proved(since)
         self._told_at = since
         if self.asked_at >= since:
-            self.due = since  # what was heard meanwhile may be newer than the answer
+            self.due = since  # an event during the request may be newer than the answer
 
     def report(self, said: ProgressUpdate) -> None:
-        """How far the owner is."""
+        """Merge a progress report of the owner. Progress schedules a renewal within `REPORT_EVERY`."""
         with self._lock:
             before, self.progress = self.progress, self.progress.then(said)
             self._said = self._said.then(said)
@@ -209,27 +216,27 @@ class ActiveDownload(LeasedClaim):
         self._changed(self)
 
     def take_said(self) -> ProgressUpdate:
-        """What the owner has said since the last renewal."""
+        """Return the progress since the last renewal, with a new order, and clear it."""
         with self._lock:
             said, self._said = self._said, ProgressUpdate()
-            # In the order in which things were said, whoever sends them first.
+            # The lock makes the numbers follow the order of the reports, whichever thread sends first.
             return said._replace(order=next_order())
 
     def put_back(self, said: ProgressUpdate) -> None:
-        """It could not be told."""
+        """Restore progress that could not be sent. Later reports take precedence."""
         with self._lock:
             self._said = said.then(self._said)
 
     def tell_lost(self, why: str) -> None:
-        """It is somebody else's."""
+        """Signal the owner that the claim is lost."""
         self.lost.set(why)
 
     def prove(self) -> bool:
-        """Ask the server whether the claim still holds. Blocks."""
+        """Ask the server whether the claim is still valid. Blocks."""
         return self._prove(self)
 
     def loss(self) -> ClaimLost:
-        """The error for an owner that owns no more."""
+        """Build the error for an owner that has lost its claim."""
         claim = self.claim
         return ClaimLost(
             f"the claim of {claim.model_name!r} ({claim.provider}, token {claim.token}) is lost: {self.lost.why}",
@@ -241,25 +248,25 @@ class ActiveDownload(LeasedClaim):
 class OwnedClaim(Claim, frozen=True, kw_only=True, gc=True):
     """A claim that is kept alive while its owner downloads.
 
-    It is a `Claim`, and renewed by the client until the download ends.
+    The client renews this `Claim` until the download ends.
 
     Attributes:
-        held: how the client keeps it; not for you.
+        held: State of the keepalive; private to the library.
     """
 
     held: ActiveDownload
 
     @classmethod
     def of(cls, held: ActiveDownload) -> OwnedClaim:
-        """The owner's view of a claim that is held."""
+        """Create the owner's view of an active download."""
         fields = {field: getattr(held.claim, field) for field in Claim.__struct_fields__}
         return cls(**fields, held=held)
 
     @property
     def lost(self) -> LossSignal:
-        """Set when the claim is somebody else's, or can't be proved any more: stop then.
+        """Signal that the claim is lost, or can no longer be proved. The download must then stop.
 
-        An asyncio download is cancelled; one in a thread must look: ``lost.is_set()``, ``lost.wait(seconds)``.
+        An asyncio download is cancelled. A download in a thread must check ``lost.is_set()`` or ``lost.wait(seconds)``.
         """
         return self.held.lost
 
@@ -269,15 +276,17 @@ class OwnedClaim(Claim, frozen=True, kw_only=True, gc=True):
         bytes_total: int | None = None,
         message: str | Default | None = Default.UNCHANGED,
     ) -> None:
-        """Say how far the download is. Cheap, from any thread: it is told along with a renewal, or once a second.
+        """Report the progress of the download. Cheap and thread-safe.
+
+        The next renewal sends the report, at most once a second.
 
         Args:
-            bytes_done: how much is done; ``None``: as before.
-            bytes_total: how much there is; ``None``: as before.
-            message: for people; ``None``: none; left out: as before.
+            bytes_done: Downloaded bytes. Defaults to ``None``: unchanged.
+            bytes_total: Total bytes. Defaults to ``None``: unchanged.
+            message: Human-readable message; ``None`` clears it. Defaults to unchanged.
 
         Raises:
-            InvalidArgument: a number is negative or too large, a text is too long.
+            InvalidArgument: A number is negative or too large, or a text is too long.
         """
         if bytes_done is not None:
             checks.whole("bytes_done", bytes_done)
@@ -294,15 +303,15 @@ class OwnedClaim(Claim, frozen=True, kw_only=True, gc=True):
         location: str | None = None,
         resolved_revision: str | None = None,
     ) -> None:
-        """Say what was downloaded, for the record; what is ``None`` stays as it was.
+        """Describe the downloaded files for the record. Arguments that are ``None`` leave their value unchanged.
 
         Args:
-            size_bytes: how large the files are.
-            location: where they are, relative to the cache.
-            resolved_revision: which commit it was.
+            size_bytes: Size of the files in bytes. Defaults to ``None``.
+            location: Path of the files, relative to the cache. Defaults to ``None``.
+            resolved_revision: The downloaded commit. Defaults to ``None``.
 
         Raises:
-            InvalidArgument: a number is negative or too large, a text is too long.
+            InvalidArgument: A number is negative or too large, or a text is too long.
         """
         if size_bytes is not None:
             self.held.artifact["size_bytes"] = checks.whole("size_bytes", size_bytes)
@@ -314,13 +323,13 @@ class OwnedClaim(Claim, frozen=True, kw_only=True, gc=True):
             )
 
     def prove(self) -> bool:
-        """Ask the server whether this claim still is the one that counts, and renew it. Blocks; any thread.
+        """Ask the server whether this claim is still valid, and renew it. Blocks; thread-safe.
 
         Returns:
-            Whether it is; if not, `lost` is set.
+            Whether the claim is valid. If not, `lost` is set.
 
         Raises:
-            RegistryUnavailable, OutcomeUnknown: nobody answers.
+            RegistryUnavailable, OutcomeUnknown: The server does not answer.
         """
         return self.held.prove()
 

@@ -1,4 +1,4 @@
-"""Faults of this machine, and of the caller: what the fleet is not told."""
+"""Faults of this machine or of the caller's program, which are not recorded for the fleet."""
 
 from __future__ import annotations
 
@@ -13,29 +13,36 @@ from pyregistry.retry import RetryPolicy, message_of
 __all__ = ["MOST_FAULTS", "NO_DESCRIPTORS", "LocalBackoff", "check_descriptors", "fault_of", "is_callers"]
 
 MOST_FAULTS = 5
-"""Faults of its machine that one call of `ensure` outlasts: about 20 s of waiting."""
+"""Number of local faults after which one call of `ensure` fails: about 20 s of back-off."""
 
 _FIRST_DELAY, _MAX_DELAY = 1.0, 60.0  # seconds
-_DESCRIPTORS = 12  # a connection that keeps the claim, the pipes of a worker, and a few files
+_DESCRIPTORS = 12  # the connection of the keepalive, the pipes of a worker, and a few files
 
-# The mistakes of a program, which no other attempt mends.
+# Errors of the caller's program, which a retry does not fix.
 _CALLERS = (
     TypeError, NameError, AttributeError, ImportError, SyntaxError, NotImplementedError,
     InvalidArgument, ConfigurationError,
 )  # fmt: skip
 NO_DESCRIPTORS = (errno.EMFILE, errno.ENFILE)
-"""What the system says where a process, or the machine, has too many files open."""
+"""Error numbers of the system for too many open files in a process or on the machine."""
 
 
 class LocalBackoff:
-    """How long this machine leaves claims to others after it failed by itself. One for each client."""
+    """Back-off of this machine after local faults, during which it leaves claims to other replicas. One per client.
+
+    Attributes:
+        until: End of the back-off (`now`); 0 if there is none.
+    """
 
     def __init__(self) -> None:
         self._faults = 0
         self.until = 0.0  # of `now`
 
     def failed(self) -> float:
-        """It failed (once more in a row); how many seconds it keeps from claiming."""
+        """Record one more consecutive fault, and return the back-off in seconds.
+
+        The back-off is 1 s, doubled by each further fault up to 60 s, with jitter of 0.5 to 1.0.
+        """
         longest = min(_FIRST_DELAY * 2.0 ** min(self._faults, 20), _MAX_DELAY)
         self._faults += 1
         delay = longest * random.uniform(0.5, 1.0)
@@ -43,12 +50,12 @@ class LocalBackoff:
         return delay
 
     def succeeded(self) -> None:
-        """A download has ended well."""
+        """Reset the back-off after a successful download."""
         self._faults, self.until = 0, 0.0
 
 
 def fault_of(error: BaseException, policy: RetryPolicy | None) -> LocalFault | None:
-    """The error as a fault of this machine, if it is one."""
+    """Convert an error to a `LocalFault`; ``None`` if it is not a fault of this machine."""
     if isinstance(error, LocalFault):
         return error
     told = policy is not None and isinstance(error, policy.local)
@@ -60,15 +67,15 @@ def fault_of(error: BaseException, policy: RetryPolicy | None) -> LocalFault | N
 
 
 def is_callers(error: BaseException) -> bool:
-    """Whether it is a mistake of the caller's program: it is raised to the caller, and nobody else is told."""
+    """Return whether an error is a bug of the caller's program: it is raised to the caller and not recorded."""
     return isinstance(error, _CALLERS)
 
 
 def check_descriptors() -> None:
-    """Are there enough file descriptors for a download?
+    """Check that enough file descriptors are available for a download.
 
     Raises:
-        LocalFault: there are not.
+        LocalFault: Fewer than 12 descriptors are available.
     """
     opened: list[int] = []
     try:

@@ -1,4 +1,4 @@
-"""What a caller of `ensure` or `download` wants, checked."""
+"""Validated options of `ensure` and `download`."""
 
 from __future__ import annotations
 
@@ -19,23 +19,23 @@ if TYPE_CHECKING:
     from pyregistry.stores.folder import FolderStore
 
 VISIBILITY_TIMEOUT: Final = 60.0
-"""Seconds in which what was finished may still come to be seen, where nobody says how long."""
+"""Default seconds within which the files of a finished download must become visible."""
 
 SHUTDOWN_TIMEOUT: Final = 5.0
-"""Seconds that the downloads of a client which shuts down have to end."""
+"""Seconds within which downloads must end when their client shuts down."""
 
 OnUnavailable = Literal["raise", "verify"]
 OnUnproven = Literal["cancel", "continue"]
 
 DownloadFunction: TypeAlias = "Callable[[OwnedClaim], object]"
-"""What `ensure` runs without a store; plain, or async for an `AsyncRegistry`."""
+"""Function that `ensure` runs without a store; plain, or async for an `AsyncRegistry`."""
 
 StagedDownloadFunction: TypeAlias = "Callable[[OwnedClaim, Path], object]"
-"""What `ensure` runs with a store: it writes into the folder."""
+"""Function that `ensure` runs with a store. It writes into the given folder."""
 
 
 class EnsureOptions(TypedDict, total=False):
-    """What `Registry.ensure` takes beyond the model and its files, and means there."""
+    """Options of `Registry.ensure` beyond the model and its files. `Registry.ensure` documents them."""
 
     lease: float
     owner: str | None
@@ -48,7 +48,7 @@ class EnsureOptions(TypedDict, total=False):
 
 
 class ModelOptions(EnsureOptions, total=False):
-    """All that `Registry.ensure` takes by name but the store, on which the function depends."""
+    """All keyword arguments of `Registry.ensure` except the store, which determines the type of the function."""
 
     revision: str | None
     subset: str | None
@@ -59,10 +59,14 @@ class ModelOptions(EnsureOptions, total=False):
 
 @dataclass(frozen=True)
 class EnsureRequest:
-    """One model, and how to come to it. The meaning of each is told at `AsyncRegistry.ensure`.
+    """The validated arguments of one call for one model. `AsyncRegistry.ensure` documents them.
 
-    `ready` (plain or async) is called before a claim is asked for; it raises `LocalFault` where this machine can't
-    download.
+    Attributes:
+        ready: Function, plain or async, that is called before a claim. It raises `LocalFault` if this machine can't
+            download.
+
+    Raises:
+        InvalidArgument: An argument is invalid.
     """
 
     target: ModelKey
@@ -101,5 +105,5 @@ class EnsureRequest:
 
     @property
     def bound(self) -> bool:
-        """Whether an owner stops that can't prove its lease."""
+        """Whether an owner stops when it can't prove its lease."""
         return self.on_unproven == "cancel"

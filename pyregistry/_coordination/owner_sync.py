@@ -1,5 +1,5 @@
 # Made from _coordination/owner_async.py by tools/unasync.py: change that one.
-"""The owner of a claim: downloads, publishes, and says how the download ended."""
+"""The owner of a claim: prepares the download, publishes its files, and reports its end."""
 
 from __future__ import annotations
 
@@ -37,19 +37,19 @@ __all__ = ["Owner"]
 _log = logging.getLogger("pyregistry.flight")
 
 _AWAY = (RegistryUnavailable, OutcomeUnknown)
-_PUBLISH_TRIES = 5  # how often the disk may refuse what was downloaded, before the claim is given back
+_PUBLISH_TRIES = 5  # attempts to publish on a failing disk before the claim is released
 
 
 class Owner:
     """The owner's part of one call of `ensure` or `download`.
 
     Args:
-        session: the client.
-        request: what is wanted.
-        backend: gives the registry, with what is left of the caller's patience.
+        session: The client.
+        request: The validated arguments of the call.
+        backend: Returns the backend, with its patience limited to the remaining timeout of the call.
 
     Attributes:
-        finished: the token of the download that this owner has finished; ``None``: none.
+        finished: Token of the download that this owner has finished; ``None`` if there is none.
     """
 
     def __init__(
@@ -66,7 +66,10 @@ class Owner:
 
     @contextmanager
     def overheard(self, held: ActiveDownload) -> Iterator[None]:
-        """Let the owner hear of what others do to its model: whatever it is, its claim is proved, or lost, at once."""
+        """Subscribe the owner to events of its model for the duration of the block.
+
+        If the known state of the model changes, the keepalive proves the claim at once, or signals its loss.
+        """
         session, entry = self._session, self._request.target.entry
         session.subscriber.bind_to_running_loop()
         hub = session.subscriber.hub
@@ -80,7 +83,12 @@ class Owner:
             session.subscriber.leave()
 
     def prepare(self, held: ActiveDownload) -> tuple[Any, ...]:
-        """What the download gets: its claim, and a folder of its own where there is a store."""
+        """Return the arguments of the download function: the claim, and a staging folder if there is a store.
+
+        Raises:
+            LocalFault: The store is not writable.
+            CacheMismatch: The folder of the store is not the cache of the namespace.
+        """
         store, owned = self._request.store, OwnedClaim.of(held)
         if store is None:
             return (owned,)
@@ -92,36 +100,41 @@ class Owner:
             raise LocalFault(f"{store.root} can't be written to: {error}") from error
 
     def went_wrong(self, held: ActiveDownload, error: Exception) -> LocalFault | None:
-        """The download has ended with an error: its own, or that of an owner who is none any more.
+        """Handle a failed download, or one whose claim was lost.
 
         Returns:
-            The fault of this machine, if it was one. Others may go on, and so may this one after a while.
+            The `LocalFault`, if the error is one: other replicas may continue at once, and this one after a back-off.
+            ``None`` if the claim was lost or the failure was recorded.
+
+        Raises:
+            Exception: `error` itself, if the caller's program, the store, or the final report caused it.
         """
         if held.lost.is_set():
             _log.warning("%s", held.loss())
             self._discard(held)
             return None
         if held.over and not isinstance(error, CacheMismatch):
-            raise error  # it was not the download
+            raise error  # the final report failed, not the download
         fault = fault_of(error, self._request.retry)
         if fault is None and not is_callers(error):
             self.fail(held, error)
             return None
         self.give_up(held)
         if fault is None:
-            raise error  # another, with the right folder or program, may go on
+            raise error  # another replica with the right folder or program may continue
         return fault
 
     def succeed(self, held: ActiveDownload) -> None:
-        """The download has ended well.
+        """Publish the files of a successful download, and finish the claim as DOWNLOADED.
 
         Raises:
-            ClaimLost: somebody else's counts.
-            RegistryUnavailable, OutcomeUnknown: nobody could be told in time.
+            ClaimLost: The claim is no longer valid.
+            RegistryUnavailable, OutcomeUnknown: The server did not answer before the claim was lost.
+            LocalFault: The files could not be published.
         """
         store = self._request.store
         held.finished = True
-        held.stall = None  # what comes now is no download, and may take long without progress
+        held.stall = None  # publishing may take long without progress
         if store is not None:
             self._publish(store, held)
         artifact = held.artifact
@@ -137,11 +150,12 @@ class Owner:
             self._tidy(partial(store.sweep, held.claim.ref, held.claim.token, artifact["location"]))
 
     def fail(self, held: ActiveDownload, error: BaseException) -> None:
-        """The download has failed.
+        """Finish the claim of a failed download as ERROR, and discard its staging folder.
+
+        The method ignores a lost claim, because `ensure` reads the record again.
 
         Raises:
-            ClaimLost: somebody else's counts.
-            RegistryUnavailable, OutcomeUnknown: nobody could be told in time.
+            RegistryUnavailable, OutcomeUnknown: The server did not answer before the claim was lost.
         """
         _log.warning("the download of %s failed: %s", held.claim.ref, message_of(error))
         retry = self._request.retry
@@ -150,12 +164,12 @@ class Owner:
         try:
             self._end(held, ending)
         except ClaimLost:
-            pass  # the state tells what counts
+            pass  # the record has the state of the new owner
         finally:
             self._discard(held)
 
     def give_up(self, held: ActiveDownload) -> None:
-        """Give the claim back, so that another can go on at once."""
+        """Release the claim, so that another replica can continue at once, and discard the staging folder."""
         self._session.keepalive.drop(held.claim)
         held.lost.set("it was given back")
         try:
@@ -169,7 +183,12 @@ class Owner:
         self._session.keepalive.ended(held)
 
     def _end(self, held: ActiveDownload, ending: Ending) -> None:
-        """Tell the registry, as long as this claim can be the one that counts."""
+        """Send the ending to the registry, with retries while the claim is not lost.
+
+        Raises:
+            ClaimLost: The claim is no longer valid.
+            RegistryUnavailable, OutcomeUnknown: The claim was lost during the last attempt.
+        """
         held.over = True
         how = f"finished as {ending.status}"
 
@@ -182,11 +201,16 @@ class Owner:
             raise held.loss()
 
     def _while_it_counts(self, held: ActiveDownload, act: Callable[[], Any], what: str) -> Any:
-        """Do it, again and again while nobody answers, as long as the claim is not lost.
+        """Run an action. Retry it while the server does not answer and the claim is not lost.
+
+        Args:
+            held: The claim.
+            act: The action.
+            what: Participle that names the action in the log.
 
         Raises:
-            ClaimLost: it was lost before, or between two tries.
-            RegistryUnavailable, OutcomeUnknown: it was lost in the last one.
+            ClaimLost: The claim was lost before the first attempt, or between two attempts.
+            RegistryUnavailable, OutcomeUnknown: The claim was lost during the last attempt.
         """
         pause = backoff.FIRST_PAUSE_S
         while not held.lost.is_set():
@@ -213,6 +237,7 @@ class Owner:
         )
 
     def stall(self) -> StallDeadline | None:
+        """Build the stall timeout of the download; ``None`` if the call has none."""
         timeout = self._request.stall_timeout
         return (
             None
@@ -230,7 +255,7 @@ class Owner:
             except _AWAY as error:
                 raise held.loss() from error
             except OSError as error:
-                # What was downloaded is not thrown away for what may pass.
+                # The failure may be temporary, and a new download is expensive: retry before giving up.
                 if not left or isinstance(error, FileNotFoundError):
                     raise LocalFault(f"{store.root} does not take what was downloaded: {error}") from error
                 _log.warning("%s can't be %s yet: %s", held.claim.ref, "published", error)
@@ -245,7 +270,7 @@ class Owner:
             self._tidy(partial(store.discard, held.claim))
 
     def _tidy(self, sweep: Callable[[], Any]) -> None:
-        """What is left over harms nobody: the next one tries again."""
+        """Remove leftover files. A failure is only logged, because the next download sweeps again."""
         try:
             ask(sweep)
         except OSError as error:

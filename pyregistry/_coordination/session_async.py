@@ -1,4 +1,4 @@
-"""What a client, its waiters and the owners of its claims share."""
+"""The state that a client, its waiters and the owners of its claims share."""
 
 from __future__ import annotations
 
@@ -14,27 +14,27 @@ from pyregistry.backend.protocol_async import AsyncBackend
 __all__ = ["AsyncSession"]
 
 USE_INTERVAL_S = 1.0
-"""Seconds in which `ensure` tells the server of one model's use at most once, where no `touch_interval` is set."""
+"""Default interval, in seconds, of the touches by `ensure`: at most one per model. `touch_interval` overrides it."""
 
 
 class AsyncSession(ClaimLog):
-    """The parts of one client.
+    """The components of one client.
 
     Args:
-        backend: the registry.
-        touch_interval: see `AsyncRegistry.from_url`.
+        backend: The registry.
+        touch_interval: See `AsyncRegistry.from_url`.
 
     Attributes:
-        backend: the registry.
-        subscriber: the subscription to events, for all waiters and watchers.
-        touches: coalesced touches; ``None``: each touch is sent at once.
-        uses: the same, for the uses that `ensure` makes.
+        backend: The registry.
+        subscriber: The subscription to events, for all waiters and watchers.
+        touches: Buffer of the caller's touches; ``None``: each touch is sent at once.
+        uses: Buffer of the touches by `ensure`; `touches` if that is set.
     """
 
     def __init__(self, backend: AsyncBackend, touch_interval: float | None) -> None:
         super().__init__(Keepalive(backend.for_keepalive), backend.ids)
         self.backend = backend
-        # Weakly, because a client that is not referenced any more counts as closed.
+        # A weak reference, because a client without references counts as closed.
         reference = weakref.ref(backend)
         self.keepalive.by_client = lambda verb, seconds: call_from_thread(reference(), verb, seconds)
         self.touches = None if touch_interval is None else AsyncTouchBuffer(backend, touch_interval)

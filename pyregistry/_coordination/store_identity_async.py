@@ -1,4 +1,4 @@
-"""Is the folder of a store the cache that a namespace stands for?"""
+"""Check that the folder of a store is the cache that a namespace stands for."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ __all__ = ["AsyncStoreIdentity"]
 
 _log = logging.getLogger("pyregistry.flight")
 
-_MARK_PATIENCE = 5.0  # seconds in which a file that another machine wrote may come to be seen
+_MARK_PATIENCE = 5.0  # seconds until a file that another machine wrote becomes visible
 
 
 class AsyncStoreIdentity:
-    """Compares the mark of a store's folder with what the registry knows.
+    """Comparison of the mark in a store's folder with the cache id in the registry.
 
     Args:
-        session: the client.
-        store: the store; ``None``: there is nothing to compare.
-        backend: gives the registry, with what is left of the caller's patience.
+        session: The client.
+        store: The store; ``None``: there is nothing to compare.
+        backend: Returns the backend, with its patience limited to the remaining timeout of the call.
     """
 
     def __init__(
@@ -42,7 +42,15 @@ class AsyncStoreIdentity:
         self._backend = backend
 
     async def check(self, *, anew: bool = False) -> None:
-        """Is the folder the cache that this namespace stands for?"""
+        """Check that the folder is the cache that this namespace stands for.
+
+        Args:
+            anew: Whether to repeat a check that has succeeded before. Defaults to False.
+
+        Raises:
+            CacheMismatch: The folder is not the cache of this namespace.
+            LocalFault: The folder is not usable.
+        """
         store, session = self._store, self._session
         if store is None or (store.root in session.cache_roots and not anew):
             return
@@ -62,9 +70,8 @@ class AsyncStoreIdentity:
             known = await self._heal_mark(store, known)
             mark = await ask(store.read_mark)
         while known is not None and mark is None and now() < ends:
-            await asyncio.sleep(
-                backoff.FIRST_PAUSE_S
-            )  # it was written before it was told, but on another machine
+            # Another machine wrote the mark before it stored the id, but a shared file system may show the mark later.
+            await asyncio.sleep(backoff.FIRST_PAUSE_S)
             mark = await ask(store.read_mark)
         if mark is None and known is None:
             mark = await ask(store.write_mark, CacheMark(session.ids.new(), session.backend.namespace))
@@ -78,7 +85,11 @@ class AsyncStoreIdentity:
             )
 
     async def _heal_mark(self, store: FolderStore, known: str | None) -> str | None:
-        """Write a damaged mark anew; the id of the cache. Of all that do so at once the registry takes one's."""
+        """Replace a damaged mark, and return the id of the cache. The registry accepts one of several concurrent ids.
+
+        Raises:
+            CacheMismatch: The registry already has an id. The error describes how to restore the mark.
+        """
         session = self._session
         if known is not None:
             raise CacheMismatch(how_to_restore(store.root, CacheMark(known, session.backend.namespace)))

@@ -1,8 +1,8 @@
 # Made from _coordination/subscriber_async.py by tools/unasync.py: change that one.
-"""Hears the events of a namespace: one subscription for all waiters and watchers of a client.
+"""Subscription to the events of a namespace: one for all waiters and watchers of a client.
 
-It lives as long as somebody listens. It is made before the state is read, and made anew, with a back-off,
-after a break; then whatever was known is asked for again.
+The subscription exists as long as it has users. It is established before the state is read. After a failure it is
+established again, with a back-off. Then all known states become invalid, and the waiters read them again.
 """
 
 from __future__ import annotations
@@ -30,22 +30,23 @@ if TYPE_CHECKING:
 _log = logging.getLogger("pyregistry.events")
 
 MOST = 10_000
-"""Events that a stream keeps for somebody who does not take them; then it has a gap."""
+"""Maximum number of events that a stream queues for a slow reader. The stream replaces more events by a gap."""
 
-_LONGEST = 4  # of the back-off: about a second
+_LONGEST = 4  # attempt whose back-off is the maximum: about a second
 
 
 class Subscriber:
     """The subscription of one client.
 
     Args:
-        make_source: makes a new subscription.
-        name: of the namespace, for the log.
-        patience: seconds without a subscription after which whoever waits is told.
+        make_source: Creates a new subscription.
+        name: Name of the namespace, for the log.
+        patience: Seconds without a subscription after which the waiters get an error.
 
     Attributes:
-        hub: who is told what was heard.
-        trouble: why nothing can be heard, once that has lasted.
+        hub: The waiters and watchers that receive the events.
+        trouble: The error that prevents a subscription, else ``None``. An unavailable registry sets it only after
+            `patience`; a refusal or `close` sets it at once.
     """
 
     def __init__(self, make_source: Callable[[], EventSource], name: str, patience: float) -> None:
@@ -57,25 +58,25 @@ class Subscriber:
         _everyone.add(self)
 
     def reset(self) -> None:
-        """Nobody listens, and nothing is known."""
+        """Reset to the initial state: no users, no subscription, no known states."""
         self.hub: WaiterRegistry[Wakeup, Lock] = WaiterRegistry(Lock)
         self.trouble: RegistryError | None = None
         self._up = False
         self._users = 0
         self._arrivals: set[Wakeup] = set()
         self._beside: BackgroundTask | None = None
-        self._lock = threading.Lock()  # held for a few lines at a time, never while anybody waits
+        self._lock = threading.Lock()  # held for a few statements at a time, never across a blocking call
 
     @property
     def is_up(self) -> bool:
-        """Whether what happens is heard."""
+        """Whether the subscription is established."""
         return self._up
 
     def bind_to_running_loop(self) -> None:
-        """A subscription belongs to one event loop: that of a loop that is no more is left behind."""
+        """Abandon a subscription of another event loop, because a subscription belongs to one event loop."""
 
     def begin(self) -> None:
-        """Listen from some moment on, until `leave`; whoever begins has come home, and does not wait."""
+        """Add a user of the subscription, until `leave`, without waiting. Call `bind_to_running_loop` first."""
         with self._lock:
             self._users += 1
             if self._beside is None and not self._closed:
@@ -83,11 +84,12 @@ class Subscriber:
                 self._beside = BackgroundTask(self._run, "listener")
 
     def join(self) -> None:
-        """Listen from now on, until `leave`; whoever joins has come home.
+        """Add a user of the subscription, until `leave`, and wait until it is up. Call `bind_to_running_loop` first.
 
         Raises:
-            RegistryUnavailable: the subscription can't be made in time.
-            ServerRefused: the user may not.
+            RegistryUnavailable: The subscription can't be established within `patience`.
+            ServerRefused: The user lacks the right.
+            RegistryClosed: The client is closed.
         """
         arrival = Wakeup()
         with self._lock:
@@ -107,14 +109,14 @@ class Subscriber:
                 self._arrivals.discard(arrival)
 
     def leave(self) -> None:
-        """Listen no more."""
+        """Remove a user of the subscription. The subscription ends with its last user."""
         with self._lock:
             self._users -= 1
             if self._users == 0:
                 self._stop()
 
     def close(self) -> None:
-        """Listen no more, whoever wants to: they are told that the client is closed."""
+        """End the subscription for good. All waiters get `RegistryClosed`, and all streams end. Idempotent."""
         with self._lock:
             self._closed = True
             self.trouble = RegistryClosed("the client is closed")
@@ -166,7 +168,7 @@ class Subscriber:
             if self._beside is not beside:
                 return
             self._up, self.trouble = True, None
-        # Before the arrivals are told: what they read then is not taken for older than the subscription.
+        # The gap precedes the wake-up of the arrivals. Otherwise it would invalidate the states that they read next.
         self.hub.gap("the subscription is new")
         with self._lock:
             self._tell_arrivals()
@@ -190,10 +192,10 @@ class Subscriber:
 
 
 class EventStream:
-    """What happens to the models of a registry, as it happens: an iterator of events.
+    """Live events of the models of a registry, as an iterator.
 
-    It listens from its first step on, or from when it is entered (``with``) until it is left; nothing in
-    between is missed without an `EventGap`. It ends when the client is closed.
+    The stream starts when it is entered (``with``), or with its first step. It ends when it is closed. An
+    `EventGap` marks each loss of events in between. The iteration stops when the client is closed.
     """
 
     def __init__(self, listener: Subscriber, wanted: Callable[[ModelRef], bool]) -> None:
@@ -204,7 +206,7 @@ class EventStream:
     def __enter__(self) -> Self:
         if self._hub is None:
             self._listener.bind_to_running_loop()
-            # Before it listens: what is told in the same moment is not to be missed.
+            # Watch before the subscription is up, so that its first events are not lost.
             hub = self._listener.hub
             hub.watch(self._watcher)
             try:
@@ -225,7 +227,7 @@ class EventStream:
         self.close()
 
     def close(self) -> None:
-        """Listen no more."""
+        """End the stream. Idempotent."""
         hub, self._hub = self._hub, None
         self._watcher.ended = True
         if hub is not None:
@@ -257,7 +259,7 @@ _everyone: weakref.WeakSet[Subscriber] = weakref.WeakSet()
 
 
 def _after_fork_in_child() -> None:
-    """In a forked child: the parent's subscription, and whoever waits for it, stays with the parent."""
+    """Reset the subscribers of a forked child. The subscription and its waiters belong to the parent."""
     for listener in list(_everyone):
         listener.reset()
 

@@ -1,4 +1,4 @@
-"""Runs a download under its claim, and cancels it when the claim is lost: on an event loop."""
+"""Supervision of a download on an event loop: a lost claim cancels the download."""
 
 from __future__ import annotations
 
@@ -16,14 +16,15 @@ __all__ = ["Guard", "work"]
 
 
 async def work(held: ActiveDownload, download: Callable[..., Any], *args: Any) -> None:
-    """Run a download under its claim; it is cancelled when the claim is lost, or the caller is.
+    """Run a download under its claim. Cancel it when the claim is lost, or when the caller is cancelled.
 
-    An async one has always ended when this returns, however often the caller is cancelled while it cleans up. One
-    that runs in a thread can't be cancelled: it is told (`LossSignal`), and left behind if it does not listen.
+    An async download has ended when this call returns, even if the caller is cancelled repeatedly during its cleanup. A
+    download in a thread can't be cancelled. It receives the `LossSignal`, and is abandoned if it ignores the signal.
 
     Raises:
-        ClaimLost: the claim was lost.
-        BaseException: what the download raised; ``CancelledError``: the caller was cancelled.
+        ClaimLost: The claim was lost.
+        CancelledError: The caller was cancelled.
+        BaseException: Any error of the download.
     """
     loop = asyncio.get_running_loop()
     alarm = Wakeup()
@@ -48,7 +49,7 @@ async def work(held: ActiveDownload, download: Callable[..., Any], *args: Any) -
 
 
 class Guard:
-    """Cancels the task that is in a block under a claim, when the claim is lost."""
+    """Guard of a block under a claim: it cancels the task of the block when the claim is lost."""
 
     def __init__(self, held: ActiveDownload) -> None:
         self._held = held
@@ -72,7 +73,7 @@ class Guard:
             self._timer = self._loop.call_later(max(self._held.holds_until - now(), 0.0), self._look)
 
     async def end(self, error: BaseException | None) -> bool:
-        """The block is over; whether what ended it was this guard."""
+        """Disarm the guard at the end of the block, and return whether the guard ended the block."""
         self._over = True
         if self._timer is not None:
             self._timer.cancel()
@@ -80,9 +81,9 @@ class Guard:
             return False
         if error is None:
             try:
-                await asyncio.sleep(0)  # the cancellation that the block has not met
+                await asyncio.sleep(0)  # receive the pending cancellation that the block has not received
             except asyncio.CancelledError as met:
                 error = met
         if sys.version_info >= (3, 11) and self._task is not None and self._task.uncancel() > 0:
-            return False  # somebody else has cancelled it too
+            return False  # another caller has cancelled the task too
         return error is None or isinstance(error, asyncio.CancelledError)

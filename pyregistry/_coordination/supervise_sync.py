@@ -1,4 +1,4 @@
-"""Runs a download under its claim, which it looks at: with threads."""
+"""Supervision of a download in a thread: the download checks the signal of a lost claim."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ __all__ = ["Guard", "work"]
 
 
 def work(held: ActiveDownload, download: Callable[..., Any], *args: Any) -> None:
-    """Run a download under its claim, in the caller's thread. It is told when the claim is lost (`LossSignal`).
+    """Run a download under its claim, in the caller's thread. A lost claim sets its `LossSignal`.
 
     Raises:
-        ClaimLost: the claim was lost.
-        BaseException: what the download raised.
+        ClaimLost: The claim was lost.
+        BaseException: Any error of the download.
     """
     try:
         download(*args)
@@ -28,11 +28,11 @@ def work(held: ActiveDownload, download: Callable[..., Any], *args: Any) -> None
 
 
 class Guard:
-    """A block in a thread can't be ended: it looks at ``claim.lost``."""
+    """Guard of a block under a claim. It can't end a block in a thread, so the block checks ``claim.lost``."""
 
     def __init__(self, held: ActiveDownload) -> None:
         self._held = held
 
     def end(self, _error: BaseException | None) -> bool:
-        """The block is over; whether what ended it was this guard."""
+        """Return at the end of the block whether the claim is lost."""
         return self._held.lost.is_set()

@@ -1,8 +1,8 @@
-"""Touches that take no time: the server is told later, of many models at once, and of each once in an interval.
+"""Coalesced touches: a call returns at once, and a background task sends batches, each model once per interval.
 
-The intervals are those of the clock, the same for all models. A model that was not touched lately is told of at
-once, and then not before the interval after the next; those that are touched all the time are told of when an
-interval begins, together.
+The intervals are fixed multiples of the local clock, equal for all models. The first touch of a model is sent at once.
+The next touch of this model is sent no earlier than the interval after the next. Models that are touched continuously
+are sent together, at the beginning of an interval.
 """
 
 from __future__ import annotations
@@ -24,18 +24,18 @@ from pyregistry.errors import DamagedRecord, RegistryClosed, RegistryError
 _log = logging.getLogger("pyregistry.touches")
 
 MOST = 10_000
-"""Models that wait to be told of, as long as the server is away; then the oldest touches are lost."""
+"""Maximum number of buffered models while the server is unavailable. Beyond it the oldest touches are lost."""
 
 
 class AsyncTouchBuffer:
-    """The touches of one client. It has something run beside the callers as long as there are any.
+    """Buffer of the touches of one client. A background task runs as long as the buffer holds touches.
 
     Args:
-        backend: the registry.
-        interval: seconds.
+        backend: The registry.
+        interval: Interval in seconds.
 
     Attributes:
-        noted: what was asked and waits to be told already, so that it need not be looked at again.
+        noted: Questions whose touches are already buffered, so that the caller can skip them.
     """
 
     def __init__(self, backend: AsyncBackend, interval: float) -> None:
@@ -47,22 +47,26 @@ class AsyncTouchBuffer:
         _everyone.add(self)
 
     def reset(self) -> None:
-        """Nothing waits, and nothing runs."""
+        """Reset to the initial state: no touches and no background task."""
         self.noted: set[Hashable] = set()
-        self._due: dict[str, ModelKey] = {}  # by entry: to be told of at once
-        self._waiting: dict[str, ModelKey] = {}  # to be told of when an interval begins
-        self._allowed: dict[str, int] = {}  # from which interval on each may be told of again
-        self._lost = 0  # as many have not been told of, and will not be
+        self._due: dict[str, ModelKey] = {}  # by entry: send at once
+        self._waiting: dict[str, ModelKey] = {}  # by entry: send at the beginning of an interval
+        self._allowed: dict[str, int] = {}  # by entry: first interval of the next send
+        self._lost = 0  # number of dropped touches that are not logged yet
         self._away = False
         self._beside: BackgroundTask | None = None
         self._news = Wakeup()
-        self._lock = threading.Lock()  # held for a few lines at a time, never while anybody waits
+        self._lock = threading.Lock()  # held for a few statements at a time, never across a blocking call
 
     def touch(self, question: Hashable, targets: Iterable[ModelKey]) -> None:
-        """These are in use; that is what was asked.
+        """Buffer the touches of models.
+
+        Args:
+            question: Key of the caller's request, added to `noted`.
+            targets: The models.
 
         Raises:
-            RegistryClosed: the client is closed.
+            RegistryClosed: The client is closed.
         """
         # --- asyncio only: begin
         if self._beside is not None and not self._beside.is_here():
@@ -92,7 +96,7 @@ class AsyncTouchBuffer:
                 self._news.set()
 
     async def close(self) -> None:
-        """Tell of what waits, if anybody can be told, and take nothing more."""
+        """Send the buffered touches if the server is available, and reject further touches. Idempotent."""
         with self._lock:
             self._closed = True
             self.noted.clear()
@@ -131,7 +135,7 @@ class AsyncTouchBuffer:
                 await self._news.wait((self._interval_now() + 1) * self._interval - now())
 
     def _take(self) -> Sequence[ModelKey]:
-        """What is to be told of now; when the client closes, everything."""
+        """Take the touches to send now; all touches if the client closes."""
         interval = self._interval_now()
         begins = [entry for entry in self._waiting if self._closed or self._allowed.get(entry, 0) <= interval]
         targets = [*self._due.values(), *(self._waiting.pop(entry) for entry in begins)]
@@ -169,7 +173,7 @@ class AsyncTouchBuffer:
                 _log.warning("not touched: %s", answer)
 
     def _tell_what_is_lost(self) -> None:
-        """Once, when the server is there again, or never will be."""
+        """Log the number of lost touches once, when the server is available again or the client closes."""
         if self._lost and (self._closed or not self._away):
             with self._lock:
                 lost, self._lost = self._lost, 0
@@ -187,7 +191,7 @@ _everyone: weakref.WeakSet[AsyncTouchBuffer] = weakref.WeakSet()
 
 
 def _after_fork_in_child() -> None:
-    """In a forked child: what waits to be told, the parent tells."""
+    """Reset the buffers of a forked child. The parent sends the buffered touches."""
     for toucher in list(_everyone):
         toucher.reset()
 

@@ -1,7 +1,7 @@
-"""What the waiters of one client know, and how news reaches them. No I/O: the listener feeds it.
+"""State that the waiters of one client share, and dispatch of events to them. No I/O: the subscriber feeds the events.
 
-Whoever wants a model takes a `WaitEntry`, which all waiters for that model share: one question to the server, one
-contender for the claim, one wake-up serve them all.
+All waiters for a model share one `WaitEntry`. One query to the server, one request for the claim, and one wake-up serve
+all of them.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ from pyregistry.models import EventGap, ModelRecord, ModelRef, ModelStatus, Regi
 _log = logging.getLogger("pyregistry.events")
 
 RECHECK = 30.0
-"""Seconds after which a waiter looks again though nobody told it anything: messages can be lost."""
+"""Seconds without an event after which a waiter queries again, because messages can be lost."""
 
 
 class Wakeup(Protocol):
-    """Wakes one waiter."""
+    """Event with one waiter."""
 
     def set(self) -> None:
-        """Wake it, now or as soon as it waits."""
+        """Set the event and wake the waiter. A later wait returns at once."""
 
 
 P = TypeVar("P", bound=Wakeup)
@@ -38,10 +38,10 @@ L = TypeVar("L")
 
 
 class OwnerWakeup:
-    """Hears for the owner of a claim that its model is not DOWNLOADING any more; it takes a place among the pokes.
+    """Wake-up of the owner of a claim. A `WaitEntry` sets it like a `Wakeup`, when the state of the model changes.
 
     Args:
-        look: looks, in whatever thread, whether the claim is lost. It must not wait.
+        look: Checks, in any thread, whether the claim is lost. It must not block.
     """
 
     def __init__(self, look: Callable[[], object]) -> None:
@@ -49,12 +49,12 @@ class OwnerWakeup:
 
 
 class Snapshot(NamedTuple):
-    """What is known of a model.
+    """The known state of a model.
 
     Attributes:
-        status: its status; ``None``: there is no record.
-        until: until when (`now`) nothing can be won: the end of the lease, or of the back-off.
-        record: the record, where it is known.
+        status: Status of the model; ``None`` if there is no record.
+        until: Time (`now`) before which no claim can succeed: the end of the lease or of the back-off. Defaults to 0.
+        record: The record; ``None`` if it is unknown.
     """
 
     status: ModelStatus | None
@@ -63,23 +63,24 @@ class Snapshot(NamedTuple):
 
     @classmethod
     def of(cls, state: ModelState) -> Snapshot:
-        """What an event that came just now tells."""
+        """Create the snapshot of an event that has just arrived."""
         left = state.seconds_left
         return cls(state.status, now() + left if left else 0.0, state.record)
 
 
 class WaitEntry(Generic[P, L]):
-    """One model that somebody waits for, or downloads.
+    """One model that has waiters or an owner in this client.
 
     Attributes:
-        turn: a lock: who has it asks, or contends, for all.
-        view: what is known; ``None``: nothing, ask.
-        version: grows with every change of the view.
-        asked: how many questions have gone out.
-        answered: the last one that has an answer.
-        trouble: the error that was that answer.
-        recheck_at: when to ask again (`now`), though nothing was heard.
-        tell_at: when to log again what is waited for (`now`).
+        turn: Held by the one waiter that queries or claims on behalf of all waiters of this model.
+        view: The known state; ``None`` if it is unknown and needs a query.
+        version: Counter of the changes of `view`.
+        asked: Number of queries sent.
+        answered: Number of the last answered query.
+        trouble: The error of the last answer; ``None`` if it succeeded.
+        recheck_at: Time of the next query without an event (`now`).
+        tell_at: Time of the next log message about the wait (`now`).
+        pokes: The wake-ups of the waiters and of the owner.
     """
 
     def __init__(self, turn: L, lock: threading.Lock) -> None:
@@ -94,14 +95,21 @@ class WaitEntry(Generic[P, L]):
         self._lock = lock
 
     def ask(self) -> tuple[int, int]:
-        """A question goes out now: its number, and the version that it is about."""
+        """Register a new query, and return its number and the current version."""
         with self._lock:
             self.asked += 1
             self._recheck_later()
             return self.asked, self.version
 
     def answer(self, number: int, version: int, view: Snapshot | None, trouble: RegistryError | None) -> None:
-        """The answer to a question. News that came meanwhile may be newer: what was heard then stays."""
+        """Store the answer to a query. An event during the query may be newer, so its state takes precedence.
+
+        Args:
+            number: Number of the query.
+            version: Version at the time of the query.
+            view: The state; ``None`` if the query did not determine it.
+            trouble: The error of the query; ``None`` if it succeeded.
+        """
         with self._lock:
             self.answered = max(self.answered, number)
             self.trouble = trouble
@@ -109,7 +117,10 @@ class WaitEntry(Generic[P, L]):
                 self.change(view)
 
     def change(self, view: Snapshot | None) -> None:
-        """This is so now; the caller has the lock. Nobody is woken by a lease that only grew longer."""
+        """Store a new state, and wake the waiters. A longer lease of the same status wakes no waiter.
+
+        The caller must hold the lock.
+        """
         before, self.view = self.view, view
         self.version += 1
         if view is not None:
@@ -123,12 +134,17 @@ class WaitEntry(Generic[P, L]):
 
 
 class Watcher(Generic[P]):
-    """Somebody who wants to see the events.
+    """Queue of events for one stream.
+
+    Args:
+        poke: Set when there are events.
+        wanted: Returns whether the stream wants the events of a model.
+        most: Maximum number of queued events.
 
     Attributes:
-        poke: is set when there are some.
-        begun: whether it has begun to listen; before that nothing can be missing.
-        ended: no more will come.
+        poke: Set when there are events.
+        begun: Whether the stream has begun. Before that no event can be lost, so `gap` has no effect.
+        ended: Whether the stream has ended.
     """
 
     def __init__(self, poke: P, wanted: Callable[[ModelRef], bool], most: int) -> None:
@@ -139,7 +155,7 @@ class Watcher(Generic[P]):
         self._events: deque[RegistryEvent | EventGap] = deque()
 
     def put(self, event: BackendEvent) -> None:
-        """Queue an event, if it is wanted. A watcher that does not keep up misses some, and gets a gap."""
+        """Queue an event if it is wanted. If the queue is full, an `EventGap` replaces the queued events."""
         if not self._wanted(event.ref):
             return
         if len(self._events) >= self._most:
@@ -149,28 +165,28 @@ class Watcher(Generic[P]):
         self.poke.set()
 
     def gap(self, why: str) -> None:
-        """Some may be missing."""
+        """Queue an `EventGap`, because events may be lost."""
         if not self.begun:
             return
         self._events.append(EventGap(why))
         self.poke.set()
 
     def take(self) -> RegistryEvent | EventGap | None:
-        """The next, if there is one."""
+        """Remove and return the next event; ``None`` if there is none."""
         return self._events.popleft() if self._events else None
 
 
 class WaiterRegistry(Generic[P, L]):
-    """The seats and watchers of one client. Safe from many threads."""
+    """The wait entries and watchers of one client. Thread-safe."""
 
     def __init__(self, make_turn: Callable[[], L]) -> None:
         self._make_turn = make_turn
         self._seats: dict[str, WaitEntry[P, L]] = {}
         self._watchers: set[Watcher[P]] = set()
-        self._lock = threading.Lock()  # held for a few lines at a time, never while anybody waits
+        self._lock = threading.Lock()  # held for a few statements at a time, never across a blocking call
 
     def sit(self, entry: str, poke: P | OwnerWakeup) -> WaitEntry[P, L]:
-        """A seat for this waiter."""
+        """Register a waiter, and return the wait entry of its model."""
         with self._lock:
             seat = self._seats.get(entry)
             if seat is None:
@@ -179,7 +195,7 @@ class WaiterRegistry(Generic[P, L]):
             return seat
 
     def rise(self, entry: str, poke: P | OwnerWakeup) -> None:
-        """This waiter is gone."""
+        """Unregister a waiter. The wait entry ends with its last waiter."""
         with self._lock:
             seat = self._seats[entry]
             seat.pokes.discard(poke)
@@ -187,17 +203,17 @@ class WaiterRegistry(Generic[P, L]):
                 del self._seats[entry]
 
     def watch(self, watcher: Watcher[P]) -> None:
-        """Feed this one too."""
+        """Register a watcher."""
         with self._lock:
             self._watchers.add(watcher)
 
     def unwatch(self, watcher: Watcher[P]) -> None:
-        """Feed it no more."""
+        """Unregister a watcher. Idempotent."""
         with self._lock:
             self._watchers.discard(watcher)
 
     def feed(self, events: Sequence[BackendEvent]) -> None:
-        """Take in what has happened."""
+        """Dispatch events to the wait entries and watchers."""
         with self._lock:
             for event in events:
                 seat = self._seats.get(event.entry)
@@ -207,7 +223,7 @@ class WaiterRegistry(Generic[P, L]):
                     watcher.put(event)
 
     def gap(self, why: str) -> None:
-        """Events may have been missed: nothing that is known is known for sure."""
+        """Invalidate all known states and queue an `EventGap` for each watcher, because events may be lost."""
         with self._lock:
             for seat in self._seats.values():
                 seat.change(None)
@@ -215,7 +231,11 @@ class WaiterRegistry(Generic[P, L]):
                 watcher.gap(why)
 
     def wake_all(self, *, ended: bool = False) -> None:
-        """Let everybody look at what the listener has to say; ``ended``: it listens no more."""
+        """Wake all waiters and watchers, so that they check the subscriber's error.
+
+        Args:
+            ended: Whether the subscription has ended for good. Defaults to False.
+        """
         with self._lock:
             for seat in self._seats.values():
                 for poke in seat.pokes:
