@@ -76,7 +76,7 @@ class Ensure:
         self._session = session
         self._wish = wish
         self._ends = math.inf if wish.timeout is None else now() + wish.timeout
-        self._poke = Wakeup()
+        self._wakeup = Wakeup()
         self._listens = False
         self._failure: BaseException | None = None
         self._faults = 0
@@ -101,12 +101,12 @@ class Ensure:
     def take(self) -> ModelRecord | ActiveDownload:
         """Return the record of an available model, or a claim under which the caller must download the model."""
         self._session.subscriber.bind_to_running_loop()
-        hub, entry = self._session.subscriber.hub, self._wish.target.entry
-        seat = hub.sit(entry, self._poke)
+        waiters, entry = self._session.subscriber.waiters, self._wish.target.entry
+        wait_entry = waiters.add(entry, self._wakeup)
         try:
             while True:
                 try:
-                    got = self._take(seat)
+                    got = self._take(wait_entry)
                 except _AWAY as error:
                     record = self._without_registry(error)
                     if record is not None:
@@ -115,7 +115,7 @@ class Ensure:
                     self._use(got)
                     return got
         finally:
-            hub.rise(entry, self._poke)
+            waiters.remove(entry, self._wakeup)
             if self._listens:
                 self._listens = False
                 self._session.subscriber.leave()
@@ -126,76 +126,76 @@ class Ensure:
             with suppress(RegistryClosed):  # the model is available although its touch is lost
                 self._session.uses.touch(self._wish.target, [self._wish.target])
 
-    def _take(self, seat: WaitEntry[Wakeup, Lock]) -> ModelRecord | ActiveDownload:
+    def _take(self, wait_entry: WaitEntry[Wakeup, Lock]) -> ModelRecord | ActiveDownload:
         self._identity.check()
-        need = seat.asked  # only an answer to a later query is fresh enough
+        need = wait_entry.asked  # only an answer to a later query is fresh enough
         while True:
-            self._poke.clear()
+            self._wakeup.clear()
             if self._listens and not self._session.subscriber.is_up:
                 # The subscriber wakes this waiter when the subscription is up, or after its patience. A query before
                 # that is useless, because the new subscription invalidates the answer.
                 self._raise_again(self._session.subscriber.trouble)
                 self._sleep(backoff.LONGEST_PAUSE_S)
                 continue
-            view = self._look(seat, need)
-            version = seat.version
+            view = self._look(wait_entry, need)
+            version = wait_entry.version
             if view.status in _UNLEASED and view.record is None:
-                need = seat.asked
+                need = wait_entry.asked
                 continue
             if view.status is ModelStatus.DOWNLOADED and view.record is not None:
-                if self._accepts(view.record) or self._comes_to_be_accepted(seat, view.record):
+                if self._accepts(view.record) or self._comes_to_be_accepted(wait_entry, view.record):
                     return view.record
-                need = seat.asked
+                need = wait_entry.asked
                 continue
             if view.status is ModelStatus.ERROR and view.record is not None:
                 self._check_retry(view.record, view.until)
             claimed = view.status in (ModelStatus.DOWNLOADING, ModelStatus.EVICTING)
             # After a local fault this machine leaves the claim to other replicas.
             until = max(view.until, self._session.backoff.until)
-            self._tell_wait(seat, view)
+            self._tell_wait(wait_entry, view)
             if not self._listens and (claimed or now() < until):
                 # Subscribe before the next query, so that no event between query and subscription is lost.
                 self._session.subscriber.join()
                 self._listens = True
-                need = seat.asked
+                need = wait_entry.asked
             elif now() < until:
-                if self._wait(seat, until):
-                    need = seat.asked
+                if self._wait(wait_entry, until):
+                    need = wait_entry.asked
             else:
-                held = self._contend(seat, version, view)
+                held = self._contend(wait_entry, version, view)
                 if held is not None:
                     return held
-                if seat.version == version:
-                    need = seat.asked  # the claim failed for an unknown reason: query again
+                if wait_entry.version == version:
+                    need = wait_entry.asked  # the claim failed for an unknown reason: query again
 
-    def _look(self, seat: WaitEntry[Wakeup, Lock], need: int) -> Snapshot:
+    def _look(self, wait_entry: WaitEntry[Wakeup, Lock], need: int) -> Snapshot:
         """Return a snapshot from a query after number `need`. One waiter queries on behalf of all waiters."""
         while True:
-            if seat.answered > need:
-                self._raise_again(seat.trouble)
-                view = seat.view
+            if wait_entry.answered > need:
+                self._raise_again(wait_entry.trouble)
+                view = wait_entry.view
                 if view is not None:
                     return view
-            asked = seat.asked
-            with seat.turn:
+            asked = wait_entry.asked
+            with wait_entry.lock:
                 # The previous holder of the lock may have queried after this waiter arrived.
-                if seat.answered <= max(need, asked):
-                    self._ask(seat, self._read)
+                if wait_entry.answered <= max(need, asked):
+                    self._ask(wait_entry, self._read)
 
-    def _ask(self, seat: WaitEntry[Wakeup, Lock], question: Callable[[], Any]) -> None:
+    def _ask(self, wait_entry: WaitEntry[Wakeup, Lock], question: Callable[[], Any]) -> None:
         """Run a query on behalf of all waiters of this model.
 
         Args:
             seat: The wait entry of the model.
             question: Returns a snapshot, or ``None`` if the state remains unknown.
         """
-        number, version = seat.ask()
+        number, version = wait_entry.ask()
         try:
             view = question()
         except RegistryError as error:
-            seat.answer(number, version, None, error)
+            wait_entry.answer(number, version, None, error)
             raise
-        seat.answer(number, version, view, None)
+        wait_entry.answer(number, version, view, None)
 
     def _read(self) -> Snapshot:
         (record,) = self._backend().read([self._wish.target])
@@ -213,18 +213,18 @@ class Ensure:
         if trouble is not None:
             raise trouble
 
-    def _wait(self, seat: WaitEntry[Wakeup, Lock], until: float) -> bool:
+    def _wait(self, wait_entry: WaitEntry[Wakeup, Lock], until: float) -> bool:
         """Sleep until an event, `until`, or the recheck time. Return whether the recheck is due."""
-        self._sleep(min(until + random.uniform(0.0, _JITTER), seat.recheck_at) - now())
+        self._sleep(min(until + random.uniform(0.0, _JITTER), wait_entry.recheck_at) - now())
         self._raise_again(self._session.subscriber.trouble)
-        return not self._poke.is_set() and now() >= seat.recheck_at
+        return not self._wakeup.is_set() and now() >= wait_entry.recheck_at
 
-    def _tell_wait(self, seat: WaitEntry[Wakeup, Lock], view: Snapshot) -> None:
+    def _tell_wait(self, wait_entry: WaitEntry[Wakeup, Lock], view: Snapshot) -> None:
         """Log the progress of the owner every `RECHECK / 2` seconds: one line for all waiters of a model."""
         record = view.record
-        if record is None or record.status is not ModelStatus.DOWNLOADING or now() < seat.tell_at:
+        if record is None or record.status is not ModelStatus.DOWNLOADING or now() < wait_entry.tell_at:
             return
-        seat.tell_at = now() + RECHECK / 2
+        wait_entry.tell_at = now() + RECHECK / 2
         who = record.owner if record.owner and not record.released else "an owner"
         total = "" if record.bytes_total is None else f" of {record.bytes_total}"
         _log.info(
@@ -248,24 +248,26 @@ class Ensure:
                 model_name=ref.name,
                 provider=str(ref.provider),
             )
-        with self._session.keepalive.waiting(waker(self._poke)):
+        with self._session.keepalive.waiting(waker(self._wakeup)):
             self._session.keepalive.check_open()  # a shutdown wakes this waiter
-            return self._poke.wait(min(seconds, left))
+            return self._wakeup.wait(min(seconds, left))
 
     # Claiming
 
-    def _contend(self, seat: WaitEntry[Wakeup, Lock], version: int, view: Snapshot) -> ActiveDownload | None:
+    def _contend(
+        self, wait_entry: WaitEntry[Wakeup, Lock], version: int, view: Snapshot
+    ) -> ActiveDownload | None:
         """Try to claim, one waiter at a time, if the snapshot has not changed meanwhile.
 
         Returns:
             The claim; ``None`` if it was not won, or the snapshot changed.
         """
         self._session.keepalive.check_open()
-        asked = seat.asked
-        with seat.turn:
-            if seat.answered > asked:
-                self._raise_again(seat.trouble)
-            if seat.version != version:
+        asked = wait_entry.asked
+        with wait_entry.lock:
+            if wait_entry.answered > asked:
+                self._raise_again(wait_entry.trouble)
+            if wait_entry.version != version:
                 return None
             try:
                 self._check_machine()
@@ -274,7 +276,7 @@ class Ensure:
                 return None
             won: list[ActiveDownload] = []
             try:
-                self._ask(seat, partial(self._claim, view, won))
+                self._ask(wait_entry, partial(self._claim, view, won))
             except BaseException:
                 for held in won:
                     run_to_completion(self.owner.give_up, held)
@@ -421,7 +423,7 @@ class Ensure:
                 return False  # the location is not valid in this store
         return verify is None or bool(ask(verify, record))
 
-    def _comes_to_be_accepted(self, seat: WaitEntry[Wakeup, Lock], record: ModelRecord) -> bool:
+    def _comes_to_be_accepted(self, wait_entry: WaitEntry[Wakeup, Lock], record: ModelRecord) -> bool:
         """Poll the files of a DOWNLOADED record until they are visible, because an event outruns a shared file system.
 
         Delete the record if the files are not visible within `visibility_timeout`.
@@ -430,7 +432,7 @@ class Ensure:
             Whether the files are accepted.
         """
         self._identity.check(anew=True)
-        version = seat.version
+        version = wait_entry.version
         left = 0.0
         if record.finished_at is not None and (self._wish.store is None or record.location):
             age = self._backend().lease_time() - record.finished_at
@@ -438,20 +440,20 @@ class Ensure:
         ends = now() + left  # counted from the answer: the time of the request only extends the wait
         pause = backoff.FIRST_PAUSE_S
         while not self._accepts(record, again=True):
-            if seat.version != version:
+            if wait_entry.version != version:
                 return False
             if now() >= ends:
-                self._forget(seat, version, record)
+                self._forget(wait_entry, version, record)
                 return False
             self._sleep(min(pause * random.uniform(0.5, 1.0), ends - now()))
-            self._poke.clear()
+            self._wakeup.clear()
             pause = min(pause * 1.5, backoff.LONGEST_PAUSE_S)
         return True
 
-    def _forget(self, seat: WaitEntry[Wakeup, Lock], version: int, record: ModelRecord) -> None:
-        with seat.turn:
-            if seat.version == version:
-                self._ask(seat, partial(self._delete, record))
+    def _forget(self, wait_entry: WaitEntry[Wakeup, Lock], version: int, record: ModelRecord) -> None:
+        with wait_entry.lock:
+            if wait_entry.version == version:
+                self._ask(wait_entry, partial(self._delete, record))
 
     def _delete(self, record: ModelRecord) -> Snapshot | None:
         target = self._wish.target
@@ -481,7 +483,7 @@ class Ensure:
                 return record
         if not self._listens:
             raise error
-        self._poke.clear()
+        self._wakeup.clear()
         self._sleep(random.uniform(backoff.FIRST_PAUSE_S, backoff.LONGEST_PAUSE_S))
         return None
 

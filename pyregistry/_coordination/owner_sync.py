@@ -72,14 +72,14 @@ class Owner:
         """
         session, entry = self._session, self._request.target.entry
         session.subscriber.bind_to_running_loop()
-        hub = session.subscriber.hub
+        waiters = session.subscriber.waiters
         ear = OwnerWakeup(partial(session.keepalive.look_at, held))
-        hub.sit(entry, ear)
+        waiters.add(entry, ear)
         session.subscriber.begin()
         try:
             yield
         finally:
-            hub.rise(entry, ear)
+            waiters.remove(entry, ear)
             session.subscriber.leave()
 
     def prepare(self, held: ActiveDownload) -> tuple[Any, ...]:

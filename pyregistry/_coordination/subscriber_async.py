@@ -43,7 +43,7 @@ class AsyncSubscriber:
         patience: Seconds without a subscription after which the waiters get an error.
 
     Attributes:
-        hub: The waiters and watchers that receive the events.
+        waiters: The waiters and watchers that receive the events.
         trouble: The error that prevents a subscription, else ``None``. An unavailable registry sets it only after
             `patience`; a refusal or `close` sets it at once.
     """
@@ -58,7 +58,7 @@ class AsyncSubscriber:
 
     def reset(self) -> None:
         """Reset to the initial state: no users, no subscription, no known states."""
-        self.hub: WaiterRegistry[Wakeup, Lock] = WaiterRegistry(Lock)
+        self.waiters: WaiterRegistry[Wakeup, Lock] = WaiterRegistry(Lock)
         self.trouble: RegistryError | None = None
         self._up = False
         self._users = 0
@@ -125,7 +125,7 @@ class AsyncSubscriber:
             self.trouble = RegistryClosed("the client is closed")
             self._stop()
             self._tell_arrivals()
-        self.hub.wake_all(ended=True)
+        self.waiters.wake_all(ended=True)
 
     def _stop(self) -> None:
         self._up = False
@@ -164,7 +164,7 @@ class AsyncSubscriber:
                 return
             self.trouble = trouble
             self._tell_arrivals()
-        self.hub.wake_all()
+        self.waiters.wake_all()
 
     def _begin(self, beside: BackgroundTask) -> None:
         with self._lock:
@@ -172,7 +172,7 @@ class AsyncSubscriber:
                 return
             self._up, self.trouble = True, None
         # The gap precedes the wake-up of the arrivals. Otherwise it would invalidate the states that they read next.
-        self.hub.gap("the subscription is new")
+        self.waiters.gap("the subscription is new")
         with self._lock:
             self._tell_arrivals()
 
@@ -186,9 +186,9 @@ class AsyncSubscriber:
                 events = await source.receive()
                 if isinstance(events, str):
                     _log.warning("%s", events)
-                    self.hub.gap("an event could not be read")
+                    self.waiters.gap("an event could not be read")
                 elif events:
-                    self.hub.feed(events)
+                    self.waiters.feed(events)
         finally:
             beside.interrupt = None
             await source.close()
@@ -204,20 +204,20 @@ class AsyncEventStream:
     def __init__(self, listener: AsyncSubscriber, wanted: Callable[[ModelRef], bool]) -> None:
         self._listener = listener
         self._watcher = Watcher(Wakeup(), wanted, MOST)
-        self._hub: WaiterRegistry[Wakeup, Lock] | None = None
+        self._waiters: WaiterRegistry[Wakeup, Lock] | None = None
 
     async def __aenter__(self) -> Self:
-        if self._hub is None:
+        if self._waiters is None:
             self._listener.bind_to_running_loop()
             # Watch before the subscription is up, so that its first events are not lost.
-            hub = self._listener.hub
-            hub.watch(self._watcher)
+            waiters = self._listener.waiters
+            waiters.watch(self._watcher)
             try:
                 await self._listener.join()
             except BaseException:
-                hub.unwatch(self._watcher)
+                waiters.unwatch(self._watcher)
                 raise
-            self._hub = hub
+            self._waiters = waiters
             self._watcher.begun = True
         return self
 
@@ -231,10 +231,10 @@ class AsyncEventStream:
 
     async def aclose(self) -> None:
         """End the stream. Idempotent."""
-        hub, self._hub = self._hub, None
+        waiters, self._waiters = self._waiters, None
         self._watcher.ended = True
-        if hub is not None:
-            hub.unwatch(self._watcher)
+        if waiters is not None:
+            waiters.unwatch(self._watcher)
             self._listener.leave()
 
     def __aiter__(self) -> AsyncIterator[RegistryEvent | EventGap]:
@@ -244,7 +244,7 @@ class AsyncEventStream:
         if not self._watcher.ended:
             await self.__aenter__()
         while True:
-            self._watcher.poke.clear()
+            self._watcher.wakeup.clear()
             event = self._watcher.take()
             if event is not None:
                 return event
@@ -255,7 +255,7 @@ class AsyncEventStream:
             if trouble is not None:
                 await self.aclose()
                 raise trouble
-            await self._watcher.poke.wait()
+            await self._watcher.wakeup.wait()
 
 
 _everyone: weakref.WeakSet[AsyncSubscriber] = weakref.WeakSet()

@@ -44,7 +44,7 @@ class Subscriber:
         patience: Seconds without a subscription after which the waiters get an error.
 
     Attributes:
-        hub: The waiters and watchers that receive the events.
+        waiters: The waiters and watchers that receive the events.
         trouble: The error that prevents a subscription, else ``None``. An unavailable registry sets it only after
             `patience`; a refusal or `close` sets it at once.
     """
@@ -59,7 +59,7 @@ class Subscriber:
 
     def reset(self) -> None:
         """Reset to the initial state: no users, no subscription, no known states."""
-        self.hub: WaiterRegistry[Wakeup, Lock] = WaiterRegistry(Lock)
+        self.waiters: WaiterRegistry[Wakeup, Lock] = WaiterRegistry(Lock)
         self.trouble: RegistryError | None = None
         self._up = False
         self._users = 0
@@ -122,7 +122,7 @@ class Subscriber:
             self.trouble = RegistryClosed("the client is closed")
             self._stop()
             self._tell_arrivals()
-        self.hub.wake_all(ended=True)
+        self.waiters.wake_all(ended=True)
 
     def _stop(self) -> None:
         self._up = False
@@ -161,7 +161,7 @@ class Subscriber:
                 return
             self.trouble = trouble
             self._tell_arrivals()
-        self.hub.wake_all()
+        self.waiters.wake_all()
 
     def _begin(self, beside: BackgroundTask) -> None:
         with self._lock:
@@ -169,7 +169,7 @@ class Subscriber:
                 return
             self._up, self.trouble = True, None
         # The gap precedes the wake-up of the arrivals. Otherwise it would invalidate the states that they read next.
-        self.hub.gap("the subscription is new")
+        self.waiters.gap("the subscription is new")
         with self._lock:
             self._tell_arrivals()
 
@@ -183,9 +183,9 @@ class Subscriber:
                 events = source.receive()
                 if isinstance(events, str):
                     _log.warning("%s", events)
-                    self.hub.gap("an event could not be read")
+                    self.waiters.gap("an event could not be read")
                 elif events:
-                    self.hub.feed(events)
+                    self.waiters.feed(events)
         finally:
             beside.interrupt = None
             source.close()
@@ -201,20 +201,20 @@ class EventStream:
     def __init__(self, listener: Subscriber, wanted: Callable[[ModelRef], bool]) -> None:
         self._listener = listener
         self._watcher = Watcher(Wakeup(), wanted, MOST)
-        self._hub: WaiterRegistry[Wakeup, Lock] | None = None
+        self._waiters: WaiterRegistry[Wakeup, Lock] | None = None
 
     def __enter__(self) -> Self:
-        if self._hub is None:
+        if self._waiters is None:
             self._listener.bind_to_running_loop()
             # Watch before the subscription is up, so that its first events are not lost.
-            hub = self._listener.hub
-            hub.watch(self._watcher)
+            waiters = self._listener.waiters
+            waiters.watch(self._watcher)
             try:
                 self._listener.join()
             except BaseException:
-                hub.unwatch(self._watcher)
+                waiters.unwatch(self._watcher)
                 raise
-            self._hub = hub
+            self._waiters = waiters
             self._watcher.begun = True
         return self
 
@@ -228,10 +228,10 @@ class EventStream:
 
     def close(self) -> None:
         """End the stream. Idempotent."""
-        hub, self._hub = self._hub, None
+        waiters, self._waiters = self._waiters, None
         self._watcher.ended = True
-        if hub is not None:
-            hub.unwatch(self._watcher)
+        if waiters is not None:
+            waiters.unwatch(self._watcher)
             self._listener.leave()
 
     def __iter__(self) -> Iterator[RegistryEvent | EventGap]:
@@ -241,7 +241,7 @@ class EventStream:
         if not self._watcher.ended:
             self.__enter__()
         while True:
-            self._watcher.poke.clear()
+            self._watcher.wakeup.clear()
             event = self._watcher.take()
             if event is not None:
                 return event
@@ -252,7 +252,7 @@ class EventStream:
             if trouble is not None:
                 self.close()
                 raise trouble
-            self._watcher.poke.wait()
+            self._watcher.wakeup.wait()
 
 
 _everyone: weakref.WeakSet[Subscriber] = weakref.WeakSet()

@@ -72,7 +72,7 @@ class WaitEntry(Generic[P, L]):
     """One model that has waiters or an owner in this client.
 
     Attributes:
-        turn: Held by the one waiter that queries or claims on behalf of all waiters of this model.
+        lock: Held by the one waiter that queries or claims on behalf of all waiters of this model.
         view: The known state; ``None`` if it is unknown and needs a query.
         version: Counter of the changes of `view`.
         asked: Number of queries sent.
@@ -80,19 +80,19 @@ class WaitEntry(Generic[P, L]):
         trouble: The error of the last answer; ``None`` if it succeeded.
         recheck_at: Time of the next query without an event (`now`).
         tell_at: Time of the next log message about the wait (`now`).
-        pokes: The wake-ups of the waiters and of the owner.
+        wakeups: The wake-ups of the waiters and of the owner.
     """
 
-    def __init__(self, turn: L, lock: threading.Lock) -> None:
-        self.turn = turn
+    def __init__(self, lock: L, registry_lock: threading.Lock) -> None:
+        self.lock = lock
         self.view: Snapshot | None = None
         self.version = 0
         self.asked = self.answered = 0
         self.trouble: RegistryError | None = None
         self.recheck_at = math.inf
         self.tell_at = 0.0
-        self.pokes: set[P | OwnerWakeup] = set()
-        self._lock = lock
+        self.wakeups: set[P | OwnerWakeup] = set()
+        self._lock = registry_lock
 
     def ask(self) -> tuple[int, int]:
         """Register a new query, and return its number and the current version."""
@@ -126,8 +126,8 @@ class WaitEntry(Generic[P, L]):
         if view is not None:
             self._recheck_later()
         if before is None or view is None or view.status is not before.status or view.until < before.until:
-            for poke in self.pokes:
-                poke.set()
+            for wakeup in self.wakeups:
+                wakeup.set()
 
     def _recheck_later(self) -> None:
         self.recheck_at = now() + RECHECK * random.uniform(0.8, 1.2)
@@ -147,8 +147,8 @@ class Watcher(Generic[P]):
         ended: Whether the stream has ended.
     """
 
-    def __init__(self, poke: P, wanted: Callable[[ModelRef], bool], most: int) -> None:
-        self.poke = poke
+    def __init__(self, wakeup: P, wanted: Callable[[ModelRef], bool], most: int) -> None:
+        self.wakeup = wakeup
         self.begun = self.ended = False
         self._wanted = wanted
         self._most = most
@@ -162,14 +162,14 @@ class Watcher(Generic[P]):
             self._events.clear()
             self._events.append(EventGap("too many events at once"))
         self._events.append(event.event())
-        self.poke.set()
+        self.wakeup.set()
 
     def gap(self, why: str) -> None:
         """Queue an `EventGap`, because events may be lost."""
         if not self.begun:
             return
         self._events.append(EventGap(why))
-        self.poke.set()
+        self.wakeup.set()
 
     def take(self) -> RegistryEvent | EventGap | None:
         """Remove and return the next event; ``None`` if there is none."""
@@ -179,28 +179,28 @@ class Watcher(Generic[P]):
 class WaiterRegistry(Generic[P, L]):
     """The wait entries and watchers of one client. Thread-safe."""
 
-    def __init__(self, make_turn: Callable[[], L]) -> None:
-        self._make_turn = make_turn
-        self._seats: dict[str, WaitEntry[P, L]] = {}
+    def __init__(self, make_lock: Callable[[], L]) -> None:
+        self._make_lock = make_lock
+        self._entries: dict[str, WaitEntry[P, L]] = {}
         self._watchers: set[Watcher[P]] = set()
         self._lock = threading.Lock()  # held for a few statements at a time, never across a blocking call
 
-    def sit(self, entry: str, poke: P | OwnerWakeup) -> WaitEntry[P, L]:
+    def add(self, entry: str, wakeup: P | OwnerWakeup) -> WaitEntry[P, L]:
         """Register a waiter, and return the wait entry of its model."""
         with self._lock:
-            seat = self._seats.get(entry)
-            if seat is None:
-                seat = self._seats[entry] = WaitEntry(self._make_turn(), self._lock)
-            seat.pokes.add(poke)
-            return seat
+            wait_entry = self._entries.get(entry)
+            if wait_entry is None:
+                wait_entry = self._entries[entry] = WaitEntry(self._make_lock(), self._lock)
+            wait_entry.wakeups.add(wakeup)
+            return wait_entry
 
-    def rise(self, entry: str, poke: P | OwnerWakeup) -> None:
+    def remove(self, entry: str, wakeup: P | OwnerWakeup) -> None:
         """Unregister a waiter. The wait entry ends with its last waiter."""
         with self._lock:
-            seat = self._seats[entry]
-            seat.pokes.discard(poke)
-            if not seat.pokes:
-                del self._seats[entry]
+            wait_entry = self._entries[entry]
+            wait_entry.wakeups.discard(wakeup)
+            if not wait_entry.wakeups:
+                del self._entries[entry]
 
     def watch(self, watcher: Watcher[P]) -> None:
         """Register a watcher."""
@@ -216,17 +216,17 @@ class WaiterRegistry(Generic[P, L]):
         """Dispatch events to the wait entries and watchers."""
         with self._lock:
             for event in events:
-                seat = self._seats.get(event.entry)
-                if seat is not None:
-                    seat.change(Snapshot.of(event.state()))
+                wait_entry = self._entries.get(event.entry)
+                if wait_entry is not None:
+                    wait_entry.change(Snapshot.of(event.state()))
                 for watcher in self._watchers:
                     watcher.put(event)
 
     def gap(self, why: str) -> None:
         """Invalidate all known states and queue an `EventGap` for each watcher, because events may be lost."""
         with self._lock:
-            for seat in self._seats.values():
-                seat.change(None)
+            for wait_entry in self._entries.values():
+                wait_entry.change(None)
             for watcher in self._watchers:
                 watcher.gap(why)
 
@@ -237,9 +237,9 @@ class WaiterRegistry(Generic[P, L]):
             ended: Whether the subscription has ended for good. Defaults to False.
         """
         with self._lock:
-            for seat in self._seats.values():
-                for poke in seat.pokes:
-                    poke.set()
+            for wait_entry in self._entries.values():
+                for wakeup in wait_entry.wakeups:
+                    wakeup.set()
             for watcher in self._watchers:
                 watcher.ended = watcher.ended or ended
-                watcher.poke.set()
+                watcher.wakeup.set()

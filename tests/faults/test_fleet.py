@@ -549,7 +549,7 @@ async def test_cancellation_at_every_await(
         if until_idle:
             await asyncio.wait(until_idle, timeout=SECONDS)
         assert asyncio.all_tasks() == {asyncio.current_task()}
-        assert subscriber_of(registry).hub._seats == {}
+        assert subscriber_of(registry).waiters._entries == {}
 
 
 async def test_a_cancelled_owner_in_a_thread_is_told(

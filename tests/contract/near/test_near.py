@@ -296,7 +296,7 @@ async def test_who_waited_finds_what_he_waited_for(asyncio_registry: AsyncRegist
 
 
 def told(registry: AsyncRegistry, entry: str) -> bool:
-    seat = subscriber_of(registry).hub._seats.get(entry)
+    seat = subscriber_of(registry).waiters._entries.get(entry)
     return seat is not None and seat.view is not None and seat.view.until > now()
 
 
