@@ -27,7 +27,7 @@ class AsyncDownload:
         self._flight = AsyncEnsure(session, wish)
         self._held: ActiveDownload | None = None
         self._guard: Guard | None = None
-        self._ear = ExitStack()
+        self._exit_stack = ExitStack()
 
     async def __aenter__(self) -> OwnedClaim | ModelRecord:
         got = await self._flight.take()
@@ -37,14 +37,14 @@ class AsyncDownload:
             owned: OwnedClaim = (await self._flight.owner.prepare(got))[0]
         except Exception as error:
             try:
-                await self._went_wrong(got, error)
+                await self._handle_failure(got, error)
             finally:
                 self._session.keepalive.ended(got)
             raise
         except BaseException:
             await run_to_completion(self._flight.owner.give_up, got)
             raise
-        self._ear.enter_context(self._flight.owner.overheard(got))
+        self._exit_stack.enter_context(self._flight.owner.overheard(got))
         self._held, self._guard = got, Guard(got)
         return owned
 
@@ -58,16 +58,16 @@ class AsyncDownload:
         if held is None or guard is None:
             return
         self._held = None
-        self._ear.close()
+        self._exit_stack.close()
         try:
             if await guard.end(error) or (error is None and held.lost.is_set()):
                 loss = held.loss()
-                await self._went_wrong(held, loss)
+                await self._handle_failure(held, loss)
                 raise loss from error
             if error is None:
                 await self._succeed(held)
             elif isinstance(error, Exception):
-                await self._went_wrong(held, error)
+                await self._handle_failure(held, error)
             else:
                 await run_to_completion(self._flight.owner.give_up, held)
         finally:
@@ -77,12 +77,12 @@ class AsyncDownload:
         try:
             await self._flight.owner.succeed(held)
         except Exception as error:
-            await self._went_wrong(held, error)
+            await self._handle_failure(held, error)
             raise
         except BaseException:
             await run_to_completion(self._flight.owner.give_up, held)
             raise
 
-    async def _went_wrong(self, held: ActiveDownload, error: Exception) -> None:
+    async def _handle_failure(self, held: ActiveDownload, error: Exception) -> None:
         if await self._flight.owner.went_wrong(held, error) is not None:
             self._session.backoff.failed()

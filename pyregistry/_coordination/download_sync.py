@@ -28,7 +28,7 @@ class Download:
         self._flight = Ensure(session, wish)
         self._held: ActiveDownload | None = None
         self._guard: Guard | None = None
-        self._ear = ExitStack()
+        self._exit_stack = ExitStack()
 
     def __enter__(self) -> OwnedClaim | ModelRecord:
         got = self._flight.take()
@@ -38,14 +38,14 @@ class Download:
             owned: OwnedClaim = (self._flight.owner.prepare(got))[0]
         except Exception as error:
             try:
-                self._went_wrong(got, error)
+                self._handle_failure(got, error)
             finally:
                 self._session.keepalive.ended(got)
             raise
         except BaseException:
             run_to_completion(self._flight.owner.give_up, got)
             raise
-        self._ear.enter_context(self._flight.owner.overheard(got))
+        self._exit_stack.enter_context(self._flight.owner.overheard(got))
         self._held, self._guard = got, Guard(got)
         return owned
 
@@ -59,16 +59,16 @@ class Download:
         if held is None or guard is None:
             return
         self._held = None
-        self._ear.close()
+        self._exit_stack.close()
         try:
             if guard.end(error) or (error is None and held.lost.is_set()):
                 loss = held.loss()
-                self._went_wrong(held, loss)
+                self._handle_failure(held, loss)
                 raise loss from error
             if error is None:
                 self._succeed(held)
             elif isinstance(error, Exception):
-                self._went_wrong(held, error)
+                self._handle_failure(held, error)
             else:
                 run_to_completion(self._flight.owner.give_up, held)
         finally:
@@ -78,12 +78,12 @@ class Download:
         try:
             self._flight.owner.succeed(held)
         except Exception as error:
-            self._went_wrong(held, error)
+            self._handle_failure(held, error)
             raise
         except BaseException:
             run_to_completion(self._flight.owner.give_up, held)
             raise
 
-    def _went_wrong(self, held: ActiveDownload, error: Exception) -> None:
+    def _handle_failure(self, held: ActiveDownload, error: Exception) -> None:
         if self._flight.owner.went_wrong(held, error) is not None:
             self._session.backoff.failed()

@@ -14,7 +14,7 @@ from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from datetime import datetime, timezone
 from functools import partial
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 from pyregistry._coordination.lease import ActiveDownload
 from pyregistry._coordination.local_faults import MOST_FAULTS, check_descriptors
@@ -23,7 +23,7 @@ from pyregistry._coordination.owner_async import AsyncOwner
 from pyregistry._coordination.session_async import AsyncSession
 from pyregistry._coordination.store_identity_async import AsyncStoreIdentity
 from pyregistry._coordination.supervise_async import work
-from pyregistry._coordination.waiters import RECHECK, Snapshot, WaitEntry
+from pyregistry._coordination.waiters import RECHECK, KnownState, WaitEntry
 from pyregistry._core import backoff
 from pyregistry._core.clock import now, time_of
 from pyregistry._core.texts import told
@@ -44,20 +44,15 @@ from pyregistry.errors import (
 )
 from pyregistry.models import AlreadyExists, Claim, Claimed, ModelRecord, ModelStatus
 
-if TYPE_CHECKING:
-    pass
-
 __all__ = ["AsyncEnsure"]
 
 T = TypeVar("T")
 
 _log = logging.getLogger("pyregistry.flight")
 
-_AWAY = (RegistryUnavailable, OutcomeUnknown)
+_UNAVAILABLE = (RegistryUnavailable, OutcomeUnknown)
 _JITTER = 0.25  # seconds over which waiters spread their claims after the end of a lease
-_MARK_PATIENCE = 5.0  # seconds until a file that another machine wrote becomes visible
 _CHECK_EVERY = 60.0  # seconds for which a successful check of a store's root remains valid
-_PUBLISH_TRIES = 5  # attempts to publish on a failing disk before the claim is released
 _UNKNOWN = datetime.fromtimestamp(0, timezone.utc)  # placeholder for a time that only the registry knows
 _UNLEASED = (ModelStatus.DOWNLOADED, ModelStatus.ERROR)
 
@@ -107,12 +102,12 @@ class AsyncEnsure:
             while True:
                 try:
                     got = await self._take(wait_entry)
-                except _AWAY as error:
+                except _UNAVAILABLE as error:
                     record = await self._without_registry(error)
                     if record is not None:
                         return record
                 else:
-                    self._use(got)
+                    self._record_use(got)
                     return got
         finally:
             waiters.remove(entry, self._wakeup)
@@ -120,7 +115,7 @@ class AsyncEnsure:
                 self._listens = False
                 self._session.subscriber.leave()
 
-    def _use(self, got: ModelRecord | ActiveDownload) -> None:
+    def _record_use(self, got: ModelRecord | ActiveDownload) -> None:
         """Touch an available model through the touch buffer. A finish by this call has already touched the model."""
         if self._wish.touch and isinstance(got, ModelRecord) and got.token != self.owner.finished:
             with suppress(RegistryClosed):  # the model is available although its touch is lost
@@ -134,7 +129,7 @@ class AsyncEnsure:
             if self._listens and not self._session.subscriber.is_up:
                 # The subscriber wakes this waiter when the subscription is up, or after its patience. A query before
                 # that is useless, because the new subscription invalidates the answer.
-                self._raise_again(self._session.subscriber.trouble)
+                self._reraise(self._session.subscriber.trouble)
                 await self._sleep(backoff.LONGEST_PAUSE_S)
                 continue
             view = await self._look(wait_entry, need)
@@ -143,7 +138,7 @@ class AsyncEnsure:
                 need = wait_entry.asked
                 continue
             if view.status is ModelStatus.DOWNLOADED and view.record is not None:
-                if await self._accepts(view.record) or await self._comes_to_be_accepted(
+                if await self._accepts(view.record) or await self._poll_until_accepted(
                     wait_entry, view.record
                 ):
                     return view.record
@@ -154,7 +149,7 @@ class AsyncEnsure:
             claimed = view.status in (ModelStatus.DOWNLOADING, ModelStatus.EVICTING)
             # After a local fault this machine leaves the claim to other replicas.
             until = max(view.until, self._session.backoff.until)
-            self._tell_wait(wait_entry, view)
+            self._log_wait(wait_entry, view)
             if not self._listens and (claimed or now() < until):
                 # Subscribe before the next query, so that no event between query and subscription is lost.
                 await self._session.subscriber.join()
@@ -170,11 +165,11 @@ class AsyncEnsure:
                 if wait_entry.version == version:
                     need = wait_entry.asked  # the claim failed for an unknown reason: query again
 
-    async def _look(self, wait_entry: WaitEntry[Wakeup, Lock], need: int) -> Snapshot:
+    async def _look(self, wait_entry: WaitEntry[Wakeup, Lock], need: int) -> KnownState:
         """Return a snapshot from a query after number `need`. One waiter queries on behalf of all waiters."""
         while True:
             if wait_entry.answered > need:
-                self._raise_again(wait_entry.trouble)
+                self._reraise(wait_entry.trouble)
                 view = wait_entry.view
                 if view is not None:
                     return view
@@ -188,7 +183,7 @@ class AsyncEnsure:
         """Run a query on behalf of all waiters of this model.
 
         Args:
-            seat: The wait entry of the model.
+            wait_entry: The wait entry of the model.
             question: Returns a snapshot, or ``None`` if the state remains unknown.
         """
         number, version = wait_entry.ask()
@@ -199,18 +194,18 @@ class AsyncEnsure:
             raise
         wait_entry.answer(number, version, view, None)
 
-    async def _read(self) -> Snapshot:
+    async def _read(self) -> KnownState:
         (record,) = await self._backend().read([self._wish.target])
         if isinstance(record, DamagedRecord):
             raise record
         if record is None:
-            return Snapshot(None)
+            return KnownState(None)
         # Only the server knows the rest of a lease or a back-off. A claim, which 0.0 permits, returns it.
-        return Snapshot(record.status, 0.0, record)
+        return KnownState(record.status, 0.0, record)
 
-    def _raise_again(self, trouble: RegistryError | None) -> None:
+    def _reraise(self, trouble: RegistryError | None) -> None:
         """Raise the error of another waiter's query, or of the subscriber, if there is one."""
-        if isinstance(trouble, _AWAY):
+        if isinstance(trouble, _UNAVAILABLE):
             raise RegistryUnavailable(str(trouble)) from trouble
         if trouble is not None:
             raise trouble
@@ -218,10 +213,10 @@ class AsyncEnsure:
     async def _wait(self, wait_entry: WaitEntry[Wakeup, Lock], until: float) -> bool:
         """Sleep until an event, `until`, or the recheck time. Return whether the recheck is due."""
         await self._sleep(min(until + random.uniform(0.0, _JITTER), wait_entry.recheck_at) - now())
-        self._raise_again(self._session.subscriber.trouble)
+        self._reraise(self._session.subscriber.trouble)
         return not self._wakeup.is_set() and now() >= wait_entry.recheck_at
 
-    def _tell_wait(self, wait_entry: WaitEntry[Wakeup, Lock], view: Snapshot) -> None:
+    def _log_wait(self, wait_entry: WaitEntry[Wakeup, Lock], view: KnownState) -> None:
         """Log the progress of the owner every `RECHECK / 2` seconds: one line for all waiters of a model."""
         record = view.record
         if record is None or record.status is not ModelStatus.DOWNLOADING or now() < wait_entry.tell_at:
@@ -257,7 +252,7 @@ class AsyncEnsure:
     # Claiming
 
     async def _contend(
-        self, wait_entry: WaitEntry[Wakeup, Lock], version: int, view: Snapshot
+        self, wait_entry: WaitEntry[Wakeup, Lock], version: int, view: KnownState
     ) -> ActiveDownload | None:
         """Try to claim, one waiter at a time, if the snapshot has not changed meanwhile.
 
@@ -268,13 +263,13 @@ class AsyncEnsure:
         asked = wait_entry.asked
         async with wait_entry.lock:
             if wait_entry.answered > asked:
-                self._raise_again(wait_entry.trouble)
+                self._reraise(wait_entry.trouble)
             if wait_entry.version != version:
                 return None
             try:
                 await self._check_machine()
             except LocalFault as fault:
-                self._leave_to_others(fault)
+                self._back_off(fault)
                 return None
             won: list[ActiveDownload] = []
             try:
@@ -285,7 +280,7 @@ class AsyncEnsure:
                 raise
             return won[0] if won else None
 
-    async def _claim(self, view: Snapshot, won: list[ActiveDownload]) -> Snapshot | None:
+    async def _claim(self, view: KnownState, won: list[ActiveDownload]) -> KnownState | None:
         session, wish = self._session, self._wish
         most, cooldown = (wish.retry.attempts, wish.retry.cooldown) if wish.retry else (None, None)
         if not session.keepalive.ready:
@@ -294,7 +289,7 @@ class AsyncEnsure:
         backend, key = self._backend(), wish.target
         claim: Claim | None
         if view.status is ModelStatus.ERROR:
-            answer = await self._won(
+            answer = await self._claim_or_compensate(
                 partial(
                     backend.retry, key,
                     lease=wish.lease, owner=wish.owner, max_attempts=most, claim_id=session.ids.new(),
@@ -305,7 +300,7 @@ class AsyncEnsure:
                 assert isinstance(answer, Rejection), "it was not won"
                 return view._replace(until=now() + answer.retry_left) if answer.retry_left else None
         else:
-            result = await self._won(
+            result = await self._claim_or_compensate(
                 partial(
                     backend.claim, key.name, key.provider, key.revision, key.subset,
                     lease=wish.lease, owner=wish.owner, max_attempts=most, cooldown=cooldown,
@@ -315,23 +310,23 @@ class AsyncEnsure:
             session.claimed(result, wish.lease)
             if isinstance(result, AlreadyExists):
                 left = math.inf if result.lease_left is None else result.lease_left
-                return Snapshot(result.status, 0.0 if result.status in _UNLEASED else now() + left)
+                return KnownState(result.status, 0.0 if result.status in _UNLEASED else now() + left)
             claim = result.claim
         won.append(session.keepalive.hold(claim, since, bound=wish.bound, stall=self.owner.stall()))
         session.keepalive.check_open()
-        return Snapshot(ModelStatus.DOWNLOADING, since + wish.lease)
+        return KnownState(ModelStatus.DOWNLOADING, since + wish.lease)
 
-    async def _won(self, ask_for: Callable[[], Awaitable[T]]) -> T:
+    async def _claim_or_compensate(self, ask_for: Callable[[], Awaitable[T]]) -> T:
         """Return the answer to a claim or a retry. If the caller is cancelled, release a claim that was won."""
         try:
             return await ask_for()
         except Exception:
             raise
         except BaseException:
-            await run_to_completion(self._unwin, ask_for)
+            await run_to_completion(self._compensate, ask_for)
             raise
 
-    async def _unwin(self, ask_for: Callable[[], Awaitable[Any]]) -> None:
+    async def _compensate(self, ask_for: Callable[[], Awaitable[Any]]) -> None:
         try:
             # The claim id makes the request idempotent. A copy that arrives after the release finds an ended claim.
             answer = await ask_for()
@@ -375,7 +370,7 @@ class AsyncEnsure:
         if self._wish.ready is not None:
             await ask(self._wish.ready)
 
-    def _leave_to_others(self, fault: LocalFault) -> None:
+    def _back_off(self, fault: LocalFault) -> None:
         """Stop claiming for a back-off that grows with each consecutive fault.
 
         Raises:
@@ -402,7 +397,7 @@ class AsyncEnsure:
                 self._failure = error
                 fault = await owner.went_wrong(held, error)
                 if fault is not None:
-                    self._leave_to_others(fault)
+                    self._back_off(fault)
             else:
                 self._session.backoff.succeeded()
         except Exception:
@@ -425,7 +420,7 @@ class AsyncEnsure:
                 return False  # the location is not valid in this store
         return verify is None or bool(await ask(verify, record))
 
-    async def _comes_to_be_accepted(self, wait_entry: WaitEntry[Wakeup, Lock], record: ModelRecord) -> bool:
+    async def _poll_until_accepted(self, wait_entry: WaitEntry[Wakeup, Lock], record: ModelRecord) -> bool:
         """Poll the files of a DOWNLOADED record until they are visible, because an event outruns a shared file system.
 
         Delete the record if the files are not visible within `visibility_timeout`.
@@ -457,12 +452,12 @@ class AsyncEnsure:
             if wait_entry.version == version:
                 await self._ask(wait_entry, partial(self._delete, record))
 
-    async def _delete(self, record: ModelRecord) -> Snapshot | None:
+    async def _delete(self, record: ModelRecord) -> KnownState | None:
         target = self._wish.target
         if not await self._backend().delete([target], expected_token=record.token, force=False):
             return None  # the record has changed, so it belongs to another attempt
         _log.warning("%s is not where its record (token %d) says: it is forgotten", target.ref, record.token)
-        return Snapshot(None)
+        return KnownState(None)
 
     # Unavailable registry
 

@@ -58,8 +58,8 @@ def fault_of(error: BaseException, policy: RetryPolicy | None) -> LocalFault | N
     """Convert an error to a `LocalFault`; ``None`` if it is not a fault of this machine."""
     if isinstance(error, LocalFault):
         return error
-    told = policy is not None and isinstance(error, policy.local)
-    if told or (isinstance(error, OSError) and error.errno in NO_DESCRIPTORS):
+    is_local = policy is not None and isinstance(error, policy.local)
+    if is_local or (isinstance(error, OSError) and error.errno in NO_DESCRIPTORS):
         fault = LocalFault(f"this machine can't download: {message_of(error)}")
         fault.__cause__ = error
         return fault

@@ -35,7 +35,7 @@ __all__ = ["AsyncOwner"]
 
 _log = logging.getLogger("pyregistry.flight")
 
-_AWAY = (RegistryUnavailable, OutcomeUnknown)
+_UNAVAILABLE = (RegistryUnavailable, OutcomeUnknown)
 _PUBLISH_TRIES = 5  # attempts to publish on a failing disk before the claim is released
 
 
@@ -72,13 +72,13 @@ class AsyncOwner:
         session, entry = self._session, self._request.target.entry
         session.subscriber.bind_to_running_loop()
         waiters = session.subscriber.waiters
-        ear = OwnerWakeup(partial(session.keepalive.look_at, held))
-        waiters.add(entry, ear)
+        wakeup = OwnerWakeup(partial(session.keepalive.look_at, held))
+        waiters.add(entry, wakeup)
         session.subscriber.begin()
         try:
             yield
         finally:
-            waiters.remove(entry, ear)
+            waiters.remove(entry, wakeup)
             session.subscriber.leave()
 
     async def prepare(self, held: ActiveDownload) -> tuple[Any, ...]:
@@ -215,7 +215,7 @@ class AsyncOwner:
         while not held.lost.is_set():
             try:
                 return await act()
-            except _AWAY as error:
+            except _UNAVAILABLE as error:
                 if held.lost.is_set():
                     raise
                 _log.warning("%s can't be %s yet: %s", held.claim.ref, what, error)
@@ -251,7 +251,7 @@ class AsyncOwner:
             try:
                 published = await self._while_it_counts(held, publish, "published")
                 break
-            except _AWAY as error:
+            except _UNAVAILABLE as error:
                 raise held.loss() from error
             except OSError as error:
                 # The failure may be temporary, and a new download is expensive: retry before giving up.

@@ -54,7 +54,7 @@ class AsyncSubscriber:
         self._patience = patience
         self._closed = False
         self.reset()
-        _everyone.add(self)
+        _instances.add(self)
 
     def reset(self) -> None:
         """Reset to the initial state: no users, no subscription, no known states."""
@@ -124,7 +124,7 @@ class AsyncSubscriber:
             self._closed = True
             self.trouble = RegistryClosed("the client is closed")
             self._stop()
-            self._tell_arrivals()
+            self._wake_arrivals()
         self.waiters.wake_all(ended=True)
 
     def _stop(self) -> None:
@@ -133,7 +133,7 @@ class AsyncSubscriber:
         if beside is not None:
             beside.stop()
 
-    def _tell_arrivals(self) -> None:
+    def _wake_arrivals(self) -> None:
         for arrival in self._arrivals:
             arrival.set()
 
@@ -153,20 +153,20 @@ class AsyncSubscriber:
                     tries, down_since, self._up = 0, now(), False
             tries += 1
             if not isinstance(error, RegistryUnavailable):
-                self._tell(beside, error)
+                self._report_trouble(beside, error)
             elif now() - down_since >= self._patience:
-                self._tell(beside, RegistryUnavailable(f"no subscription: {error}"))
+                self._report_trouble(beside, RegistryUnavailable(f"no subscription: {error}"))
             await beside.stopping.wait(backoff(min(tries, _LONGEST)) if tries > 1 else 0.0)
 
-    def _tell(self, beside: BackgroundTask, trouble: RegistryError) -> None:
+    def _report_trouble(self, beside: BackgroundTask, trouble: RegistryError) -> None:
         with self._lock:
             if self._beside is not beside or self.trouble is not None:
                 return
             self.trouble = trouble
-            self._tell_arrivals()
+            self._wake_arrivals()
         self.waiters.wake_all()
 
-    def _begin(self, beside: BackgroundTask) -> None:
+    def _mark_up(self, beside: BackgroundTask) -> None:
         with self._lock:
             if self._beside is not beside:
                 return
@@ -174,14 +174,14 @@ class AsyncSubscriber:
         # The gap precedes the wake-up of the arrivals. Otherwise it would invalidate the states that they read next.
         self.waiters.gap("the subscription is new")
         with self._lock:
-            self._tell_arrivals()
+            self._wake_arrivals()
 
     async def _listen(self, beside: BackgroundTask) -> None:
         source = self._make_source()
         beside.interrupt = source.interrupt
         try:
             await source.open()
-            self._begin(beside)
+            self._mark_up(beside)
             while not beside.stopping.is_set():
                 events = await source.receive()
                 if isinstance(events, str):
@@ -258,12 +258,12 @@ class AsyncEventStream:
             await self._watcher.wakeup.wait()
 
 
-_everyone: weakref.WeakSet[AsyncSubscriber] = weakref.WeakSet()
+_instances: weakref.WeakSet[AsyncSubscriber] = weakref.WeakSet()
 
 
 def _after_fork_in_child() -> None:
     """Reset the subscribers of a forked child. The subscription and its waiters belong to the parent."""
-    for listener in list(_everyone):
+    for listener in list(_instances):
         listener.reset()
 
 

@@ -55,7 +55,7 @@ class Subscriber:
         self._patience = patience
         self._closed = False
         self.reset()
-        _everyone.add(self)
+        _instances.add(self)
 
     def reset(self) -> None:
         """Reset to the initial state: no users, no subscription, no known states."""
@@ -121,7 +121,7 @@ class Subscriber:
             self._closed = True
             self.trouble = RegistryClosed("the client is closed")
             self._stop()
-            self._tell_arrivals()
+            self._wake_arrivals()
         self.waiters.wake_all(ended=True)
 
     def _stop(self) -> None:
@@ -130,7 +130,7 @@ class Subscriber:
         if beside is not None:
             beside.stop()
 
-    def _tell_arrivals(self) -> None:
+    def _wake_arrivals(self) -> None:
         for arrival in self._arrivals:
             arrival.set()
 
@@ -150,20 +150,20 @@ class Subscriber:
                     tries, down_since, self._up = 0, now(), False
             tries += 1
             if not isinstance(error, RegistryUnavailable):
-                self._tell(beside, error)
+                self._report_trouble(beside, error)
             elif now() - down_since >= self._patience:
-                self._tell(beside, RegistryUnavailable(f"no subscription: {error}"))
+                self._report_trouble(beside, RegistryUnavailable(f"no subscription: {error}"))
             beside.stopping.wait(backoff(min(tries, _LONGEST)) if tries > 1 else 0.0)
 
-    def _tell(self, beside: BackgroundTask, trouble: RegistryError) -> None:
+    def _report_trouble(self, beside: BackgroundTask, trouble: RegistryError) -> None:
         with self._lock:
             if self._beside is not beside or self.trouble is not None:
                 return
             self.trouble = trouble
-            self._tell_arrivals()
+            self._wake_arrivals()
         self.waiters.wake_all()
 
-    def _begin(self, beside: BackgroundTask) -> None:
+    def _mark_up(self, beside: BackgroundTask) -> None:
         with self._lock:
             if self._beside is not beside:
                 return
@@ -171,14 +171,14 @@ class Subscriber:
         # The gap precedes the wake-up of the arrivals. Otherwise it would invalidate the states that they read next.
         self.waiters.gap("the subscription is new")
         with self._lock:
-            self._tell_arrivals()
+            self._wake_arrivals()
 
     def _listen(self, beside: BackgroundTask) -> None:
         source = self._make_source()
         beside.interrupt = source.interrupt
         try:
             source.open()
-            self._begin(beside)
+            self._mark_up(beside)
             while not beside.stopping.is_set():
                 events = source.receive()
                 if isinstance(events, str):
@@ -255,12 +255,12 @@ class EventStream:
             self._watcher.wakeup.wait()
 
 
-_everyone: weakref.WeakSet[Subscriber] = weakref.WeakSet()
+_instances: weakref.WeakSet[Subscriber] = weakref.WeakSet()
 
 
 def _after_fork_in_child() -> None:
     """Reset the subscribers of a forked child. The subscription and its waiters belong to the parent."""
-    for listener in list(_everyone):
+    for listener in list(_instances):
         listener.reset()
 
 

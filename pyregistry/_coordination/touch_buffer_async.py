@@ -44,7 +44,7 @@ class AsyncTouchBuffer:
         self._interval = interval
         self._closed = False
         self.reset()
-        _everyone.add(self)
+        _instances.add(self)
 
     def reset(self) -> None:
         """Reset to the initial state: no touches and no background task."""
@@ -129,8 +129,8 @@ class AsyncTouchBuffer:
                     self._beside = None
                     return
             for chunk in chunks(targets, self._backend.max_batch):
-                await self._tell(chunk)
-            self._tell_what_is_lost()
+                await self._send(chunk)
+            self._log_lost()
             if not targets:
                 await self._news.wait((self._interval_now() + 1) * self._interval - now())
 
@@ -149,7 +149,7 @@ class AsyncTouchBuffer:
                 del self._allowed[entry]
         return targets
 
-    async def _tell(self, targets: Sequence[ModelKey]) -> None:
+    async def _send(self, targets: Sequence[ModelKey]) -> None:
         try:
             answers = await self._backend.touch(targets)
         except RegistryError as error:
@@ -172,7 +172,7 @@ class AsyncTouchBuffer:
             if isinstance(answer, DamagedRecord):
                 _log.warning("not touched: %s", answer)
 
-    def _tell_what_is_lost(self) -> None:
+    def _log_lost(self) -> None:
         """Log the number of lost touches once, when the server is available again or the client closes."""
         if self._lost and (self._closed or not self._away):
             with self._lock:
@@ -187,12 +187,12 @@ class AsyncTouchBuffer:
                 self._wait(target)
 
 
-_everyone: weakref.WeakSet[AsyncTouchBuffer] = weakref.WeakSet()
+_instances: weakref.WeakSet[AsyncTouchBuffer] = weakref.WeakSet()
 
 
 def _after_fork_in_child() -> None:
     """Reset the buffers of a forked child. The parent sends the buffered touches."""
-    for toucher in list(_everyone):
+    for toucher in list(_instances):
         toucher.reset()
 
 

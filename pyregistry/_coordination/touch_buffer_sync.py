@@ -45,7 +45,7 @@ class TouchBuffer:
         self._interval = interval
         self._closed = False
         self.reset()
-        _everyone.add(self)
+        _instances.add(self)
 
     def reset(self) -> None:
         """Reset to the initial state: no touches and no background task."""
@@ -126,8 +126,8 @@ class TouchBuffer:
                     self._beside = None
                     return
             for chunk in chunks(targets, self._backend.max_batch):
-                self._tell(chunk)
-            self._tell_what_is_lost()
+                self._send(chunk)
+            self._log_lost()
             if not targets:
                 self._news.wait((self._interval_now() + 1) * self._interval - now())
 
@@ -146,7 +146,7 @@ class TouchBuffer:
                 del self._allowed[entry]
         return targets
 
-    def _tell(self, targets: Sequence[ModelKey]) -> None:
+    def _send(self, targets: Sequence[ModelKey]) -> None:
         try:
             answers = self._backend.touch(targets)
         except RegistryError as error:
@@ -169,7 +169,7 @@ class TouchBuffer:
             if isinstance(answer, DamagedRecord):
                 _log.warning("not touched: %s", answer)
 
-    def _tell_what_is_lost(self) -> None:
+    def _log_lost(self) -> None:
         """Log the number of lost touches once, when the server is available again or the client closes."""
         if self._lost and (self._closed or not self._away):
             with self._lock:
@@ -184,12 +184,12 @@ class TouchBuffer:
                 self._wait(target)
 
 
-_everyone: weakref.WeakSet[TouchBuffer] = weakref.WeakSet()
+_instances: weakref.WeakSet[TouchBuffer] = weakref.WeakSet()
 
 
 def _after_fork_in_child() -> None:
     """Reset the buffers of a forked child. The parent sends the buffered touches."""
-    for toucher in list(_everyone):
+    for toucher in list(_instances):
         toucher.reset()
 
 

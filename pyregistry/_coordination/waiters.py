@@ -26,14 +26,14 @@ RECHECK = 30.0
 """Seconds without an event after which a waiter queries again, because messages can be lost."""
 
 
-class Wakeup(Protocol):
+class Wakeable(Protocol):
     """Event with one waiter."""
 
     def set(self) -> None:
         """Set the event and wake the waiter. A later wait returns at once."""
 
 
-P = TypeVar("P", bound=Wakeup)
+P = TypeVar("P", bound=Wakeable)
 L = TypeVar("L")
 
 
@@ -48,7 +48,7 @@ class OwnerWakeup:
         self.set = look
 
 
-class Snapshot(NamedTuple):
+class KnownState(NamedTuple):
     """The known state of a model.
 
     Attributes:
@@ -62,7 +62,7 @@ class Snapshot(NamedTuple):
     record: ModelRecord | None = None
 
     @classmethod
-    def of(cls, state: ModelState) -> Snapshot:
+    def of(cls, state: ModelState) -> KnownState:
         """Create the snapshot of an event that has just arrived."""
         left = state.seconds_left
         return cls(state.status, now() + left if left else 0.0, state.record)
@@ -85,7 +85,7 @@ class WaitEntry(Generic[P, L]):
 
     def __init__(self, lock: L, registry_lock: threading.Lock) -> None:
         self.lock = lock
-        self.view: Snapshot | None = None
+        self.view: KnownState | None = None
         self.version = 0
         self.asked = self.answered = 0
         self.trouble: RegistryError | None = None
@@ -101,7 +101,9 @@ class WaitEntry(Generic[P, L]):
             self._recheck_later()
             return self.asked, self.version
 
-    def answer(self, number: int, version: int, view: Snapshot | None, trouble: RegistryError | None) -> None:
+    def answer(
+        self, number: int, version: int, view: KnownState | None, trouble: RegistryError | None
+    ) -> None:
         """Store the answer to a query. An event during the query may be newer, so its state takes precedence.
 
         Args:
@@ -116,7 +118,7 @@ class WaitEntry(Generic[P, L]):
             if view is not None and self.version == version:
                 self.change(view)
 
-    def change(self, view: Snapshot | None) -> None:
+    def change(self, view: KnownState | None) -> None:
         """Store a new state, and wake the waiters. A longer lease of the same status wakes no waiter.
 
         The caller must hold the lock.
@@ -218,7 +220,7 @@ class WaiterRegistry(Generic[P, L]):
             for event in events:
                 wait_entry = self._entries.get(event.entry)
                 if wait_entry is not None:
-                    wait_entry.change(Snapshot.of(event.state()))
+                    wait_entry.change(KnownState.of(event.state()))
                 for watcher in self._watchers:
                     watcher.put(event)
 

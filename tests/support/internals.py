@@ -55,8 +55,8 @@ def lease_time_of(registry: Registry) -> datetime:
 
 def waits(registry: Registry | AsyncRegistry, entry: str = "HuggingFace:org/model") -> bool:
     """Whether somebody has asked for this model after the subscription was there, and now waits to be told."""
-    entry = subscriber_of(registry).waiters._entries.get(entry)
-    return entry is not None and entry.view is not None and entry.view.until > now()
+    waiting = subscriber_of(registry).waiters._entries.get(entry)
+    return waiting is not None and waiting.view is not None and waiting.view.until > now()
 
 
 def under_way(registry: AsyncRegistry) -> list[int]:
