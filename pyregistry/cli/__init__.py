@@ -1,4 +1,8 @@
-"""The command ``pyregistry``. What it needs comes with the extra ``cli``; without, it says so."""
+"""The command ``pyregistry``.
+
+Its dependencies come with the extra ``cli``. Without the extra, the command names the missing package and ends with
+`Exit.WRONG_CALL`.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +22,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command.
 
     Args:
-        argv: its arguments; ``None``: those of the process.
+        argv: The arguments. Defaults to those of the process.
 
     Returns:
         The exit code, an `Exit`.
@@ -32,7 +36,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                 file=sys.stderr,
             )
             return Exit.WRONG_CALL
-    if list(arguments) == ["--version"]:  # the command line takes 0.3 s more
+    if list(arguments) == ["--version"]:  # importing the full command line takes 0.3 s
         print(f"pyregistry {__version__}")
         return Exit.DONE
     from pyregistry.cli.app import run
@@ -41,9 +45,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _open_standard_streams() -> None:
-    """Open what the caller has closed (``>&-``), so that the exit code is that of what happened.
+    """Open the standard streams that the caller has closed (``>&-``) on the null device.
 
-    Else Python has no such stream at all, and the next socket would get its descriptor, and what is printed.
+    Otherwise Python sets such a stream to None, and a print fails instead of the command's own result. The next
+    socket would also get the free descriptor, and receive the printed text.
     """
     for number, name, mode in ((0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "w")):
         if getattr(sys, name) is not None:
@@ -55,6 +60,6 @@ def _open_standard_streams() -> None:
             if null != number:
                 os.dup2(null, number)
                 os.close(null)
-            os.set_inheritable(number, True)  # commands that are run have it too
-        # Not the descriptor itself, which may be something else's by now.
+            os.set_inheritable(number, True)  # child processes inherit it too
+        # Open a new descriptor: another file may have taken this number since Python started.
         setattr(sys, name, Path(os.devnull).open(mode, encoding="utf-8"))  # noqa: SIM115 - as long as the process

@@ -1,4 +1,4 @@
-"""What to do about an error of a server: its own words name neither the server nor the way out."""
+"""Add the server's address and advice to server errors, whose own texts have neither."""
 
 from __future__ import annotations
 
@@ -32,11 +32,11 @@ _RIGHTS = "docs/how-to/operate.md, Rights, has the ACL line with all that the us
 
 
 class Told(NamedTuple):
-    """An error as a person is told of it.
+    """A human-readable error.
 
     Attributes:
-        message: what is wrong, and where.
-        advice: what to do; empty: the message says it.
+        message: The problem and its place.
+        advice: The remedy. Defaults to "": the message includes it.
     """
 
     message: str
@@ -44,12 +44,12 @@ class Told(NamedTuple):
 
 
 class _Known(NamedTuple):
-    """An answer that has better words.
+    """A known error of a server.
 
     Attributes:
-        texts: the server's words; one of them is in the error.
-        words: what they mean; empty: they are clear.
-        advice: what to do.
+        texts: Parts of the server's error text; one match suffices.
+        words: Replaces the server's text; "" keeps it.
+        advice: The remedy.
     """
 
     texts: tuple[str, ...]
@@ -137,11 +137,11 @@ _NOT_NOW: tuple[_Known, ...] = (
 
 
 def told(error: RegistryError, config: BackendConfig | None) -> Told:
-    """How a person is told of an error.
+    """Return the human-readable form of an error.
 
     Args:
-        error: what was raised.
-        config: which server was asked; ``None``: it is not known which.
+        error: The error.
+        config: The server of the call; None if unknown.
     """
     message = str(error)
     if isinstance(error, ConfigurationError) and message.startswith("not a URL of a Redis server"):
@@ -161,7 +161,10 @@ def told(error: RegistryError, config: BackendConfig | None) -> Told:
 
 
 def clearer(finding: Finding, config: BackendConfig) -> Finding:
-    """A finding of `doctor`, in the words of `told` where the server refuses to be used at all."""
+    """Return a finding of `doctor` with the text and advice of `told`, if the server refuses all use of it.
+
+    Other findings are returned unchanged.
+    """
     if not (finding.level.value == "error" and finding.check in ("server", "rights")):
         return finding
     message, advice = told(ServerRefused(finding.message), config)
@@ -169,14 +172,14 @@ def clearer(finding: Finding, config: BackendConfig) -> Finding:
 
 
 def check_scheme(url: str, told_by: str) -> None:
-    """Refuse what has no scheme, such as ``127.0.0.1:6379``.
+    """Reject a URL without a scheme, such as ``127.0.0.1:6379``.
 
     Args:
-        url: what was given as the URL.
-        told_by: where it was given.
+        url: The URL.
+        told_by: The option or variable that holds it.
 
     Raises:
-        ConfigurationError: it has none. The URL is quoted only where nothing in it can be a password.
+        ConfigurationError: The URL has no scheme. The message quotes the URL only if no part of it can be a password.
     """
     if "://" not in url:
         quoted = url if _PLAIN_HOST.fullmatch(url) else "HOST:PORT"

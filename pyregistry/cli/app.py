@@ -1,4 +1,4 @@
-"""The command `pyregistry`: what it takes before its commands, and how it is run."""
+"""The command `pyregistry`: its options before the commands, and its entry point."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-import pyregistry.cli.commands  # noqa: F401  # adds the commands to the application
+import pyregistry.cli.commands  # noqa: F401  # registers the commands
 from pyregistry import __version__
 from pyregistry.cli.command import app
 from pyregistry.cli.context import Given, complain, fail_shell
@@ -54,14 +54,14 @@ def run(argv: Sequence[str]) -> int:
     """Run the command.
 
     Args:
-        argv: its arguments.
+        argv: The arguments.
 
     Returns:
-        The exit code, an `Exit` (or what a server or the demo ended with).
+        The exit code: an `Exit`, or the exit code of a server, of the demo, or of the command of `run`.
     """
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            # Whatever the terminal can't show is no reason to fail.
+            # A character outside the terminal's encoding must not raise UnicodeEncodeError.
             stream.reconfigure(errors="backslashreplace")
     try:
         return int(app(args=list(argv), prog_name="pyregistry", standalone_mode=False) or 0)

@@ -1,4 +1,4 @@
-"""Words of which there are few: statuses and providers, as people write them."""
+"""Parse statuses and providers from command-line words."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pyregistry.models import ModelProvider, ModelStatus
 __all__ = ["ENDINGS", "PROVIDERS", "SETTABLE", "STATUSES", "provider_of", "status_of"]
 
 STATUSES = tuple(str(status) for status in ModelStatus)
-SETTABLE = tuple(word for word in STATUSES if word != ModelStatus.EVICTING)  # that one comes from an eviction
+SETTABLE = tuple(word for word in STATUSES if word != ModelStatus.EVICTING)  # only an eviction sets EVICTING
 ENDINGS = (str(ModelStatus.DOWNLOADED), str(ModelStatus.ERROR))
 PROVIDERS = tuple(str(provider) for provider in ModelProvider)
 
@@ -18,10 +18,14 @@ _SHORT = {"hf": ModelProvider.HUGGING_FACE}
 
 
 def status_of(word: str, allowed: Sequence[str] = STATUSES) -> str:
-    """A status, in any case.
+    """Return a status in upper case.
+
+    Args:
+        word: The status, in any case.
+        allowed: The accepted statuses, in upper case. Defaults to all.
 
     Raises:
-        InvalidArgument: it is none of those that are allowed.
+        InvalidArgument: The word is not in `allowed`.
     """
     if word.upper() not in allowed:
         *most, last = allowed
@@ -30,17 +34,18 @@ def status_of(word: str, allowed: Sequence[str] = STATUSES) -> str:
 
 
 def provider_of(word: str | None, other: str | None) -> str | None:
-    """One of the four providers, in any case and spelling, or another one that is named as such.
+    """Return the provider that the two options name, or None if neither is given.
 
     Args:
-        word: what ``--provider`` says; ``None``: nothing.
-        other: what ``--provider-word`` says; ``None``: nothing.
+        word: Value of ``--provider``: one of the four providers. Case and punctuation are ignored.
+        other: Value of ``--provider-word``: any other provider. Returned unchanged.
 
     Raises:
-        InvalidArgument: the word is none of the four.
+        InvalidArgument: `word` is none of the four, or both options are given. HuggingFace counts as not given,
+            because it may be the default of ``--provider``.
     """
     if other is not None:
-        if word not in (None, str(ModelProvider.HUGGING_FACE)):  # the latter may be a default
+        if word not in (None, str(ModelProvider.HUGGING_FACE)):
             raise InvalidArgument("provider", "--provider and --provider-word exclude each other")
         return other
     if word is None:

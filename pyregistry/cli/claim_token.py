@@ -1,7 +1,7 @@
-"""A claim as one word, for the next command of a shell script.
+"""Encode a claim as one word, for the next command of a shell script.
 
-The word is Base64 (the kind for URLs) of a MessagePack array: nothing in it needs quoting. It holds the
-claim's id, which is its secret, and the namespace, so that a claim of one registry is not taken to another.
+The word is a MessagePack array in URL-safe Base64, so it needs no quoting. It holds the claim id, which is the claim's
+secret. It also holds the namespace, so that a command for another namespace rejects it.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _VARIABLES = (CLAIM_VARIABLE, "PYREGISTRY_TOKEN", "PYREGISTRY_ATTEMPT")
 
 
 class Ticket(msgspec.Struct, array_like=True, frozen=True):
-    """What renews and ends a claim. New elements come at the end, with a default."""
+    """The fields that renew and end a claim. Add new fields at the end, with a default: the encoding is an array."""
 
     namespace: str
     model_name: str
@@ -36,7 +36,7 @@ class Ticket(msgspec.Struct, array_like=True, frozen=True):
 
     @classmethod
     def of(cls, claim: Claim, namespace: str) -> Ticket:
-        """The ticket of a claim that the registry of this namespace gave."""
+        """Create the ticket of a claim of this namespace."""
         return cls(
             namespace=namespace,
             model_name=claim.model_name,
@@ -52,33 +52,33 @@ class Ticket(msgspec.Struct, array_like=True, frozen=True):
 
     @classmethod
     def read(cls, word: str) -> Ticket:
-        """The ticket that a word holds.
+        """Decode the ticket of a word.
 
         Raises:
-            InvalidArgument: it holds none.
+            InvalidArgument: The word is not a ticket.
         """
         try:
             packed = base64.b64decode(word + "=" * (-len(word) % 4), altchars=b"-_", validate=True)
             return msgspec.msgpack.decode(packed, type=cls)
         except ValueError:
-            # The cause is not told: it could quote the word.
+            # `from None`, because the cause could quote the word, which is a secret.
             why = f"is not what `pyregistry claim` has printed as {CLAIM_VARIABLE}"
             raise InvalidArgument("claim", f'{why}: eval "$(pyregistry claim MODEL)" sets it') from None
 
     @property
     def word(self) -> str:
-        """The ticket as a word."""
+        """The encoded ticket."""
         return base64.urlsafe_b64encode(msgspec.msgpack.encode(self)).decode().rstrip("=")
 
     @property
     def shell_line(self) -> str:
-        """What a POSIX shell is to evaluate. One line: so it works without quotes around it too."""
+        """The command for a POSIX shell to evaluate. One line, so that ``eval`` works without quotes too."""
         values = (self.word, self.token, self.attempts)
         return "export " + " ".join(f"{name}={value}" for name, value in zip(_VARIABLES, values, strict=True))
 
     @property
     def claim(self) -> Claim:
-        """The claim, as far as a renewal or an end needs it."""
+        """The claim, with the fields that a renewal or an end needs."""
         return Claim(
             model_name=self.model_name,
             provider=provider_of(self.provider),
@@ -97,8 +97,9 @@ class Ticket(msgspec.Struct, array_like=True, frozen=True):
 
 
 def shell_failure(code: int) -> str:
-    """What a shell is to evaluate where nothing was claimed.
+    """Return the command for a shell to evaluate after a failed claim.
 
-    It forgets an older claim, and makes ``eval`` fail as the command did, whose own code ``eval`` hides.
+    It unsets the variables of an older claim. It also makes ``eval`` fail with `code`, because ``eval`` hides the exit
+    code of the command substitution.
     """
     return f"unset {' '.join(_VARIABLES)}; (exit {code})"

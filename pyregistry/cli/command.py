@@ -1,4 +1,4 @@
-"""How a function becomes a command: its common options, its errors, its exit code."""
+"""Turn functions into commands: add the common options, report errors, return the exit code."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ Command = TypeVar("Command", bound=Callable[..., Answer | int])
 app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
     rich_markup_mode=None,  # plain help: it also reads well in a pipe, and [cli] is no markup
-    pretty_exceptions_enable=False,  # they show variables, and these may hold a password
+    pretty_exceptions_enable=False,  # such tracebacks show variables, which may hold a password
 )
 
 
@@ -42,7 +42,7 @@ def _common(
     as_json: JsonOption = None,
     verbose: VerboseOption = 0,
 ) -> None:
-    """Only its signature is used: the options that every command has."""
+    """Declare the options of every command. Only the signature is used."""
 
 
 COMMON = tuple(
@@ -52,7 +52,7 @@ COMMON = tuple(
 
 
 def _with_provider(provider_word: ProviderWordOption = None) -> None:
-    """Only its signature is used: what comes with ``--provider``."""
+    """Declare the option that accompanies ``--provider``. Only the signature is used."""
 
 
 (_PROVIDER_WORD,) = inspect.signature(_with_provider, eval_str=True).parameters.values()
@@ -66,14 +66,18 @@ def command(
     warns: bool = True,
     said: str = "",
 ) -> Callable[[Command], Command]:
-    """Make a function a command. It gets a `Cli`, then its own arguments. One with ``provider`` gets a checked one.
+    """Make a function a command.
+
+    The function is called with a `Cli` and its own arguments. An argument ``provider`` is validated first, together
+    with ``--provider-word``.
 
     Args:
-        name: its name; left out: the function's.
-        common: whether it takes the common options too; one of its own name takes a common one's place.
-        shell: whether its output is for a shell to evaluate.
-        warns: whether warnings of the log are shown; not where the answer says the same.
-        said: a pattern of warnings that are not shown, since the command says the same itself.
+        name: Name of the command. Defaults to the function's.
+        common: Whether to add the common options. An own option of the same name replaces a common one. Defaults to
+            True.
+        shell: Whether a shell evaluates the output. Defaults to False.
+        warns: Whether to show warnings of the log. Pass False if the answer repeats them. Defaults to True.
+        said: Pattern of log messages to hide, because the command reports the same itself. Defaults to none.
     """
 
     def add(function: Command) -> Command:
@@ -98,7 +102,7 @@ def command(
 
         parameters = [parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in own]
         context = inspect.Parameter("ctx", inspect.Parameter.KEYWORD_ONLY, annotation=typer.Context)
-        run.__signature__ = inspect.Signature(  # type: ignore[attr-defined]  # how Typer is told
+        run.__signature__ = inspect.Signature(  # type: ignore[attr-defined]  # Typer reads the options from it
             [context, *parameters, *shared]
         )
         run.__doc__ = function.__doc__
@@ -118,7 +122,7 @@ def _run(cli: Cli, function: Callable[[Cli], Answer | int], shell: bool) -> int:
         if shell:
             fail_shell(code, json=cli.wants_json)
     except OSError as error:
-        # What is still buffered must not fail once more when Python ends.
+        # Discard the buffered output: otherwise Python's flush at exit fails a second time.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         if isinstance(error, BrokenPipeError):
             code = Exit.BROKEN_PIPE

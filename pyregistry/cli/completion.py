@@ -1,4 +1,4 @@
-"""What a shell offers where a word is to be completed."""
+"""Shell completion of statuses, providers and model names."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from pyregistry.cli.choices import ENDINGS, PROVIDERS, SETTABLE, STATUSES
 
 __all__ = ["complete_ending", "complete_model", "complete_provider", "complete_settable", "complete_status"]
 
-_SECONDS = 2.0  # as long as a person waits for a key
+_SECONDS = 2.0  # maximum duration, because the caller waits at the prompt
 _READ = 5000
 _SHOWN = 100
 
 
 def _words(known: Sequence[str]) -> Callable[[str], list[str]]:
     def complete(incomplete: str) -> list[str]:
-        # A shell keeps what was typed, so the rest follows its case; the commands take any.
+        # The shell keeps the typed letters. If their case differs, the rest is in lower case; commands accept any.
         return [
             word if word.startswith(incomplete) else incomplete + word.lower()[len(incomplete) :]
             for word in known
@@ -39,9 +39,9 @@ complete_provider = _words(PROVIDERS)
 
 
 def complete_model(ctx: typer.Context, incomplete: str) -> list[str]:
-    """The names of models that begin so; none where the registry can't be asked quickly.
+    """Return the model names that start with `incomplete`; none if the registry does not answer within 2 s.
 
-    A server of one's own is not started for that.
+    An embedded server is asked only if it runs already.
     """
     from pyregistry.cli.context import Cli, Given
     from pyregistry.errors import RegistryError
@@ -51,7 +51,7 @@ def complete_model(ctx: typer.Context, incomplete: str) -> list[str]:
         **ctx.find_root().params,
         **{name: value for name, value in ctx.params.items() if value is not None},
     }
-    logging.getLogger("pyregistry").setLevel(logging.CRITICAL)  # the terminal is the shell's
+    logging.getLogger("pyregistry").setLevel(logging.CRITICAL)  # a log line would disturb the prompt
     try:
         config = Cli(Given(url=said.get("url"), namespace=said.get("namespace"))).config
         if config.url.startswith("embedded:"):

@@ -1,4 +1,4 @@
-"""What a command works with: its common options, the connection, how answers and errors are written."""
+"""Context of a command: its common options, its connection, and the output of answers and errors."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ NAMED_BY = (
     "PYREGISTRY_URL", "MX_METADATA_BACKEND", "MX_REDIS_URL", "REDIS_URL", "MX_REDIS_HOST", "MX_REDIS_PORT",
     "REDIS_HOST",
 )  # fmt: skip
-# The commands that wait are refused, and say so.
+# Beginning of a log message that is hidden: a command that waits reports this refusal itself.
 _OF_WAITING = "waiting will be refused: "
 _NAMESPACE = "PYREGISTRY_NAMESPACE"
 
 
 @dataclass(frozen=True)
 class Given:
-    """The common options as they were given; ``None``: not."""
+    """The common options. None: not given."""
 
     url: str | None = None
     namespace: str | None = None
@@ -48,7 +48,7 @@ class Given:
     verbose: int = 0
 
     def over(self, general: Given) -> Given:
-        """These, given after the command, and those that were given before it."""
+        """Merge these options, given after the command, with those before it. These take precedence."""
         return Given(
             url=general.url if self.url is None else self.url,
             namespace=general.namespace if self.namespace is None else self.namespace,
@@ -59,15 +59,15 @@ class Given:
 
 
 class Cli:
-    """What a command works with.
+    """Context of one command. A context manager, which closes the connection at its end.
 
     Attributes:
-        given: the common options.
+        given: The common options.
 
     Args:
-        given: the common options.
-        warns: whether warnings of the log are shown.
-        said: a pattern of warnings that are not shown, since the command says the same itself.
+        given: The common options.
+        warns: Whether to show warnings of the log. Defaults to True.
+        said: Pattern of log messages to hide, because the command reports the same itself. Defaults to none.
     """
 
     def __init__(self, given: Given, *, warns: bool = True, said: str = "") -> None:
@@ -92,20 +92,20 @@ class Cli:
 
     @property
     def on_screen(self) -> bool:
-        """Whether a person reads the answer."""
+        """Whether the answer goes to a terminal in its human-readable form."""
         return not self.wants_json and sys.stdout.isatty()
 
     @cached_property
     def config(self) -> BackendConfig:
-        """Which server and namespace: as the options say, else the environment, else the user's own server.
+        """The server and namespace: from the options, else from the environment, else the user's embedded server.
 
         Raises:
-            ConfigurationError: only half of it is said, or it contradicts itself.
+            ConfigurationError: The configuration is incomplete or contradictory.
         """
         given, url = self.given, self.given.url
         if url is None and not any(name in os.environ for name in NAMED_BY):
             if _NAMESPACE in os.environ:
-                # Of which server? Of the user's own it is hardly meant, where other programs read it too.
+                # Other programs read this variable too, so it is unlikely to mean the user's embedded server.
                 raise ConfigurationError(
                     f"{_NAMESPACE} is set, but no server is named: set PYREGISTRY_URL too "
                     "(embedded:// is your own server), or give --url"
@@ -126,29 +126,29 @@ class Cli:
 
     @cached_property
     def registry(self) -> Registry:
-        """Connected, and closed when the command has ended."""
+        """The connected client. Closed at the end of the command."""
         self.client.connect()
         return self.client
 
     @cached_property
     def client(self) -> Registry:
-        """The same, before it is connected."""
+        """The client, which may not be connected yet."""
         config = self.config
         logging.getLogger("pyregistry.cli").info("%r", config)
-        # The process that runs the command: the command's own is over when somebody reads of it.
+        # The parent process, because this process has ended by the time its name is read.
         owner = f"{socket.gethostname()}:{os.getppid()}"
         client = Registry.from_url(config.url, config.namespace, owner=owner, **config.options)
         self._stack.callback(client.close)
         return client
 
     def told(self, error: RegistryError) -> Told:
-        """How a person is told of an error."""
-        # What made no configuration has no server.
+        """Return the human-readable form of an error."""
+        # Without a cached `config` the error comes from the configuration itself, so there is no server.
         message, advice = told(error, self.__dict__.get("config"))
         return Told("\n".join(map(printable, message.splitlines())), advice)
 
     def give(self, answer: Answer) -> Exit:
-        """Write an answer."""
+        """Write an answer; return its exit code."""
         if self.wants_json:
             _write(answer.view.json())
         elif self.on_screen and (screen := answer.view.screen()) is not None:
@@ -163,13 +163,13 @@ class Cli:
         return answer.code
 
     def note(self, words: str) -> None:
-        """Tell people something, on standard error."""
+        """Write a note to standard error; nothing with ``--json``."""
         if not self.wants_json:
             print(f"pyregistry: {words}", file=sys.stderr)
 
 
 def _write(pieces: Iterable[bytes]) -> None:
-    # JSON is UTF-8, whatever the terminal's encoding.
+    # Bytes, because JSON is UTF-8 and the terminal's encoding may differ.
     for piece in pieces:
         sys.stdout.buffer.write(piece)
     sys.stdout.buffer.write(b"\n")
@@ -182,7 +182,7 @@ else:
 
 
 class _ToStandardError(_StreamHandler):
-    """Writes to what standard error is then: a live display takes its place, and goes on below the log."""
+    """Writes to the current `sys.stderr`. A live display replaces it, and redraws itself below the log."""
 
     def __init__(self) -> None:
         logging.Handler.__init__(self)
@@ -193,11 +193,11 @@ class _ToStandardError(_StreamHandler):
 
     @stream.setter
     def stream(self, _: Any) -> None:
-        """It is not for anybody to set."""
+        """Ignore the assignment: the stream is always the current `sys.stderr`."""
 
 
 class _Readable(logging.Formatter):
-    """Names models as the rest of the command line does."""
+    """Formats models in log messages like the rest of the command line."""
 
     def format(self, record: logging.LogRecord) -> str:
         if isinstance(record.args, tuple) and any(isinstance(arg, ModelRef) for arg in record.args):
@@ -211,7 +211,13 @@ class _Readable(logging.Formatter):
 
 @contextmanager
 def _logging(verbose: int, warns: bool, said: str) -> Iterator[None]:
-    """The log goes to standard error, as far as it is asked for."""
+    """Send the log to standard error within this context.
+
+    Args:
+        verbose: 0: warnings; 1: also INFO; 2 or more: also DEBUG.
+        warns: Whether to show warnings at `verbose` 0.
+        said: Pattern of messages to hide at `verbose` 0.
+    """
     quiet = logging.WARNING if warns else logging.CRITICAL
     handler = _ToStandardError()
     handler.setFormatter(_Readable("pyregistry: %(levelname)s: %(message)s"))
@@ -230,7 +236,14 @@ def _logging(verbose: int, warns: bool, said: str) -> Iterator[None]:
 
 
 def complain(kind: str, message: str | Told, code: int, *, json: bool) -> int:
-    """Write an error to standard error; returns its exit code."""
+    """Write an error to standard error; return its exit code.
+
+    Args:
+        kind: Name of the error class.
+        message: The error, with advice if it is a `Told`.
+        code: The exit code.
+        json: Whether to write JSON.
+    """
     said = Told(message) if isinstance(message, str) else message
     if json:
         document = {"type": kind, "message": said.message, "advice": said.advice, "exit_code": int(code)}
@@ -242,6 +255,6 @@ def complain(kind: str, message: str | Told, code: int, *, json: bool) -> int:
 
 
 def fail_shell(code: int, *, json: bool) -> None:
-    """Have the shell fail that evaluates the output."""
+    """Print a command that makes the evaluating shell fail; nothing for JSON or a terminal."""
     if not json and not sys.stdout.isatty():
         print(shell_failure(code))

@@ -1,4 +1,4 @@
-"""``pyregistry watch``: what happens to the models, a line each."""
+"""``pyregistry watch``: write the events of the models, one a line."""
 
 from __future__ import annotations
 
@@ -32,20 +32,35 @@ _COLUMNS = (
 def watch_events(
     cli: Cli, model: str | None, provider: ProviderLike | None, seconds: float | None, count: int | None
 ) -> int:
-    """Write events until there were so many, or so long, or the reader has had enough."""
+    """Write events until a limit is reached, or until the reader ends it (Ctrl-C, closed pipe).
+
+    Args:
+        cli: The command line.
+        model: Only events of this model. None: all models.
+        provider: Only events of this provider. None: all providers.
+        seconds: Duration, in seconds. None: no limit.
+        count: Number of events; gaps do not count. None: no limit.
+
+    Returns:
+        The exit code.
+
+    Raises:
+        InvalidArgument: `seconds` or `count` is out of range.
+        RegistryError: As for every call of a client.
+    """
     if seconds is not None:
         checks.microseconds("for", seconds)
     if count is not None:
         checks.whole("count", count)
     write = _writer(cli)
     with cli.registry.watch(model, provider) as events:
-        # Closing the client is what ends a stream from elsewhere.
+        # Another thread can end the stream only by closing the client.
         timer = None if seconds is None else threading.Timer(seconds, cli.registry.close)
         if timer is not None:
             timer.daemon = True
             timer.start()
         try:
-            # What happens after this line is written is written too.
+            # The subscription exists: every event after this note is written.
             cli.note(f"watching {cli.registry.namespace}")
             left = count
             for event in events if left != 0 else ():
@@ -78,7 +93,7 @@ def _write_json(event: RegistryEvent | EventGap) -> None:
 def _document(event: RegistryEvent | EventGap) -> dict[str, object]:
     if isinstance(event, EventGap):
         return {"kind": "gap", "at": now_utc(), "why": event.why}
-    # Not the claim's id: whoever has it can end the download.
+    # Without the claim id: it is a secret, with which any client can end the download.
     return {"kind": event.kind, "at": event.at, "by": event.by, "record": event.record}
 
 
@@ -108,8 +123,8 @@ def _screen(event: RegistryEvent | EventGap) -> Text:
 
 
 def _begin(at: datetime, kind: str, style: str) -> Text:
-    at_home = at.astimezone()
-    return Text(f"{at_home:%H:%M:%S}  ").append(f"{kind.replace('_', ' '):<{_KIND_WIDTH}}  ", style)
+    local = at.astimezone()
+    return Text(f"{local:%H:%M:%S}  ").append(f"{kind.replace('_', ' '):<{_KIND_WIDTH}}  ", style)
 
 
 def _details(event: RegistryEvent) -> str:

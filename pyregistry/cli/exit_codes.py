@@ -1,4 +1,4 @@
-"""The exit codes, for scripts."""
+"""Exit codes of the command line."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ __all__ = ["MEANINGS", "Exit", "exit_of"]
 
 
 class Exit(IntEnum):
-    """How the command ended."""
+    """Exit code of a command. `MEANINGS` describes each one."""
 
     DONE = 0
     NO = 1
@@ -72,5 +72,5 @@ _BY_ERROR = {
 
 
 def exit_of(error: RegistryError) -> Exit:
-    """The exit code of an error: that of its branch of the error tree."""
+    """Return the exit code of an error's branch of the error tree; `Exit.FAILED` for any other error."""
     return next((code for kind, code in _BY_ERROR.items() if isinstance(error, kind)), Exit.FAILED)

@@ -1,4 +1,4 @@
-"""Models and their states, as people read them."""
+"""Format models and their states for human readers."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ __all__ = [
 
 
 def printable(text: str) -> str:
-    """The text on one line, and so that no terminal takes a part of it for a command."""
+    """Escape unprintable characters, so that the text fits one line and holds no terminal control sequence."""
     if text.isprintable():
         return text
     return "".join(
@@ -32,13 +32,13 @@ def printable(text: str) -> str:
 
 
 def name_of(ref: ModelRef) -> str:
-    """A model without its provider."""
+    """Format a model without its provider."""
     qualifiers = f"{f' @{ref.revision}' if ref.revision else ''}{f' #{ref.subset}' if ref.subset else ''}"
     return printable(ref.name + qualifiers)
 
 
 def state_of(record: ModelRecord | None) -> str:
-    """What is true of a model, in a few words."""
+    """Describe the status of a model with its details; "unknown" without a record."""
     if record is None:
         return "unknown"
     details = details_of(record, now_utc())
@@ -46,17 +46,17 @@ def state_of(record: ModelRecord | None) -> str:
 
 
 def now_utc() -> datetime:
-    """Now, by this machine's clock."""
+    """Return the current time of this machine's clock, in UTC."""
     return datetime.now(timezone.utc)
 
 
 def ref_of(record: ModelRecord) -> ModelRef:
-    """The model that a record is of."""
+    """Return the model of a record."""
     return ModelRef(record.model_name, record.provider, record.revision, record.subset)
 
 
 def lease_of(record: ModelRecord, now: datetime) -> str:
-    """How its lease stands."""
+    """Describe when the lease ends or how long ago it ended."""
     if record.lease_expires_at is None:
         return "never ends"
     left = (record.lease_expires_at - now).total_seconds()
@@ -64,14 +64,14 @@ def lease_of(record: ModelRecord, now: datetime) -> str:
 
 
 def waits_of(record: ModelRecord, now: datetime) -> str | None:
-    """Since when a download that its owner gave back waits for another; ``None``: it was not given back."""
+    """Describe how long a released download waits for its next owner; None if it was not released."""
     if not record.released or record.lease_expires_at is None:
         return None
     return f"released, waits for an owner for {length((now - record.lease_expires_at).total_seconds())}"
 
 
 def details_of(record: ModelRecord, now: datetime) -> str:
-    """What matters most in this status."""
+    """Describe the fields that matter in the record's status."""
     parts: list[str | None]
     if record.status is ModelStatus.DOWNLOADING:
         lease = waits_of(record, now) or f"lease {lease_of(record, now)}"
@@ -94,19 +94,19 @@ def _retry(record: ModelRecord, now: datetime) -> str | None:
 
 
 def message_of(record: ModelRecord) -> str:
-    """What its owner has said; not what is shown where nobody has said anything."""
+    """Return the owner's message, and "" for the default message of a new download."""
     message = record.message or ""
     return "" if message in BEGAN_MESSAGES.values() else printable(message)
 
 
 def size_of(record: ModelRecord) -> str:
-    """How large it is, or is to be."""
+    """Format the size, or the expected size; "" if neither is known."""
     known = record.size_bytes if record.size_bytes is not None else record.bytes_total
     return "" if known is None else size(known)
 
 
 def progress_of(record: ModelRecord) -> str | None:
-    """How far a download is."""
+    """Describe the progress of a download; None if it has reported none and has no expected size."""
     if record.bytes_total:
         return f"{percent(record.bytes_done or 0, record.bytes_total)} done"
     return None if record.bytes_done is None else f"{size(record.bytes_done)} done"

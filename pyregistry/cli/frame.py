@@ -1,4 +1,4 @@
-"""What `pyregistry top` shows: one frame, as JSON, for a pipe, and for a terminal."""
+"""One frame of `pyregistry top`, in three forms: JSON, pipe and terminal."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ from pyregistry.models import ModelRecord, ModelStatus
 
 __all__ = ["Download", "Frame", "FrameView", "Stock"]
 
-_MOST = 2  # lines of one detail, on a screen that has an end
+_MOST = 2  # maximum lines of one detail in a frame that is cut to the screen
 
 
 class Stock(msgspec.Struct, frozen=True):
-    """What there is in one status.
+    """Totals of one status.
 
     Attributes:
-        models: how many.
-        bytes: what they stand for: their sizes, or what their owners expect.
+        models: Number of models.
+        bytes: Sum of their sizes, or of the sizes that their owners expect.
     """
 
     models: int
@@ -36,14 +36,14 @@ class Stock(msgspec.Struct, frozen=True):
 
 
 class Download(msgspec.Struct, frozen=True):
-    """One download.
+    """One running download.
 
     Attributes:
-        record: the model.
-        since: when it was claimed.
-        bytes_per_second: how fast it is, as far as was seen.
-        seconds_left: how long it takes at that speed.
-        stuck: why it may be stuck; ``None``: it seems not to be.
+        record: The record of the model.
+        since: Time of the claim.
+        bytes_per_second: Observed speed; None if too few samples exist.
+        seconds_left: Remaining time at that speed; None if unknown.
+        stuck: Why the download may be stuck; None if there is no sign of it.
     """
 
     record: ModelRecord
@@ -54,16 +54,16 @@ class Download(msgspec.Struct, frozen=True):
 
 
 class Frame(msgspec.Struct, frozen=True):
-    """What there was to see at one time.
+    """State of a namespace at one time.
 
     Attributes:
-        at: when, by the registry's lease time.
-        namespace: where.
-        statuses: how much there is by status.
-        downloading: what is being downloaded, the oldest claim first.
-        errors: what has failed, the longest unused first.
-        least_recently_used: what is there, the longest unused first.
-        listeners: how many clients listen to the events of the whole namespace; ``None``: the server does not tell.
+        at: Lease time of the frame.
+        namespace: The namespace.
+        statuses: Totals by status.
+        downloading: Running downloads, the oldest claim first.
+        errors: Failed models, in LRU order.
+        least_recently_used: Downloaded models, in LRU order.
+        listeners: Number of clients subscribed to the events of the namespace; None if the user may not ask.
     """
 
     at: datetime
@@ -90,10 +90,10 @@ class FrameView:
     """A frame in three forms.
 
     Attributes:
-        frame: what was seen.
-        trouble: why nothing newer is.
-        fits: whether it is cut to the height of the screen.
-        listens: whether this program is one of those that listen.
+        frame: The frame.
+        trouble: Why the frame is out of date. Defaults to "": it is current.
+        fits: Whether the frame is cut to the height of the screen. Defaults to False.
+        listens: Whether this process is one of the listeners. Defaults to False.
     """
 
     frame: Frame
@@ -105,7 +105,7 @@ class FrameView:
         yield to_json(self.frame)
 
     def lines(self) -> Iterator[str]:
-        """Four tables, with an empty line between them."""
+        """Return four tables, separated by empty lines."""
         frame = self.frame
         yield tabbed(("STATUS", "MODELS", "BYTES"))
         for status, stock in frame.statuses.items():
@@ -141,7 +141,7 @@ class FrameView:
         made = [list(rows.blocks(console, width, _MOST if self.fits else None)) for rows, _ in parts]
         heads, bodies = [blocks[0] for blocks in made], [blocks[1:] for blocks in made]
         if self.fits:
-            # Up to three lines above, and for each part an empty line, a head, and how many more there are.
+            # Up to 3 lines above; then each of the 3 parts has an empty line, a head, and an "and N more" line.
             bodies = _cut(bodies, max(options.size.height - 3 - 3 * 3, 3))
         for (_, status), top, body in zip(parts, heads, bodies, strict=True):
             if body:
@@ -154,7 +154,7 @@ class FrameView:
 
 
 def _cut(bodies: list[list[Block]], room: int) -> list[list[Block]]:
-    """Of downloads, errors and unused models, as much as fits into so many lines."""
+    """Cut downloads, errors and unused models to fit `room` lines together."""
     downloads, errors, oldest = bodies
     least = max(room // 4, 1)
     errors = fitted(errors, max(least, room - _height(downloads) - min(_height(oldest), least)))

@@ -1,4 +1,4 @@
-"""``pyregistry ping``: whether the registry answers, and takes writes, within a time."""
+"""``pyregistry ping``: check that the registry answers, and takes writes, within the timeout."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ __all__ = ["Pong", "ping"]
 
 
 class Pong(msgspec.Struct, frozen=True):
-    """The registry has answered.
+    """Answer of a registry.
 
     Attributes:
-        server: where it is.
-        namespace: which registry there.
-        writes: whether it took a write; ``None``: none was sent.
-        milliseconds: how long that took, the connection included.
+        server: URL of the server, without credentials.
+        namespace: The namespace.
+        writes: True if the server took a write; None if none was sent.
+        milliseconds: Duration of the check, with the connection.
     """
 
     server: str
@@ -34,16 +34,16 @@ class Pong(msgspec.Struct, frozen=True):
 
 
 def ping(config: BackendConfig, *, write: bool) -> Pong:
-    """Ask once, and have the answer within the timeout, whatever the network does.
+    """Send one request and return within the timeout, in any state of the network.
 
     Args:
-        config: which server and namespace.
-        write: send a transition that needs all that a claim needs: a retry of a model that has no record, which changes
-            nothing.
+        config: The server, the namespace and the timeout. The timeout defaults to `DEFAULT_TIMEOUT` seconds.
+        write: Whether to send a transition that needs the same permissions and memory as a claim. It is a retry of a
+            model without a record, which changes nothing.
 
     Raises:
-        RegistryUnavailable: no answer came in time; `NotNow`: the server refuses for now.
-        ServerRefused: the server refused.
+        RegistryUnavailable: No answer came in time. `NotNow`: the server refuses temporarily.
+        ServerRefused: The server refused.
     """
     seconds = config.options.get("timeout", DEFAULT_TIMEOUT)
     began = time.monotonic()
@@ -55,10 +55,10 @@ def ping(config: BackendConfig, *, write: bool) -> Pong:
 
 
 def _within(seconds: float, function: Callable[[], None]) -> bool:
-    """Whether a function ends within so many seconds; raises what it raises.
+    """Return whether a function ends within `seconds`; raise its exception.
 
-    Each connection attempt and each answer has a timeout of its own, a look at the resolver has none: so it is left
-    behind in a thread, which ends with the process.
+    Connection attempts and answers have timeouts of their own, but name resolution has none. The function therefore
+    runs in a daemon thread, which is abandoned after the timeout and ends with the process.
     """
     errors: list[BaseException] = []
 

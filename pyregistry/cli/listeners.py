@@ -1,4 +1,4 @@
-"""How many clients listen to the events of a namespace: those that wait, watch, or show an overview."""
+"""Count the clients that subscribe to the events of a namespace: they wait, watch, or show an overview."""
 
 from __future__ import annotations
 
@@ -8,18 +8,23 @@ __all__ = ["listeners_of", "listening_words"]
 
 
 def listeners_of(registry: Registry) -> int | None:
-    """How many clients listen to a registry's namespace, whichever model they wait for.
+    """Return the number of clients that subscribe to a registry's namespace, for any model.
 
-    A client has one subscription, however many of its tasks wait. The server that is asked counts its own: clients
-    subscribe at the primary.
+    A client has one subscription for all of its waiting tasks. A server counts its own subscribers only; clients
+    subscribe on the primary.
 
     Returns:
-        The number; ``None``: the user may not ask.
+        The number; None if the user may not ask.
     """
     return registry._backend.listeners()
 
 
 def listening_words(count: int, *, also_this: bool = False) -> str:
-    """That number, in words."""
+    """Describe a number of listeners.
+
+    Args:
+        count: The number.
+        also_this: Whether this process is one of them. Defaults to False.
+    """
     clients = "1 client listens" if count == 1 else f"{count:,} clients listen"
     return f"{clients}{', this too' if also_this else ''}"

@@ -1,6 +1,7 @@
-"""What there is under a name whose exact record is unknown: other revisions, subsets, providers, other case.
+"""Find the records that share a name after a miss: with another revision, subset, provider or case.
 
-There is no index by name, so the indexes are read, in pages; only after a miss, and up to a bound.
+There is no index by name, so the search reads the whole index in pages. It runs only after a miss. It stops after
+`MOST` records or 5 s.
 """
 
 from __future__ import annotations
@@ -23,20 +24,20 @@ from pyregistry.registry import Registry
 __all__ = ["Namesakes", "namesakes", "unknown"]
 
 MOST = 50_000
-"""So many records are read."""
+"""Maximum number of records to read."""
 
-_SECONDS = 5.0  # and no longer than that
+_SECONDS = 5.0  # maximum duration of a search
 _SHOWN = 10
 
 
 @dataclass(frozen=True)
 class Namesakes:
-    """What there is under a name.
+    """The records that share a name.
 
     Attributes:
-        records: those of that name; upper and lower case are one.
-        looked_at: how many records were read.
-        complete: whether these were all.
+        records: The records of that name; case is ignored. Defaults to none.
+        looked_at: Number of records read. Defaults to 0.
+        complete: Whether the search read all records. Defaults to True.
     """
 
     records: Sequence[ModelRecord] = field(default_factory=list)
@@ -45,7 +46,7 @@ class Namesakes:
 
 
 def namesakes(registry: Registry, name: str) -> Namesakes:
-    """Look for the records of a name."""
+    """Find the records of a name, in any case."""
     wanted, deadline = name.casefold(), time.monotonic() + _SECONDS
     found = dict[tuple[object, ...], ModelRecord]()
     looked_at = 0
@@ -54,19 +55,19 @@ def namesakes(registry: Registry, name: str) -> Namesakes:
             return Namesakes(list(found.values()), looked_at, complete=False)
         looked_at += 1
         if record.model_name.casefold() == wanted:
-            # One that is used meanwhile may come twice.
+            # A record that is used during the search can be read twice.
             found[record.provider, record.model_name, record.revision, record.subset] = record
     return Namesakes(list(found.values()), looked_at)
 
 
 def unknown(cli: Cli, model: str, document: dict[str, object], *, why: str = "is unknown") -> Answer:
-    """The answer where a record is unknown: no, and what there is under its name.
+    """Return the answer for an unknown record: exit code `Exit.NO`, and the records that share its name.
 
     Args:
-        cli: the command's.
-        model: the name.
-        document: the JSON document; ``others`` and ``complete`` come to it.
-        why: what is said of the model.
+        cli: The command line.
+        model: The name.
+        document: The JSON document; ``others`` and ``complete`` are added to it.
+        why: Text after the model's name. Defaults to "is unknown".
     """
     found = namesakes(cli.registry, model)
     others = [
@@ -96,7 +97,7 @@ def unknown(cli: Cli, model: str, document: dict[str, object], *, why: str = "is
 
 
 def _as_given(record: ModelRecord) -> str:
-    """A model as it is given to a command."""
+    """Format a model as arguments of a command."""
     option = "--provider" if record.provider in PROVIDERS else "--provider-word"
     words = [record.model_name, option, str(record.provider)]
     if record.revision is not None:

@@ -1,4 +1,4 @@
-"""Which namespaces of a server have records: SCAN tells, where it is allowed."""
+"""Find the namespaces of a server that have records, with SCAN where the user may use it."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ _HINTS = 10
 
 
 class Namespace(msgspec.Struct, frozen=True):
-    """One namespace with records.
+    """A namespace that has records.
 
     Attributes:
-        namespace: its name.
-        models: how many records it has; ``None``: this user may not count them.
+        namespace: Its name.
+        models: Number of its records; None if the user may not count them.
     """
 
     namespace: str
@@ -34,15 +34,18 @@ class Namespace(msgspec.Struct, frozen=True):
 
 
 def find(config: BackendConfig, seconds: float | None = None) -> tuple[list[Namespace], bool]:
-    """The namespaces that have records, and whether these are all.
+    """Find the namespaces that have records. Writes nothing to the server.
 
     Args:
-        config: which server. Nothing is written to it.
-        seconds: look no longer; ``None``: to the end.
+        config: The server.
+        seconds: Maximum duration, in seconds. Defaults to no limit.
+
+    Returns:
+        The namespaces, and whether the search was complete.
 
     Raises:
-        AccessDenied: the user may not use SCAN, or not connect.
-        RegistryError: as every call of a client.
+        AccessDenied: The user may not use SCAN, or may not connect.
+        RegistryError: As for every call of a client.
     """
     timeout = config.options.get("timeout", DEFAULT_TIMEOUT)
     found, complete = administration.namespaces(config.url, config.namespace, timeout, seconds)
@@ -50,12 +53,12 @@ def find(config: BackendConfig, seconds: float | None = None) -> tuple[list[Name
 
 
 def elsewhere(config: BackendConfig) -> str:
-    """What is said of an empty namespace: which others have records, as far as that can be told quickly."""
+    """Describe an empty namespace: name other namespaces that have records. The search is limited to 1 s."""
     words = f"the namespace {config.namespace} has no records"
     try:
         found, complete = find(config, _HINT_SECONDS)
     except RegistryError:
-        return words  # that it is empty is known all the same
+        return words  # the search for other namespaces failed; that this one is empty is known
     others = [each for each in found if each.namespace != config.namespace]
     if not others:
         return f"{words}, nor has any other of this server" if complete else words
@@ -69,7 +72,7 @@ def elsewhere(config: BackendConfig) -> str:
 
 @dataclass(frozen=True)
 class Namespaces:
-    """A list of them, in three forms."""
+    """A list of namespaces, in three forms."""
 
     found: list[Namespace]
 

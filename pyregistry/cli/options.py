@@ -1,4 +1,4 @@
-"""The options and arguments that more than one command takes."""
+"""Declarations of options and arguments that more than one command has, and of those of `run`."""
 
 from __future__ import annotations
 
@@ -27,21 +27,21 @@ HUGGING_FACE = cast("Provider", ModelProvider.HUGGING_FACE.value)
 
 
 class OnUnavailableWord(str, Enum):
-    """What `run` does when nobody answers."""
+    """Behaviour of `run` when the registry does not answer."""
 
     RAISE = "raise"
     VERIFY = "verify"
 
 
 class PublishWord(str, Enum):
-    """How files come to be seen in a store."""
+    """How a store publishes files."""
 
     RENAME = "rename"
     MANIFEST = "manifest"
 
 
 class OnUnprovenWord(str, Enum):
-    """What becomes of the command of an owner that can't prove its lease."""
+    """Behaviour of `run` when it can't prove its lease: end its command, or let it continue."""
 
     CANCEL = "cancel"
     CONTINUE = "continue"
@@ -85,7 +85,7 @@ VerboseOption = Annotated[
     ),
 ]
 
-# Some of them
+# Several commands
 
 ModelArgument = Annotated[
     str,
@@ -94,7 +94,7 @@ ModelArgument = Annotated[
     ),
 ]
 _FOUR = ", ".join(PROVIDERS[:-1]) + f" or {PROVIDERS[-1]}"
-if TYPE_CHECKING:  # typer knows no NewType; `command` makes a provider of the word
+if TYPE_CHECKING:  # Typer does not support NewType; `command` converts the word to a provider
     ProviderOption: TypeAlias = Provider
     AnyProviderOption: TypeAlias = Provider | None
 else:
@@ -195,6 +195,9 @@ ShowWordOption = Annotated[
     typer.Option(
         "--show-word", help="Show the claim's word on a terminal too; whoever has it can end the download."
     ),
+]
+SizeBytesOption = Annotated[
+    int | None, typer.Option("--size-bytes", metavar="N", help="DOWNLOADED: how large the files are.")
 ]
 MessageOption = Annotated[
     str | None, typer.Option("--message", "-m", metavar="TEXT", help="What to show to people.")

@@ -1,4 +1,4 @@
-"""What a command answers, in its three forms: JSON, a terminal's, and a pipe's."""
+"""Answers of commands, each in three forms: JSON, terminal and pipe."""
 
 from __future__ import annotations
 
@@ -55,32 +55,33 @@ STYLES = {
 }
 _GAP = 2  # between two columns
 _WIDE_NAME = 60
-_DETAILS = 30  # the least room for details beside the rest
-_DETAIL_LINES = 3  # into how many lines they go below it
+_DETAILS = 30  # minimum width of a DETAILS column, in cells
+_DETAIL_LINES = 3  # maximum lines of details below a row
 _LEVEL_STYLES = {"ok": "green", "info": "cyan", "warning": "yellow", "error": "bold red"}
 
 
 class View(Protocol):
-    """One answer, in three forms."""
+    """An answer in three forms."""
 
     def json(self) -> Iterable[bytes]:
-        """The pieces of one JSON document."""
+        """Return the pieces of one JSON document."""
 
     def lines(self) -> Iterable[str]:
-        """For a pipe: lines of columns that tabs separate, nothing cut off or rounded."""
+        """Return lines for a pipe: tab-separated columns, neither truncated nor rounded."""
 
     def screen(self) -> RenderableType | None:
-        """For a terminal; ``None``: the same as for a pipe."""
+        """Return what a terminal shows; None for the same lines as a pipe."""
 
 
 @dataclass(frozen=True)
 class Answer:
-    """How a command ends.
+    """Result of a command.
 
     Attributes:
-        view: for standard output.
-        note: for people, on standard error; not with ``--json``. A function is asked when the view is written.
-        code: the exit code.
+        view: Goes to standard output.
+        note: Human-readable text for standard error; omitted with ``--json``. A function is called after the view
+            is written. Defaults to no note.
+        code: The exit code. Defaults to `Exit.DONE`.
     """
 
     view: View
@@ -89,12 +90,12 @@ class Answer:
 
 
 def to_json(value: object) -> bytes:
-    """One JSON document; times by RFC 3339."""
+    """Encode one JSON document. Times follow RFC 3339."""
     return msgspec.json.encode(value)
 
 
 def _field(value: object) -> str:
-    """A value for a pipe."""
+    """Format one column of a line for a pipe."""
     if value is None:
         return ""
     if isinstance(value, bool):
@@ -105,12 +106,12 @@ def _field(value: object) -> str:
 
 
 def tabbed(values: Iterable[object]) -> str:
-    """A line for a pipe."""
+    """Format one line for a pipe."""
     return "\t".join(map(_field, values))
 
 
 def _grid(columns: Mapping[str, int | None], *, head: bool = True) -> Table:
-    """A table without lines. The first column folds, the others are cut off, if they have a width."""
+    """Create a borderless table. The first column folds; the others are truncated to their width, if any."""
     table = Table(box=None, pad_edge=False, padding=(0, _GAP, 0, 0), header_style="bold", show_header=head)
     for name, width in columns.items():
         first = not table.columns
@@ -119,7 +120,7 @@ def _grid(columns: Mapping[str, int | None], *, head: bool = True) -> Table:
 
 
 def aligned(names: Sequence[str], rows: Iterable[Sequence[str]]) -> Table:
-    """A table without lines, whose last column is of numbers."""
+    """Create a borderless table with a right-aligned last column, for numbers."""
     table = _grid(dict.fromkeys(names))
     table.columns[-1].justify = "right"
     for row in rows:
@@ -128,7 +129,7 @@ def aligned(names: Sequence[str], rows: Iterable[Sequence[str]]) -> Table:
 
 
 def _pairs() -> Table:
-    """Two columns: labels, and values that fold."""
+    """Create a grid of two columns: labels, and values that fold."""
     table = Table.grid(padding=(0, _GAP, 0, 0))
     table.add_column(no_wrap=True)
     table.add_column(overflow="fold")
@@ -137,7 +138,7 @@ def _pairs() -> Table:
 
 @dataclass(frozen=True)
 class Said:
-    """A few words, or nothing."""
+    """A JSON document, and one line of text for a terminal or a pipe. An empty text prints no line."""
 
     document: object
     words: str = ""
@@ -160,7 +161,7 @@ _COLUMNS = (
 
 @dataclass(frozen=True)
 class Records:
-    """A list of records, which may be read while it is written."""
+    """A list of records. `records` may be lazy: JSON and pipe output read it while they write."""
 
     records: Iterable[ModelRecord]
 
@@ -183,7 +184,7 @@ class Records:
 
 @dataclass(frozen=True)
 class _Listing:
-    """A table of records. No model's name is cut off; details go below it where beside it is no room."""
+    """A table of records. Model names are never truncated; details that do not fit beside a row go below it."""
 
     records: Sequence[ModelRecord]
 
@@ -198,7 +199,7 @@ class _Listing:
             "LAST USED": [Text(ago(record.last_used_at, now)) for record in self.records],
         }
         widths = [_width([Text(head), *cells]) for head, cells in middle.items()]
-        # Older versions of rich have a gap behind the last column too.
+        # Older versions of rich also add a gap after the last column.
         room = options.max_width - sum(widths) - _GAP * (len(widths) + 1)
         name = max(_width(models), len("MODEL"))
         if min(name, _WIDE_NAME) + _GAP + _DETAILS <= room:
@@ -226,11 +227,11 @@ def _width(texts: Iterable[Text]) -> int:
 
 @dataclass(frozen=True)
 class OneRecord:
-    """All that is known of a model.
+    """All fields of a record.
 
     Attributes:
-        record: the model's.
-        listeners: how many clients listen to the events of its namespace; ``None``: not known.
+        record: The record of the model.
+        listeners: Number of clients subscribed to the events of its namespace. None if unknown; the default.
     """
 
     record: ModelRecord
@@ -284,7 +285,7 @@ class OneRecord:
 
 
 def _clock(time: datetime) -> str:
-    """A point in time to the second, in UTC."""
+    """Format a UTC time to the second."""
     return time.strftime("%Y-%m-%d %H:%M:%SZ")
 
 
@@ -296,7 +297,7 @@ def _exact(count: int | None) -> str | None:
 
 @dataclass(frozen=True)
 class Counts:
-    """How many models there are by status."""
+    """Number of models by status."""
 
     counts: StatusCounts
 
@@ -318,7 +319,7 @@ class Counts:
 
 @dataclass(frozen=True)
 class Findings:
-    """What `doctor` has found."""
+    """Findings of `doctor`."""
 
     findings: list[Finding] = field(default_factory=list)
 

@@ -1,4 +1,4 @@
-"""``pyregistry top``: who downloads what, how far and how fast; what is stuck, what has failed, what goes first."""
+"""``pyregistry top``: running downloads with progress and speed, stuck downloads, errors, and the LRU models."""
 
 from __future__ import annotations
 
@@ -26,22 +26,22 @@ from pyregistry.registry import Registry
 
 __all__ = ["top"]
 
-_DOWNLOADS, _ERRORS, _OLDEST = 200, 20, 10  # as many are read
+_DOWNLOADS, _ERRORS, _OLDEST = 200, 20, 10  # maximum number of records read for each frame
 _REFRESH = 1.0
-_BREATH = 0.1  # seconds between two frames, however much happens
-_SILENT = 30.0  # seconds without progress after which a download that has told some counts as stuck
+_MIN_FRAME_INTERVAL_S = 0.1  # applies at any rate of events
+_SILENT = 30.0  # seconds without progress after which a download that has reported some counts as stuck
 _TRY_AGAIN = 2.0
 
 
 class _Overview:
-    """Looks, again and again, and remembers how fast the downloads were."""
+    """Reads frames from the registry, and keeps the observed progress of each download between them."""
 
     def __init__(self, registry: Registry) -> None:
         self._registry = registry
         self._paces: dict[ModelRef, Pace] = {}
 
     def look(self) -> Frame:
-        """What there is to see now."""
+        """Read one frame."""
         registry = self._registry
         counts = registry._backend.totals()
         downloading = registry.get_models_by_last_used(_DOWNLOADS, ModelStatus.DOWNLOADING)
@@ -66,7 +66,7 @@ class _Overview:
         speed, left = pace.speed(now), pace.seconds_left(now, record.bytes_total)
         return Download(
             record=record,
-            # The token is the time of its claim; after a failover it may be ahead.
+            # The token is the lease time of the claim. After a failover it may be ahead of the server's clock.
             since=min(time_of(record.token), at),
             bytes_per_second=None if speed is None else round(speed),
             seconds_left=None if left is None else round(left, 1),
@@ -86,7 +86,15 @@ def _stuck(record: ModelRecord, at: datetime, silence: float) -> str | None:
 
 
 def top(cli: Cli, once: bool) -> Answer | int:
-    """One frame, or, on a terminal, one after the other until a signal comes."""
+    """Show one frame; on a terminal, redraw frames until a signal comes.
+
+    Args:
+        cli: The command line.
+        once: Whether to show one frame on a terminal too.
+
+    Returns:
+        One frame, or the exit code of the signal.
+    """
     overview = _Overview(cli.registry)
     frame = overview.look()
     if once or not cli.on_screen or Console().is_dumb_terminal:
@@ -95,15 +103,15 @@ def top(cli: Cli, once: bool) -> Answer | int:
     listener = threading.Thread(
         target=_listen, args=(cli.registry, changed, listens), name="pyregistry-top", daemon=True
     )
-    listener.start()  # it ends when the client is closed
+    listener.start()  # the thread ends when the client is closed
     console = Console(highlight=False, markup=False, emoji=False)
     view = FrameView(frame, fits=True)
     try:
         with ends_by_signals(), Live(view, console=console, screen=True, auto_refresh=False) as live:
             while True:
                 live.update(view, refresh=True)
-                time.sleep(_BREATH)
-                changed.wait(_REFRESH - _BREATH)
+                time.sleep(_MIN_FRAME_INTERVAL_S)
+                changed.wait(_REFRESH - _MIN_FRAME_INTERVAL_S)
                 changed.clear()
                 also_this = listens.is_set()
                 try:
@@ -115,7 +123,7 @@ def top(cli: Cli, once: bool) -> Answer | int:
 
 
 def _listen(registry: Registry, changed: threading.Event, listens: threading.Event) -> None:
-    """Any event, and any gap, is a reason to look again."""
+    """Set `changed` on every event and every gap; keep `listens` set while subscribed."""
     while True:
         try:
             with registry.watch() as events:

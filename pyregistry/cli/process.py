@@ -1,4 +1,4 @@
-"""A command that is run, and ended, with all that it has started."""
+"""Run a command as a child process, and end it with all of its descendants."""
 
 from __future__ import annotations
 
@@ -22,27 +22,28 @@ if TYPE_CHECKING:
 __all__ = ["GRACE", "Child"]
 
 GRACE = 5.0
-"""Seconds that a command has between TERM and KILL."""
+"""Seconds between TERM and KILL."""
 
-_PATIENCE = 2.0  # seconds longer than that, after which its supervisor is taken for stuck
+_SUPERVISOR_MARGIN_S = 2.0  # after GRACE and this margin the supervisor counts as stuck, and is killed
 
 
 class Child:
-    """A command in a session of its own, under a `supervisor`. It does not outlive this process, nor its context.
+    """A command in a session of its own, under a `supervisor`. It ends with this process, and with its context.
 
-    It has this process's standard input and error, and no terminal of its own: Ctrl-C reaches this process alone.
+    It inherits this process's standard input and error. Its session has no terminal, so Ctrl-C reaches this process
+    alone.
 
     Args:
-        command: the program and its arguments.
-        env: its environment.
-        stdout: a descriptor for its standard output; ``None``: this process's.
+        command: The program and its arguments.
+        env: Its environment.
+        stdout: Descriptor of its standard output. Defaults to this process's.
     """
 
     def __init__(self, command: Sequence[str], env: Mapping[str, str], stdout: int | None = None) -> None:
         self._kill_at: float | None = None
         self._socket, theirs = socket.socketpair()
         with theirs:
-            self._warden = subprocess.Popen(
+            self._supervisor = subprocess.Popen(
                 [
                     sys.executable,
                     "-I",
@@ -59,32 +60,36 @@ class Child:
             )
 
     def pass_on(self, number: int) -> None:
-        """Send it, and what it has started, a signal."""
-        # Nobody is left, or nobody who may be told (macOS).
+        """Send a signal to the command's process group."""
+        # The group has no process, or on macOS no process that accepts the signal.
         with contextlib.suppress(ProcessLookupError, PermissionError):
-            if self._warden.returncode is None:
-                os.killpg(self._warden.pid, number)
+            if self._supervisor.returncode is None:
+                os.killpg(self._supervisor.pid, number)
 
     def end(self) -> None:
-        """End it: TERM, and KILL after a while. Does not wait; may be called again."""
+        """End the command: TERM, and KILL after `GRACE` seconds. Returns at once. Idempotent."""
         if self._kill_at is None:
-            self._kill_at = time.monotonic() + GRACE + _PATIENCE
+            self._kill_at = time.monotonic() + GRACE + _SUPERVISOR_MARGIN_S
             self._socket.shutdown(socket.SHUT_WR)
 
     def wait(self, seconds: float) -> int | None:
-        """Wait so long for its end.
+        """Wait for the end of the command.
+
+        Args:
+            seconds: The longest wait, in seconds.
 
         Returns:
-            Its exit code, 128 and the number of the signal that killed it; ``None``: it runs.
+            Its exit code; 128 plus the signal number if a signal killed it; None if it still runs.
         """
         if self._kill_at is not None and time.monotonic() >= self._kill_at:
             self.pass_on(signal.SIGKILL)
         if not select.select([self._socket], [], [], seconds)[0]:
             return None
-        # The supervisor has written the code, and dies; or it was killed, and then the others must be.
+        # The supervisor has written the code and kills its group; or it was killed itself, and the rest of the group
+        # must be killed here.
         said = self._read()
         self.pass_on(signal.SIGKILL)
-        self._warden.wait()
+        self._supervisor.wait()
         self._socket.close()
         return int(said) if said else 128 + signal.SIGKILL
 
@@ -93,7 +98,7 @@ class Child:
 
     def __exit__(self, *_: object) -> None:
         self.pass_on(signal.SIGKILL)  # if it still runs
-        self._warden.wait()
+        self._supervisor.wait()
         self._socket.close()
 
     def _read(self) -> bytes:

@@ -1,7 +1,7 @@
-"""What is said on standard error while another replica downloads: who does, how far it is, how long it will take.
+"""Report the download of another replica on standard error: its owner, progress and remaining time.
 
-On a terminal one line, drawn anew; in a pipe a line where something has changed. The main thread waits in `ensure`
-meanwhile, so this is done by two others.
+A terminal shows one line, which is redrawn. A pipe gets a new line when the state changes. Two background threads do
+this, because the main thread blocks in `ensure`.
 """
 
 from __future__ import annotations
@@ -29,20 +29,22 @@ if TYPE_CHECKING:
 
 __all__ = ["Waiting", "waiting_words"]
 
-_PATIENCE = 0.5  # seconds before anything is said: most models are there
+_FIRST_REPORT_S = 0.5  # delay before the first report: for most models `ensure` returns earlier
 _REDRAW = 1.0
-_SETTLE = 0.2  # seconds in which more may follow; our own claim is told before we know of it
-_NEXT_LINE = 10.0  # seconds between two lines in a pipe that tell of mere progress
+# Delay from an event to its report. It coalesces events, and lets `hidden` run first: the event of this process's own
+# claim can arrive before the reply to that claim.
+_SETTLE = 0.2
+_NEXT_LINE = 10.0  # seconds between two lines in a pipe that differ in progress alone
 _TRY_AGAIN = 2.0
 
 
 class Waiting:
-    """Tells of one model, while it is entered and not hidden.
+    """Reports the state of one model while the context is entered and not `hidden`.
 
     Args:
-        registry: whose events are heard.
-        ref: the model.
-        quiet: say nothing.
+        registry: The client that watches the events.
+        ref: The model.
+        quiet: Report nothing, and start no thread.
     """
 
     def __init__(self, registry: Registry, ref: ModelRef, *, quiet: bool) -> None:
@@ -54,7 +56,7 @@ class Waiting:
         self._known = False
         self._changed = threading.Event()
         self._ending = threading.Event()
-        self._lock = threading.Lock()  # of the screen
+        self._lock = threading.Lock()  # guards the screen
         self._hidden = False
         self._our_token = 0
         self._live: Live | None = None
@@ -75,7 +77,12 @@ class Waiting:
 
     @contextmanager
     def hidden(self, token: int | None = None) -> Iterator[None]:
-        """Say nothing: the screen is the command's, that of our claim with this token."""
+        """Report nothing within this context, because a command uses the screen.
+
+        Args:
+            token: The token of this process's claim that the command runs under. Later reports skip this claim.
+                Defaults to the token of the last call.
+        """
         with self._lock:
             self._hidden, self._our_token = True, token or self._our_token
             self._clear()
@@ -84,7 +91,7 @@ class Waiting:
         finally:
             self._hidden = False
 
-    # What is seen
+    # Reading events
 
     def _listen(self) -> None:
         while not self._ending.is_set():
@@ -100,7 +107,7 @@ class Waiting:
             except RegistryClosed:
                 return
             except RegistryError:
-                # What is to be said of it, who waits in `ensure` says.
+                # The main thread, in `ensure`, reports this error.
                 self._ending.wait(_TRY_AGAIN)
 
     def _look(self) -> None:
@@ -113,12 +120,12 @@ class Waiting:
         self._record, self._known = record, True
         self._changed.set()
 
-    # What is said
+    # Writing reports
 
     def _draw(self) -> None:
-        if self._ending.wait(_PATIENCE):
+        if self._ending.wait(_FIRST_REPORT_S):
             return
-        # It ends when the client is closed, which is after this.
+        # This thread ends when the client is closed, after `__exit__`.
         threading.Thread(target=self._listen, name="pyregistry-waiting-events", daemon=True).start()
         console = Console(stderr=True, highlight=False, markup=False, emoji=False)
         on_screen = sys.stderr.isatty() and not console.is_dumb_terminal
@@ -126,7 +133,7 @@ class Waiting:
             self._changed.wait(_REDRAW)
             self._changed.clear()
             self._ending.wait(_SETTLE)
-            with self._lock, suppress(OSError):  # whoever read it has gone
+            with self._lock, suppress(OSError):  # the reader has closed standard error
                 if self._hidden or not self._known or self._ending.is_set() or self._is_ours():
                     self._clear()
                     continue
@@ -141,13 +148,13 @@ class Waiting:
 
     def _is_ours(self) -> bool:
         record = self._record
-        # How ours has failed is told by it.
+        # `_Runner.download` reports the failure of this process's own attempt.
         ours = (ModelStatus.DOWNLOADING, ModelStatus.ERROR)
         return record is not None and record.status in ours and record.token == self._our_token
 
     def _redraw(self, console: Console, words: str) -> None:
         if self._live is None:
-            # What is logged meanwhile appears above it; standard output is not ours.
+            # rich prints log lines above the live line. Standard output belongs to the command.
             self._live = Live(console=console, transient=True, auto_refresh=False, redirect_stdout=False)
             self._live.start()
         self._live.update(Text(words, no_wrap=True, overflow="ellipsis"), refresh=True)
@@ -157,7 +164,7 @@ class Waiting:
         state = None if record is None else (record.status, record.token, record.owner)
         if state != self._said or at - self._said_at >= _NEXT_LINE:
             self._said, self._said_at = state, at
-            sys.stderr.write(f"{words}\n")  # at once: other threads write too
+            sys.stderr.write(f"{words}\n")  # one write call, because other threads write too
             sys.stderr.flush()
 
     def _clear(self) -> None:
@@ -167,7 +174,14 @@ class Waiting:
 
 
 def waiting_words(ref: ModelRef, record: ModelRecord | None, pace: Pace, at: float) -> str:
-    """Why a model is not there yet."""
+    """Describe why a model is not available yet.
+
+    Args:
+        ref: The model.
+        record: Its record; None if it has none.
+        pace: Speed of the download so far.
+        at: Now, in seconds of the monotonic clock.
+    """
     name = name_of(ref)
     if record is None:
         return f"{name}: nobody downloads it"

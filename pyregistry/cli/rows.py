@@ -1,4 +1,4 @@
-"""Tables for a terminal in which nothing is lost: what has no room beside the rest goes on in the lines below."""
+"""Tables for a terminal. Names and details that do not fit beside the cells continue in the lines below."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from rich.text import Text
 __all__ = ["Block", "Row", "Rows", "below", "fitted"]
 
 _GAP = "  "
-_BESIDE = 24  # the least room beside a name that is kept for details
-_NAME = 20  # the least room of a name
+_BESIDE = 24  # minimum width of details beside a row, in cells
+_NAME = 20  # minimum width of a name, in cells
 
 Block = list[Text]
 """The lines of one row."""
@@ -23,9 +23,9 @@ class Row:
     """One row.
 
     Attributes:
-        name: goes on in the next line where it is too long.
-        cells: short, never cut.
-        details: each beside the rest of its line where there is room, else below it.
+        name: Folds into the next lines if it is too long.
+        cells: Short texts; never truncated.
+        details: The first goes beside the cells if it fits there. All others go below the row. Defaults to none.
     """
 
     name: Text
@@ -35,12 +35,12 @@ class Row:
 
 @dataclass(frozen=True)
 class Rows:
-    """A table of rows, whose lines are made for one width.
+    """A table of rows, laid out for a given width.
 
     Attributes:
-        heads: of the name, of the cells, of the details.
-        right: heads of cells that stand at the right.
-        rows: what is in it.
+        heads: Column heads: of the name, of the cells, of the details.
+        right: Heads of the right-aligned cells.
+        rows: The rows.
     """
 
     heads: tuple[str, Sequence[str], str]
@@ -48,12 +48,12 @@ class Rows:
     rows: Sequence[Row]
 
     def blocks(self, console: Console, width: int, most: int | None) -> Iterator[Block]:
-        """The lines of the head, then those of each row.
+        """Yield the lines of the head, then those of each row.
 
         Args:
-            console: what they are for.
-            width: how long a line may be.
-            most: into how many lines a detail goes; ``None``: as many as it needs.
+            console: The console that wraps the text.
+            width: Maximum length of a line, in cells.
+            most: Maximum lines of one detail. None: no limit.
         """
         first, heads, last = self.heads
         widths = [
@@ -89,13 +89,13 @@ class Rows:
 
 
 def below(console: Console, detail: Text, width: int, most: int | None) -> Block:
-    """The lines of a detail that stands below its row.
+    """Return the lines of a detail below its row.
 
     Args:
-        console: what they are for.
-        detail: the text.
-        width: how long a line may be.
-        most: into how many lines it goes; ``None``: as many as it needs.
+        console: The console that wraps the text.
+        detail: The text.
+        width: Maximum length of a line, in cells.
+        most: Maximum number of lines; an ellipsis marks the cut. None: no limit.
     """
     lines = list(detail.wrap(console, width - len(_GAP), overflow="fold"))
     if most is not None and len(lines) > most:
@@ -107,7 +107,7 @@ def below(console: Console, detail: Text, width: int, most: int | None) -> Block
 
 
 def fitted(blocks: Sequence[Block], lines: int) -> list[Block]:
-    """As many of these as fit into so many lines: one at least, if need be cut."""
+    """Return the first blocks that fit into `lines` lines. The first block is always kept, cut to fit if necessary."""
     found: list[Block] = []
     for block in blocks:
         if found and len(block) > lines:

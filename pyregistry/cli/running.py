@@ -1,4 +1,4 @@
-"""``pyregistry run``: a command that one process of the whole fleet runs, the others wait for that one."""
+"""``pyregistry run``: run a command in one process of the fleet while the others wait for it."""
 
 from __future__ import annotations
 
@@ -34,13 +34,13 @@ _OF_THE_STORE = (
     "look whether this user may write below --store, whether it is mounted for writing, and has room"
 )
 
-_TICK = 0.25  # seconds between two looks at the claim while a command runs
-_LOOK_EVERY = 1.0  # seconds between two looks at how far it is
-_LOOK_SHARE = 20  # and that many times as long as a look takes
+_TICK = 0.25  # seconds between two checks of the claim while a command runs
+_LOOK_EVERY = 1.0  # minimum seconds between two measurements of the folder's size
+_LOOK_SHARE = 20  # the interval is also at least 20 times as long as a measurement takes
 
 
 class CommandFailed(Exception):
-    """A command has ended with another exit code than 0."""
+    """The command has ended with an exit code other than 0."""
 
 
 def run_command(
@@ -61,9 +61,34 @@ def run_command(
     on_unavailable: OnUnavailable,
     on_unproven: OnUnproven,
 ) -> Answer | int:
-    """Have a model there: run the command, or wait for who does. The exit code may be the command's own."""
+    """Make a model available: run the command under a claim, or wait for the claim's owner.
+
+    Args:
+        cli: The command line.
+        ref: The model.
+        command: The program that downloads the model, and its arguments.
+        owner: Human-readable client name. Defaults to host and process.
+        store: Folder of the `FolderStore` that the command fills. None: the command stores the files itself.
+        publish: How the store publishes staged files.
+        verify: A line for ``/bin/sh`` that exits with 0 if the files of a DOWNLOADED model exist. None: no check.
+        retry: Attempts and delays of the whole fleet.
+        lease: Length of the lease, in seconds.
+        expected_bytes: Expected size of the model; None if unknown.
+        timeout: Longest wait for other owners, in seconds. None: no limit.
+        stall_timeout: Seconds without growth of the folder after which the command is ended. None: no limit.
+        visibility_timeout: Seconds after a download in which its files may still become visible.
+        on_unavailable: Behaviour when the registry does not answer.
+        on_unproven: Behaviour when the lease cannot be proved.
+
+    Returns:
+        The answer, or an exit code. After a failed command it is the command's own exit code.
+
+    Raises:
+        InvalidArgument: The program does not exist here, or an option lacks ``--store``.
+        RegistryError: Any error that this function does not report itself.
+    """
     if shutil.which(command[0]) is None:
-        # Told before anything is claimed: that it is missing here is no reason for others to fail.
+        # Checked before the claim, because a program that is missing here must not cost the fleet an attempt.
         raise InvalidArgument("COMMAND", f"there is no program {command[0]!r} here")
     if stall_timeout is not None and store is None:
         raise InvalidArgument("stall_timeout", "needs --store: without it nobody sees how far the command is")
@@ -90,19 +115,30 @@ def run_command(
     except LocalFault as error:
         cause = error.__cause__
         of_store = store is not None and isinstance(cause, OSError) and cause.errno not in NO_DESCRIPTORS
-        said = Told(printable(str(error)), _OF_THE_STORE if of_store else "")
-        return complain("LocalFault", said, exit_of(error), json=cli.wants_json)
+        return _complain_local("LocalFault", str(error), of_store=of_store, json=cli.wants_json)
     except RegistryError:
-        raise  # also those that are OSErrors
+        raise  # before OSError, because WaitTimedOut is one as well
     except OSError as error:
-        # Of this machine, and not of the model: another replica may do better.
-        said = Told(f"this machine can't do it: {printable(str(error))}", _OF_THE_STORE if store else "")
-        return complain(type(error).__name__, said, Exit.UNAVAILABLE, json=cli.wants_json)
+        words = f"this machine can't do it: {error}"
+        return _complain_local(type(error).__name__, words, of_store=store is not None, json=cli.wants_json)
     path = None if folders is None else folders.path(record)
     return Answer(
         Said({"downloaded_here": record.token in runner.won, "path": path and str(path), "record": record}),
         _is_there(ref, record, path, here=record.token in runner.won),
     )
+
+
+def _complain_local(kind: str, message: str, *, of_store: bool, json: bool) -> int:
+    """Report a fault of this machine: another replica may succeed. Returns the exit code.
+
+    Args:
+        kind: Name of the error class.
+        message: Error text; may hold unprintable characters.
+        of_store: Whether to advise a check of the folder of ``--store``.
+        json: Whether to write JSON.
+    """
+    said = Told(printable(message), _OF_THE_STORE if of_store else "")
+    return complain(kind, said, Exit.UNAVAILABLE, json=json)
 
 
 def _is_there(ref: ModelRef, record: ModelRecord, path: Path | None, *, here: bool) -> str:
@@ -117,12 +153,12 @@ def _is_there(ref: ModelRef, record: ModelRecord, path: Path | None, *, here: bo
 
 
 class _Runner:
-    """Runs the commands of one call, all in the main thread.
+    """Runs the commands of one call, all of them in the main thread.
 
     Attributes:
-        waiting: what is said meanwhile.
-        won: the tokens of the claims that were won here.
-        codes: how the command has failed here, by the token of its claim.
+        waiting: Reports the downloads of other replicas.
+        won: Tokens of the claims that this process won.
+        codes: Exit codes of commands that failed in this process, keyed by the token of the claim.
     """
 
     waiting: Waiting
@@ -149,7 +185,11 @@ class _Runner:
         self.codes: dict[int, int] = {}
 
     def tell(self, number: int) -> None:
-        """A signal has come: it is for the command that runs; else it ends the waiting."""
+        """Handle a signal: pass it on to the running command; without a command, end the wait.
+
+        Raises:
+            Stopped: This is the first signal, and no command is running or starting.
+        """
         first = self._stopped is None
         if first:
             self._stopped = number
@@ -159,7 +199,16 @@ class _Runner:
             raise Stopped(number)
 
     def download(self, claim: OwnedClaim, folder: Path | None = None) -> None:
-        """Run the command under this claim."""
+        """Run the command under a claim.
+
+        Args:
+            claim: The claim.
+            folder: The staging folder. None: no store.
+
+        Raises:
+            CommandFailed: The exit code is not 0, and the claim was not lost.
+            Stopped: A signal came while the command ran.
+        """
         self.won.add(claim.token)
         more = {
             "TOKEN": str(claim.token),
@@ -170,18 +219,23 @@ class _Runner:
             more["FOLDER"] = str(folder)
         with self.waiting.hidden(claim.token):
             self._say_won(claim)
-            # With --json standard output is for the document alone.
+            # With --json standard output holds the document alone, so the command writes to standard error.
             code = self._run(self._command, more, 2 if self._cli.wants_json else None, claim, folder)
         if code and not claim.lost.is_set():
             self.codes[claim.token] = code
             said = f"{Path(self._command[0]).name} ended with exit code {code}"
             if claim.attempts < self._attempts:
-                # The last one's is what the whole command ends with.
+                # The failure of the last attempt is the error of the whole command, reported in `run_command`.
                 self._cli.note(f"{name_of(self._ref)}: attempt {claim.attempts} failed: {printable(said)}")
             raise CommandFailed(said)
 
     def accepts(self, record: ModelRecord) -> bool:
-        """Whether the command of ``--verify`` finds the files."""
+        """Return whether the command of ``--verify`` finds the files.
+
+        Raises:
+            RegistryError: The command could not be run, or a signal killed it.
+            Stopped: A signal came while the command ran.
+        """
         more = {
             "TOKEN": str(record.token),
             "LOCATION": record.location or "",
@@ -192,7 +246,7 @@ class _Runner:
             more["FOLDER"] = str(self._store.path(record))
         code = self._run(["/bin/sh", "-c", self._verify or ""], more, 2)
         if code in (NOT_FOUND, NOT_RUNNABLE) or code > 128:
-            # Not a no, for which a record would be deleted.
+            # This is an error and no negative answer: after a negative answer the record would be deleted.
             raise RegistryError(f"the command of --verify could not be carried out: exit code {code}")
         return code == 0
 
@@ -212,14 +266,28 @@ class _Runner:
         claim: OwnedClaim | None = None,
         folder: Path | None = None,
     ) -> int:
-        """Run it to its end, and end it if the claim is lost. A signal that came meanwhile is raised then."""
+        """Run a command to its end; end it early if the claim is lost.
+
+        Args:
+            command: The program and its arguments.
+            more: Additional variables for its environment, without their prefix.
+            stdout: Descriptor of its standard output. None: this process's.
+            claim: The claim that the command runs under. Defaults to none.
+            folder: The folder whose size is reported as progress. Defaults to none.
+
+        Returns:
+            The exit code.
+
+        Raises:
+            Stopped: A signal came while the command ran. Raised after its end.
+        """
         look_at = time.monotonic()
         self._busy = True
         try:
             with Child(command, self._environment(more), stdout) as child:
                 self._child = child
                 if self._stopped is not None:
-                    child.pass_on(self._stopped)  # it came while the command was started
+                    child.pass_on(self._stopped)  # the signal came while the command was being started
                 while (code := child.wait(_TICK)) is None:
                     if claim is None:
                         continue
@@ -245,7 +313,7 @@ class _Runner:
             "SUBSET": subset or "",
             **more,
         }
-        # Nothing of an outer `run` or `claim` is left: the command is not to take it for its own.
+        # Remove the variables of an outer `run` or `claim`, so that the command can't use another claim as its own.
         others = ("CLAIM", "TOKEN", "CLAIM_ID", "ATTEMPT", "FOLDER", "LOCATION")
         inherited = {
             name: value
@@ -256,7 +324,7 @@ class _Runner:
 
 
 def _size(folder: Path) -> int:
-    """The size of the files in it, at any depth; they may come and go meanwhile."""
+    """Return the total size of the files in a folder, at any depth. Files may appear and vanish during the scan."""
     total, pending = 0, [os.fspath(folder)]
     while pending:
         try:

@@ -1,4 +1,4 @@
-"""Which records are listed, and in which order."""
+"""Filter and sort the records of a list."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ __all__ = ["Order", "latest", "matching", "ordered"]
 
 
 class Order(str, Enum):
-    """What a list is sorted by."""
+    """Sort order of a list."""
 
     USED = "used"
     SIZE = "size"
@@ -27,13 +27,13 @@ class Order(str, Enum):
 def matching(
     records: Iterable[ModelRecord], pattern: str | None, provider: str | None
 ) -> Iterator[ModelRecord]:
-    """The records whose name fits a pattern, of one provider.
+    """Yield the records that match a name pattern and a provider.
 
     Args:
-        records: any.
-        pattern: as a shell's, with ``*``, ``?`` and ``[...]``, of a whole name; without these, a part of one. Upper and
-            lower case are one. ``None``: any name.
-        provider: ``None``: any.
+        records: The records to filter.
+        pattern: A shell pattern for the whole name if it has ``*``, ``?`` or ``[``. It also matches as a plain part of
+            a name. Case is ignored. None matches every name.
+        provider: The provider. None matches every provider.
     """
     wanted = None if pattern is None else pattern.casefold()
     whole = wanted is not None and any(sign in wanted for sign in "*?[")
@@ -46,7 +46,12 @@ def matching(
 
 
 def latest(records: Iterable[ModelRecord], limit: int | None) -> list[ModelRecord]:
-    """So many records, each once: of one that is used while it is read, the later use counts."""
+    """Return up to `limit` records, each model once. A record that was used while it was read keeps its later place.
+
+    Args:
+        records: The records, in LRU order.
+        limit: Maximum number of records. None: no limit.
+    """
     found: dict[ModelRef, ModelRecord] = {}
     for record in records if limit != 0 else ():
         ref = ref_of(record)
@@ -60,7 +65,14 @@ def latest(records: Iterable[ModelRecord], limit: int | None) -> list[ModelRecor
 def ordered(
     records: Iterable[ModelRecord], order: Order, limit: int | None, *, reverse: bool
 ) -> list[ModelRecord]:
-    """The first so many of these, which come by their last use."""
+    """Sort records and return the first ones.
+
+    Args:
+        records: The records, in LRU order.
+        order: The sort order.
+        limit: Maximum number of records. None: no limit.
+        reverse: Whether to reverse the order.
+    """
     found = latest(records, None)
     if order is not Order.USED:
         found.sort(key=_KEYS[order])

@@ -1,4 +1,4 @@
-"""Signals that end a command in good order."""
+"""Handle the signals that end a command: TERM, INT and HUP."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class Stopped(BaseException):
     """A signal ends the command.
 
     Attributes:
-        number: which.
+        number: The signal number.
     """
 
     def __init__(self, number: int) -> None:
@@ -25,15 +25,16 @@ class Stopped(BaseException):
 
     @property
     def exit_code(self) -> int:
-        """What a shell gives a program that a signal ends."""
+        """The exit code that a shell reports for a program killed by this signal."""
         return 128 + self.number
 
 
 @contextmanager
 def told_of_signals(tell: Callable[[int], None]) -> Iterator[None]:
-    """Have TERM, INT and HUP told, but not those that whoever started this has it ignore (nohup).
+    """Call `tell` with the number of each TERM, INT and HUP within this context.
 
-    Only the main thread can have it so; in another one, signals do what they did.
+    A signal that this process ignores from its start (nohup) stays ignored. In any thread but the main one the context
+    has no effect, because Python installs handlers in the main thread only.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -52,7 +53,7 @@ def told_of_signals(tell: Callable[[int], None]) -> Iterator[None]:
 
 @contextmanager
 def ends_by_signals() -> Iterator[None]:
-    """Have the first of these signals raise `Stopped`; what then cleans up is not disturbed by another."""
+    """Raise `Stopped` on the first TERM, INT or HUP, and ignore later ones, so that they don't interrupt clean-up."""
     told = False
 
     def tell(number: int) -> None:

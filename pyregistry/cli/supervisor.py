@@ -1,12 +1,14 @@
-"""Runs one command and sees to it that nothing is left of it. A program of its own, of the standard library alone.
+"""Run one command and kill all of its descendants at its end. A standalone program on the standard library alone.
 
-``python -I -S warden.py SOCKET GRACE COMMAND...``, in a session of its own, whose process group is that of the
-command too. SOCKET is a descriptor, whose other end has whoever started it (`Child`). The exit code of the command is
-written to it; once nothing can be read from it any more, the starter has gone or wants the command to end: TERM,
-and after GRACE seconds KILL. In the end the whole group is killed, the warden with it: what the command has
-started dies with it.
+Usage: ``python -I -S supervisor.py SOCKET GRACE COMMAND...``, in a session of its own. The supervisor and the command
+share one process group.
 
-Why not PR_SET_PDEATHSIG: it is Linux's alone, and reaches the command, but nothing that the command has started.
+SOCKET is a descriptor; the starter (`Child`) holds its other end. The supervisor writes the exit code of the command
+to it. End of file on SOCKET means that the starter has ended, or wants the command to end. The supervisor then sends
+TERM, and KILL after GRACE seconds. At the end it kills the whole group, itself included, and with it every descendant
+that is still in the group.
+
+PR_SET_PDEATHSIG is no alternative: it exists on Linux only, and reaches the command but not its descendants.
 """
 
 from __future__ import annotations
@@ -21,20 +23,21 @@ import time
 
 PASSED_ON = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 NOT_FOUND, NOT_RUNNABLE = 127, 126
-"""Exit codes of a command that could not be started, as a shell gives them."""
+"""Exit codes of a command that could not be started. A shell uses the same ones."""
 
 
 def main() -> None:
-    """Do it. Ends by SIGKILL."""
+    """Run the command of `sys.argv`. Ends by SIGKILL."""
     starter = socket.socket(fileno=int(sys.argv[1]))
     starter.set_inheritable(False)
     grace, command = float(sys.argv[2]), sys.argv[3:]
-    # What comes before the command can take it is kept for it.
+    # Blocked signals stay pending until the command can receive them.
     signal.pthread_sigmask(signal.SIG_BLOCK, PASSED_ON)
     pid = os.fork()
     if pid == 0:
         run(command)
-    # What the group is told is for the command. A handler, and not SIG_IGN: there is nothing to inherit.
+    # Signals to the group are meant for the command. A handler, not SIG_IGN, so that no process inherits an ignored
+    # signal.
     for number in PASSED_ON:
         signal.signal(number, lambda *_: None)
     wakes, wake = os.pipe()
@@ -45,11 +48,11 @@ def main() -> None:
 
     kill_at: float | None = None
     while True:
-        # As init of a container's own PID namespace it would have other children too: only this one counts.
+        # As process 1 of a container the supervisor also gets orphans as children: wait for this child only.
         ended, status = os.waitpid(pid, os.WNOHANG)
         if ended:
             code = os.waitstatus_to_exitcode(status)
-            with contextlib.suppress(OSError):  # the starter has gone
+            with contextlib.suppress(OSError):  # the starter has ended
                 starter.send(str(128 - code if code < 0 else code).encode())
             break
         if kill_at is not None and time.monotonic() >= kill_at:
@@ -62,12 +65,12 @@ def main() -> None:
         if starter.fileno() in ready and not received(starter):
             kill_at = time.monotonic() + grace
             os.killpg(0, signal.SIGTERM)
-            os.killpg(0, signal.SIGCONT)  # what is stopped takes no other signal
+            os.killpg(0, signal.SIGCONT)  # a stopped process handles TERM only once it continues
     os.killpg(0, signal.SIGKILL)
 
 
 def received(starter: socket.socket) -> bytes:
-    """What the starter says; nothing: it has gone, or says no more."""
+    """Read from the starter. Empty once the starter has ended or has shut down its end."""
     try:
         return starter.recv(1)
     except OSError:
@@ -75,8 +78,8 @@ def received(starter: socket.socket) -> bytes:
 
 
 def run(command: list[str]) -> None:
-    """Become the command."""
-    # Python ignores these two; whether it was started so can't be told, and is unusual.
+    """Replace this process with the command."""
+    # Python ignores PIPE and XFSZ at its start, so whether the caller ignored them is unknown. Restore the defaults.
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)
     signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:

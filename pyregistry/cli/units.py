@@ -1,4 +1,4 @@
-"""Sizes, times and shares, as people read them."""
+"""Format sizes, durations and percentages."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ _STEPS = (("days", 86400), ("h", 3600), ("min", 60))
 
 
 def length(seconds: float) -> str:
-    """A length of time, in the largest unit of which there are two: 1 s (the least), 90 s, 3 min, 2 days."""
+    """Format a duration in the largest unit that fits twice: 90 s, 3 min, 2 days. The minimum is 1 s."""
     for unit, step in _STEPS:
         if seconds >= 2 * step:
             return f"{seconds // step:.0f} {unit}"
@@ -18,26 +18,29 @@ def length(seconds: float) -> str:
 
 
 def ago(then: datetime, now: datetime) -> str:
-    """How long something is over. The registry's clock may be a little ahead of this machine's."""
+    """Format the time since `then`.
+
+    Less than 1 s is "just now", and so is a negative time: the registry's clock may be ahead of this machine's.
+    """
     seconds = (now - then).total_seconds()
     return "just now" if seconds < 1 else f"{length(seconds)} ago"
 
 
 def size(count: int) -> str:
-    """A number of bytes: 0 B, 1023 B, 1.5 KiB, 4.1 GiB."""
+    """Format a number of bytes: 0 B, 1023 B, 1.5 KiB, 4.1 GiB."""
     number, unit = float(count), "B"
     for larger in ("KiB", "MiB", "GiB", "TiB", "PiB"):
-        if number < 1023.95:  # what would be shown as 1024.0
+        if number < 1023.95:  # a larger number would be rounded to 1024.0
             break
         number, unit = number / 1024, larger
     return f"{number:.0f} {unit}" if unit == "B" else f"{number:.1f} {unit}"
 
 
 def percent(done: int, total: int) -> str:
-    """A share, rounded down: only what is whole is 100 %."""
+    """Format a percentage, rounded down, so that only a complete total is 100 %."""
     return f"{min(done * 100 // total, 100)} %"
 
 
 def rate(speed: float) -> str:
-    """Bytes per second."""
+    """Format a speed in bytes per second."""
     return f"{size(round(speed))}/s"

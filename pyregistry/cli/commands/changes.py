@@ -1,4 +1,4 @@
-"""What anybody may do to a record, whoever owns it."""
+"""Commands that change a record and need no claim: set-status, cancel, touch, rm."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from pyregistry.cli.options import (
     ModelArgument,
     ProviderOption,
     RevisionOption,
+    SizeBytesOption,
     StatusArgument,
     SubsetOption,
 )
@@ -41,9 +42,7 @@ def set_status(
         str | None,
         typer.Option("--location", metavar="PATH", help="DOWNLOADED: where the files are, below the root."),
     ] = None,
-    size_bytes: Annotated[
-        int | None, typer.Option("--size-bytes", metavar="N", help="DOWNLOADED: how large the files are.")
-    ] = None,
+    size_bytes: SizeBytesOption = None,
 ) -> Answer:
     """Say what is true of a model, whoever owns it.
 

@@ -1,4 +1,4 @@
-"""Claims of a shell script: won, renewed, ended."""
+"""Commands for claims of a shell script: claim, retry, renew, finish, release."""
 
 from __future__ import annotations
 
@@ -27,6 +27,7 @@ from pyregistry.cli.options import (
     ProviderOption,
     RevisionOption,
     ShowWordOption,
+    SizeBytesOption,
     SubsetOption,
 )
 from pyregistry.cli.output import Answer, Said
@@ -34,8 +35,8 @@ from pyregistry.cli.units import length, size
 from pyregistry.errors import InvalidArgument
 from pyregistry.models import Claim, Claimed, ModelRef
 
-# A command's process is not the download's: the shell is, as long as the script runs. So a lease of some
-# minutes that the script renews, not one that a thread keeps.
+# Seconds. The download runs in the shell and outlives the process of this command, so no keepalive thread can renew the
+# lease. The script renews it instead, and needs a lease of some minutes.
 LEASE = "300"
 _HIDDEN = (
     "The claim's word is a secret, and not shown on a terminal. "
@@ -126,14 +127,21 @@ def _claim_answer(cli: Cli, won: Claim | None, ref: ModelRef, *, show_word: bool
         )
     line = ticket.shell_line
     if cli.on_screen and not show_word:
-        # Whoever has the word can end the download, and terminals are looked at, and recorded.
+        # The word is a secret: any client can end the download with it. Others can see a terminal, or record it.
         line = ""
         note += f"\n{_HIDDEN}"
     return Answer(Said({"claimed": True, "word": ticket.word, "claim": won}, line), note)
 
 
 def _no(cli: Cli, asked: str, ref: ModelRef, words: str = "") -> Answer:
-    """The answer is no, and what is true instead."""
+    """Return a negative answer with the actual state of the model.
+
+    Args:
+        cli: The command line.
+        asked: What the command should have done, in the past participle.
+        ref: The model.
+        words: Text for standard output. Defaults to none.
+    """
     name, provider, revision, subset = ref
     record = cli.registry.get_model_record(name, provider, revision=revision, subset=subset)
     document = {asked: False, "record": record}
@@ -187,9 +195,7 @@ def finish(
     status: EndingArgument,
     claim: ClaimArgument,
     message: MessageOption = None,
-    size_bytes: Annotated[
-        int | None, typer.Option("--size-bytes", metavar="N", help="DOWNLOADED: how large the files are.")
-    ] = None,
+    size_bytes: SizeBytesOption = None,
     location: Annotated[
         str | None,
         typer.Option("--location", metavar="PATH", help="DOWNLOADED: where they are, relative to the cache."),

@@ -1,4 +1,4 @@
-"""What happens, as it happens."""
+"""Commands that show changes live: watch, top."""
 
 from __future__ import annotations
 

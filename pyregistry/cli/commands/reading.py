@@ -1,4 +1,4 @@
-"""What there is: one model, all of them, how many, and where."""
+"""Commands that read records: ls, show, status, counts, namespaces."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def ls(
     batch = 500 if limit is None else max(1, min(checks.whole("limit", limit), 500))
     by_use = sort is Order.USED and not reverse
     if not by_use or pattern is not None or provider is not None:
-        batch = 500  # how many of them are meant is not known yet
+        batch = 500  # an unknown share of the records matches
     found = matching(cli.registry.iter_models_by_last_used(batch, wanted), pattern, provider)
     listed = False
 
@@ -72,7 +72,7 @@ def ls(
     if cli.on_screen:
         records = latest(found, limit)
         return Answer(Records(records), lambda: "" if records else _why_nothing(cli))
-    # Written while it is read: however many there are, neither side has to hold them all.
+    # Lazy: neither the server nor this process holds all records in memory.
     return Answer(Records(seen()), lambda: "" if listed else _why_nothing(cli))
 
 

@@ -1,4 +1,4 @@
-"""One download in a whole fleet."""
+"""The command run: one download for the whole fleet."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ from pyregistry.models import ModelRef
 from pyregistry.retry import DEFAULT_RETRY, RetryPolicy
 
 
-# How COMMAND has failed is told by this command itself, once.
+# `said` hides the log's copy of COMMAND's failure, because this command reports it itself.
 @command("run", said=r"the download of .* failed: CommandFailed: ")
 def ensure(
     cli: Cli,

@@ -1,4 +1,4 @@
-"""The server: what is wrong with it, one's own, a demonstration."""
+"""Commands for servers: ping, doctor, serve, and the demo."""
 
 from __future__ import annotations
 
