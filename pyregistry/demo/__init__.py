@@ -1,8 +1,8 @@
-"""``pyregistry demo``: what this library is for, in one command, on this machine.
+"""``pyregistry demo``: demonstrate the library with one command, on this machine.
 
-Some processes want the same models at the same time. Each model is downloaded over HTTP by exactly one of
-them into the folder that all share; one is killed half-way, and another takes over. At the end every
-promise is checked.
+Several processes want the same models at the same time. Exactly one of them downloads each model over HTTP, into the
+folder that all share. The demo kills one owner half-way, and another process takes over. At the end it checks every
+promise.
 """
 
 from __future__ import annotations
@@ -28,38 +28,39 @@ def run(
     timeout: float = 27.0,
     faulty: bool = False,
 ) -> int:
-    """Run the demo, and show it on standard output: live on a terminal, in plain lines in a pipe.
+    """Run the demo and show it on standard output: a live table on a terminal, plain lines in a pipe.
 
-    It needs the extras ``cli`` and ``embedded`` (the latter without a URL only). It leaves nothing behind:
-    no process, no folder, no key; SIGINT, SIGTERM and SIGHUP end it in good order.
+    Needs the extra ``cli``, and without `url` the extra ``embedded`` too. Removes all of its processes, folders and
+    keys, also after SIGINT, SIGTERM and SIGHUP.
 
     Args:
-        processes: how many want the models, 2 to 64; one of them is killed.
-        models: how many they want, 1 to 16.
-        url: a server; left out: a private embedded one, for this run.
-        namespace: a registry there that has no models; left out: a new one.
-        lease: how long a claim holds without renewal, in seconds; the takeover waits for its end.
-        timeout: seconds after which it gives up. What is to be ended then takes a moment.
-        faulty: have two processes ignore how their claims are answered, which breaks promises: for tests.
+        processes: Number of processes that want the models, 2 to 64; one of them is killed. Defaults to 8.
+        models: Number of models, 1 to 16. Defaults to 6.
+        url: The server. Defaults to a private embedded one, for this run.
+        namespace: A namespace without models on that server. Defaults to a new one.
+        lease: Length of a claim's lease, in seconds; the takeover waits for its end. Defaults to 3 s.
+        timeout: Seconds after which the demo gives up; the clean-up comes on top. Defaults to 27 s.
+        faulty: Make two processes ignore the replies to their claims, which breaks promises. For tests. Defaults to
+            False.
 
     Returns:
-        The exit code: 0 if every promise was kept, 1 if one was broken or the time was up, 128 and the
-        number of the signal that ended it.
+        The exit code: 0 if every promise was kept; 1 if one was broken or the time was up; 128 plus the number of the
+        signal that ended it.
 
     Raises:
-        ConfigurationError: the extra ``cli`` is missing, or the namespace is in use.
-        InvalidArgument: an argument is out of its range.
-        RegistryError: the server can't be reached or used.
+        ConfigurationError: The extra ``cli`` is missing, or the namespace is in use.
+        InvalidArgument: An argument is out of range.
+        RegistryError: The server can't be reached or used.
     """
     if find_spec("rich") is None:
         raise ConfigurationError("the demo needs an extra: pip install 'pyregistry-redis[cli,embedded]'")
-    # Here and not above: the replicas come by this file too, and need none of it.
+    # Not at the top: each replica imports this package too, and needs none of these modules.
     from pyregistry.demo.scenario import Settings, known_models, play
 
     validation.whole("processes", processes, least=2, most=64)
     validation.whole("models", models, least=1, most=len(known_models()))
     validation.microseconds("lease", lease)
     validation.microseconds("timeout", timeout)
-    # Long enough to be watched, and short enough where few have much to do.
+    # 2.5 s a download, so that it can be watched; less if few processes download many models, to keep the total short.
     seconds = min(_DOWNLOAD_SECONDS, _ALL_DOWNLOADS_SECONDS * (processes - 1) / models)
     return play(Settings(processes, models, url, namespace, seconds, lease, timeout, faulty))

@@ -1,4 +1,4 @@
-"""What the demo has seen, and whether the promises were kept."""
+"""Check the promises of the demo against its evidence."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ class Killed:
     """The owner that was killed.
 
     Attributes:
-        replica: its number.
-        model: what it was downloading (a number).
-        record: what the registry said of that just afterwards.
+        replica: Number of the replica.
+        model: Number of the model that it was downloading.
+        record: The model's record, read just after the kill.
     """
 
     replica: int
@@ -34,25 +34,25 @@ class Killed:
 
 @dataclass(frozen=True)
 class Evidence:
-    """What the demo has seen. Models and replicas are numbers.
+    """Observations of one run. Models and replicas are numbers.
 
     Attributes:
-        models: the models.
-        files: what each is, by the file server's manifest.
-        lease: the length of the claims, in seconds.
-        killed: the owner that was killed; ``None``: nobody was.
-        claims: who won a claim, and which.
-        verified: who has verified a model, and what it found.
-        started: how many downloads of each the file server has begun.
-        completed: how many of them it has sent to the end.
-        early: what was seen at a published place before it was whole.
-        published: all files at published places, relative to the cache.
-        abandoned: the files that the killed owner had in the staging folder, relative to the cache.
-        staged: all files that are still there.
-        touched: the models in the order of their last touch.
-        records: the registry's records, in the order of their last use.
-        counts: its counts.
-        exit_codes: how each replica ended.
+        models: The models.
+        files: File of each model, from the file server's manifest.
+        lease: Length of the leases, in seconds.
+        killed: The owner that was killed; None if no owner was.
+        claims: Replica and claim of each won claim.
+        verified: Replica and result of each verification.
+        started: Number of downloads that the file server began, by model.
+        completed: Number of downloads that it sent completely, by model.
+        early: Files seen at a published path before they were complete.
+        published: All files at published paths, by path relative to the cache.
+        abandoned: Files of the killed owner in the staging folder, relative to the cache.
+        staged: All files that are still in the staging folder at the end, relative to the cache.
+        touched: Models in the order of their last touch.
+        records: Records of the registry, in LRU order.
+        counts: Counts of the registry.
+        exit_codes: Exit code of each replica.
     """
 
     models: Sequence[Model]
@@ -73,11 +73,11 @@ class Evidence:
     exit_codes: Mapping[int, int]
 
     def times(self, model: int) -> int:
-        """How often a model is to be claimed: once, and once more if its owner was killed."""
+        """Return the expected number of claims of a model: 1, or 2 if its owner was killed."""
         return 2 if self.killed is not None and self.killed.model == model else 1
 
     def claims_of(self, model: int) -> list[tuple[int, Won]]:
-        """Who has claimed a model, in the order of the tokens."""
+        """Return the replicas and claims of a model, ordered by token."""
         return sorted(
             (each for each in self.claims if each[1].model == model), key=lambda each: each[1].token
         )
@@ -85,12 +85,12 @@ class Evidence:
 
 @dataclass(frozen=True)
 class Promise:
-    """One promise.
+    """A promise and its verdict.
 
     Attributes:
-        text: what was promised.
-        proof: what shows that it was kept.
-        broken: what broke it; empty: it was kept.
+        text: The promise.
+        proof: Evidence that it was kept.
+        broken: Violations; empty if it was kept.
     """
 
     text: str
@@ -99,7 +99,7 @@ class Promise:
 
 
 def judge(seen: Evidence) -> list[Promise]:
-    """Was every promise kept?"""
+    """Check every promise against the evidence."""
     return [
         Promise(
             "Each model was downloaded by one process",
@@ -170,7 +170,7 @@ def _claimed_once(seen: Evidence) -> Iterable[str]:
 
 
 def _takeover(seen: Evidence) -> list[tuple[int, Won]]:
-    """The killed owner's claim, and its successor's."""
+    """Return the claims of the killed owner and of its successor; empty if no owner was killed."""
     return [] if seen.killed is None else seen.claims_of(seen.killed.model)
 
 
@@ -187,7 +187,7 @@ def _taken_over(seen: Evidence) -> Iterable[str]:
         yield f"replica {successor}'s claim is no takeover of another's: {takeover}"
     if takeover.previous_owner != record.owner or takeover.previous_bytes_done != record.bytes_done:
         yield f"it was told that {takeover.previous_owner} had got to {takeover.previous_bytes_done} bytes"
-    # By lease time alone: when its own lease began is when it took over.
+    # Compare lease times alone. The time of the takeover is the start of its own lease.
     at = takeover.lease_expires_at - timedelta(seconds=seen.lease)
     if record.lease_expires_at is None or at < record.lease_expires_at:
         yield f"it took over at {at}, before the lease ended at {record.lease_expires_at}"

@@ -1,4 +1,4 @@
-"""The processes of the demo: started, told, heard, killed, ended."""
+"""Start, instruct, read and end the replica processes of the demo."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _LOG_LINES = 15
 
 @dataclass(frozen=True)
 class Gone:
-    """A replica's process has ended."""
+    """The process of a replica has ended."""
 
     exit_code: int
 
@@ -40,14 +40,14 @@ class _Member:
 
 
 class Fleet:
-    """The replicas; a context manager, at whose end none of them is left.
+    """The replica processes. A context manager, which ends all of them at its end.
 
-    They run in sessions of their own: Ctrl-C is for the demo, which ends them. If the demo is killed, they
-    find their standard input closed, and go.
+    Each runs in a session of its own, so Ctrl-C reaches the demo alone, which then ends them. If the demo is killed,
+    their standard input is closed, and they exit.
 
     Args:
-        inbox: where what they report goes, with their numbers.
-        logs: a folder for what they write to standard error.
+        inbox: Receives the number and report of each replica.
+        logs: Folder for their standard error.
     """
 
     def __init__(self, inbox: SimpleQueue[tuple[int, Any]], logs: Path) -> None:
@@ -63,10 +63,10 @@ class Fleet:
             member.process.kill()
         for number, member in self._members.items():
             member.listener.join()
-            self._hang_up(number)
+            self._close_stdin(number)
 
     def start(self, job: Job) -> None:
-        """Start the replica that the job is for."""
+        """Start the replica of a job."""
         log = self._logs / f"replica-{job.number}.log"
         with log.open("wb") as stderr:
             process = subprocess.Popen(
@@ -84,35 +84,35 @@ class Fleet:
         self._tell(job.number, job)
 
     def pid(self, number: int) -> int:
-        """The process of a replica."""
+        """Return the process id of a replica."""
         return self._members[number].process.pid
 
     def order(self, number: int, order: Order) -> None:
-        """Tell a replica what to do."""
+        """Send an order to a replica."""
         self._tell(number, order)
 
     def kill(self, number: int) -> None:
-        """End a replica as a crash does, and wait until it is gone."""
+        """Kill a replica with SIGKILL, like a crash, and wait for its end."""
         self._members[number].process.kill()
         self._members[number].process.wait()
 
     def last_words(self, number: int) -> str:
-        """The end of what a replica wrote to standard error."""
+        """Return the last 15 lines of a replica's standard error."""
         lines = self._members[number].log.read_text(errors="replace").splitlines()
         return "\n".join(lines[-_LOG_LINES:])
 
     def _tell(self, number: int, what: Job | Order) -> None:
         stdin = self._members[number].process.stdin
         assert stdin is not None, "it is a pipe"
-        # One that has ended by itself reads no more; the inbox gets to know of it from its listener.
+        # A replica that ended by itself does not read; its listener reports the end to the inbox.
         with contextlib.suppress(BrokenPipeError):
             stdin.write(msgspec.json.encode(what) + b"\n")
             stdin.flush()
 
-    def _hang_up(self, number: int) -> None:
+    def _close_stdin(self, number: int) -> None:
         stdin = self._members[number].process.stdin
         assert stdin is not None, "it is a pipe"
-        with contextlib.suppress(BrokenPipeError):  # what was not delivered is not any more
+        with contextlib.suppress(BrokenPipeError):  # unread input is lost with the process
             stdin.close()
 
     def _listen(self, number: int, process: subprocess.Popen[bytes]) -> None:

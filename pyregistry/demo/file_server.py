@@ -1,4 +1,4 @@
-"""The file server that the models come from: HTTP, at a pace that can be watched, and it counts."""
+"""The file server of the demo: serves the models over HTTP at a limited rate, and counts downloads."""
 
 from __future__ import annotations
 
@@ -34,11 +34,14 @@ _SOCKET_SECONDS = 20.0
 
 
 def real_contents(count: int, size: int) -> list[bytes]:
-    """Contents made of this Python's standard library: its source files, end to end.
+    """Make file contents from the concatenated source files of this Python's standard library.
 
     Args:
-        count: how many.
-        size: how many bytes each has at least; some have up to half as many more.
+        count: Number of contents.
+        size: Minimum length of each, in bytes; some are up to half longer.
+
+    Raises:
+        ConfigurationError: The standard library has no source files.
     """
     folder = Path(sysconfig.get_path("stdlib"))
     paths = [path for pattern in ("*.py", "*/*.py") for path in sorted(folder.glob(pattern))]
@@ -50,18 +53,18 @@ def real_contents(count: int, size: int) -> list[bytes]:
         content, length = bytearray(), size * (4 + number % 3) // 4
         while len(content) < length:
             content += next(files).read_bytes()
-        contents.append(bytes(content[:length]))  # the last may be larger than all the rest
+        contents.append(bytes(content[:length]))  # the last source file may exceed the length by far
     return contents
 
 
 class FileServer:
-    """Serves files over HTTP from 127.0.0.1, and counts; a context manager, which starts and ends it.
+    """Serves files over HTTP from 127.0.0.1, and counts downloads. A context manager, which starts and stops it.
 
     Args:
-        contents: what it serves, by path.
-        rate: how fast, in bytes per second and download.
-        stalls: the path whose first download by the owner of a claim stops half-way, until `resume`.
-        on_stall: is then told which replica that is (by a thread of the server).
+        contents: Contents by path.
+        rate: Bytes per second of each download.
+        stalls: Path whose first download by the owner of a claim stalls half-way until `resume`, for at most 20 s.
+        on_stall: Called with the number of the stalled replica, in a thread of the server.
     """
 
     def __init__(
@@ -86,7 +89,7 @@ class FileServer:
 
     @property
     def url(self) -> str:
-        """Where the files are, without a slash at the end."""
+        """Base URL of the files, without a trailing slash."""
         host, port = self._server.socket.getsockname()
         return f"http://{host}:{port}"
 
@@ -99,10 +102,10 @@ class FileServer:
         self._resumed.set()
         self._server.shutdown()
         self._thread.join()
-        self._server.server_close()  # waits for its threads
+        self._server.server_close()  # joins its request threads
 
     def resume(self) -> None:
-        """Let the download go on that has stopped."""
+        """Resume the stalled download."""
         self._resumed.set()
 
     def answer(self, request: _Handler) -> None:
@@ -156,15 +159,15 @@ class _Handler(BaseHTTPRequestHandler):
         try:
             self.server.files.answer(self)
         except ConnectionError:
-            self.close_connection = True  # the client was killed; that it got no more is in the counts
+            self.close_connection = True  # the client was killed; `completed` does not count this download
 
     def log_message(self, *_: Any) -> None:
-        """Nothing: the counts say it."""
+        """Log nothing: `started` and `completed` count the requests."""
 
 
-# Not http.server.HTTPServer, which asks the name service for the machine's name; that can take seconds.
+# Not http.server.HTTPServer: it resolves the machine's name, which can take seconds.
 class _Server(socketserver.ThreadingTCPServer):
     allow_reuse_address = True
-    daemon_threads = False  # so that closing waits for them
+    daemon_threads = False  # server_close() joins non-daemon threads only
     request_queue_size = 128
     files: FileServer

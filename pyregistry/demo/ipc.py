@@ -1,4 +1,4 @@
-"""What the demo and its replicas say to each other, one JSON object a line."""
+"""Messages between the demo and its replicas, one JSON object a line."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ class Model(msgspec.Struct, frozen=True):
     """A model of the demo.
 
     Attributes:
-        provider: where it comes from.
-        name: its name there.
+        provider: Its provider.
+        name: Its name at the provider.
     """
 
     provider: Provider
@@ -23,29 +23,30 @@ class Model(msgspec.Struct, frozen=True):
 
     @property
     def key(self) -> str:
-        """Its name as a part of a path."""
+        """Provider and name as one part of a path."""
         return f"{self.provider}--{self.name.replace('/', '--')}"
 
 
 class File(msgspec.Struct, frozen=True):
-    """What a whole file is: its size in bytes, and the SHA-256 of its content in hexadecimal."""
+    """A complete file: its size in bytes, and the SHA-256 of its content in hexadecimal."""
 
     size: int
     sha256: str
 
 
 class Job(msgspec.Struct, frozen=True):
-    """What a replica is told first.
+    """The first message to a replica.
 
     Attributes:
-        number: which replica it is, from 1.
-        url: the registry's server.
-        namespace: the registry there.
-        files_url: the file server.
-        cache: the folder that all replicas share.
-        models: what it wants.
-        lease: the length of its claims, in seconds.
-        ignores_claims: whether it downloads what others own: it breaks the promises, for the tests.
+        number: Number of the replica, from 1.
+        url: URL of the registry's server.
+        namespace: Namespace of the registry.
+        files_url: Base URL of the file server.
+        cache: Folder that all replicas share.
+        models: The models that it wants.
+        lease: Length of its leases, in seconds.
+        ignores_claims: Whether it also downloads models that others own, which breaks promises. For tests. Defaults to
+            False.
     """
 
     number: int
@@ -59,18 +60,18 @@ class Job(msgspec.Struct, frozen=True):
 
 
 class Order(msgspec.Struct, frozen=True):
-    """What a replica is to do next; ``model`` is the one to touch."""
+    """The next action of a replica. ``model`` is the number of the model to touch; defaults to 0."""
 
     do: Literal["go", "touch", "end"]
     model: int = 0
 
 
 class Ready(msgspec.Struct, frozen=True, tag=True):
-    """A replica is connected, and waits for its order to go."""
+    """A replica is connected and waits for the order "go"."""
 
 
 class Won(msgspec.Struct, frozen=True, tag=True):
-    """A replica has got the claim of a model (a number: its place in the job)."""
+    """A replica has won the claim of a model. ``model`` is the model's index in the job."""
 
     model: int
     token: int
@@ -82,11 +83,11 @@ class Won(msgspec.Struct, frozen=True, tag=True):
 
 
 class Published(msgspec.Struct, frozen=True, tag=True):
-    """A replica has downloaded a model, and said so.
+    """A replica has downloaded and published a model.
 
     Attributes:
-        model: which.
-        downloaded: when its download had ended, by the machine's monotonic clock.
+        model: Number of the model.
+        downloaded: End of its download, in seconds of the machine's monotonic clock.
     """
 
     model: int
@@ -97,10 +98,10 @@ class Verified(msgspec.Struct, frozen=True, tag=True):
     """A replica has found a model DOWNLOADED, and has read the file at its location.
 
     Attributes:
-        model: which.
-        found: the file.
-        began: when it began to want it, by the machine's monotonic clock.
-        had: when it had it.
+        model: Number of the model.
+        found: The file.
+        began: Start of its `ensure` call, in seconds of the machine's monotonic clock.
+        had: End of that call, by the same clock.
     """
 
     model: int
@@ -120,4 +121,4 @@ class Touched(msgspec.Struct, frozen=True, tag=True):
 
 
 Report = Ready | Won | Published | Verified | Complete | Touched
-"""What a replica says."""
+"""A message from a replica."""

@@ -1,4 +1,4 @@
-"""What a person sees: a live table on a terminal, plain lines in a pipe, and the verdict."""
+"""Output of the demo: a live table on a terminal, plain lines in a pipe, and the verdict."""
 
 from __future__ import annotations
 
@@ -31,16 +31,16 @@ _EVENTS = 7
 _BAR_WIDTH = 12
 _TOKEN_WIDTH = 16
 _SHORTEST = 12
-_WIDE = 100  # columns, from which on there is room for whole tokens
+_WIDE = 100  # minimum width, in columns, that shows tokens in full
 _PIPE_WIDTH = 160
 _STYLES = {ModelStatus.DOWNLOADING: "yellow", ModelStatus.DOWNLOADED: "green", ModelStatus.ERROR: "red"}
 
 
 class Show:
-    """The screen; a context manager, within which the table is live.
+    """The screen. A context manager, within which the table is live.
 
     Args:
-        models: the models of the demo.
+        models: The models of the demo.
     """
 
     def __init__(self, models: Sequence[Model]) -> None:
@@ -67,12 +67,12 @@ class Show:
             self._live.stop()
 
     def say(self, text: str, *, style: str = "", in_table: bool = False) -> None:
-        """Tell what has happened.
+        """Show an event.
 
         Args:
-            text: in one line.
-            style: how it looks on a terminal.
-            in_table: whether the table tells it too.
+            text: One line.
+            style: Its rich style on a terminal. Defaults to none.
+            in_table: Whether the live table shows it already; a terminal then omits the line. Defaults to False.
         """
         at = Text(f"{time.monotonic() - self._began:5.1f} s ", style="dim")
         if self._live is None:
@@ -82,17 +82,17 @@ class Show:
             self._draw()
 
     def update(self, records: Sequence[ModelRecord | None], killed_owner: str | None) -> None:
-        """Show what the registry says of each model now.
+        """Show the current records.
 
         Args:
-            records: its record, or ``None``.
-            killed_owner: whose claims nobody renews any more.
+            records: Record of each model; None for a model without one.
+            killed_owner: Owner whose process was killed; None if no process was.
         """
         self._records, self._killed_owner = records, killed_owner
         self._draw()
 
     def results(self, seen: Evidence, promises: Sequence[Promise]) -> None:
-        """Show the order of last use, the counts, and the verdict."""
+        """Show the LRU order, the counts and the verdict."""
         counts = seen.counts
         self._console.print("\nLeast recently used first, as the registry has it", style="bold")
         self._console.print(self._lru_table(seen.records))
@@ -116,18 +116,18 @@ class Show:
             self._console.print(text)
 
     def failure(self, text: str) -> None:
-        """Say that the demo did not do what it should."""
+        """Show that the demo failed."""
         self._console.print(Text(f"\n{text}", style="bold red"), soft_wrap=True)
 
     def _line(self, mark: Text, text: Text) -> None:
-        """A line: a person's terminal wraps it in good order, in a pipe it stays one."""
+        """Print a marked line. A terminal wraps it with an indent; in a pipe it stays one line."""
         if self._live is None:
             self._console.print(mark, text, soft_wrap=True)
         else:
             self._console.print(_hanging(mark, text))
 
     def _char(self, char: str, word: str) -> str:
-        """A character, or what stands for it where it can't be written."""
+        """Return `char`, or `word` if the console's encoding lacks the character."""
         try:
             char.encode(self._console.encoding)
         except UnicodeEncodeError:
@@ -192,12 +192,12 @@ class Show:
 
 class _Console(Console):
     def on_broken_pipe(self) -> None:
-        """Leave it to the caller that nobody reads any more; rich itself would end the program."""
+        """Raise BrokenPipeError for the caller to handle; by default rich exits the process."""
         raise BrokenPipeError
 
 
 class _End:
-    """A text of which the end is shown where it is too long: that tells more than its beginning."""
+    """A text that is truncated at its beginning, because the end of a name or token distinguishes it better."""
 
     def __init__(self, text: str) -> None:
         self._text = text
@@ -216,7 +216,7 @@ def _table() -> Table:
 
 
 def _hanging(mark: Text, text: Text) -> Table:
-    """A paragraph that hangs on its mark."""
+    """Create a paragraph with a hanging indent after its mark."""
     grid = Table.grid(padding=(0, 1))
     grid.add_column(no_wrap=True)
     grid.add_column()

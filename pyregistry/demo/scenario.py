@@ -1,4 +1,4 @@
-"""The play: replicas that want the same models, a file server, a killed owner; and what is seen of it."""
+"""The scenario of the demo: replicas want the same models, one owner is killed, and evidence is collected."""
 
 from __future__ import annotations
 
@@ -47,10 +47,10 @@ if TYPE_CHECKING:
     from contextlib import ExitStack
 
 KEPT, BROKEN, STOPPED = 0, 1, 128
-"""Exit codes; the number of the signal is added to the last."""
+"""Exit codes. The signal number is added to STOPPED."""
 
 _FILE_SIZE = 2_000_000
-_STALLING = 0  # the model whose first owner is killed: the one that all replicas want first
+_STALLING = 0  # index of the model whose first owner is killed
 _REFRESH_SECONDS = 0.1
 _STAGING = ".pyregistry/staging"
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -58,12 +58,12 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _log = logging.getLogger("pyregistry.demo")
 
 Inbox = queue.SimpleQueue[tuple[int, Any]]
-"""What replicas report, with their numbers; and what else happens, with number 0."""
+"""Reports of replicas, with their numbers; signals, with number 0."""
 
 
 @dataclass(frozen=True)
 class Settings:
-    """How the demo is to run; `pyregistry.demo.run` says what is what."""
+    """Settings of the demo. `pyregistry.demo.run` documents them; `seconds` is the duration of one download."""
 
     processes: int
     models: int
@@ -77,18 +77,18 @@ class Settings:
 
 @dataclass(frozen=True)
 class _HalfWay:
-    """A download has come to where its owner is to be killed."""
+    """The download whose owner is to be killed is half-way."""
 
 
 @dataclass(frozen=True)
 class _Stop:
-    """A signal has come."""
+    """The demo has received a signal."""
 
     signal: signal.Signals
 
 
 class _Failed(Exception):
-    """The play can't go on; with the exit code."""
+    """The demo can't continue. Carries the exit code; defaults to `BROKEN`."""
 
     def __init__(self, why: str, code: int = BROKEN) -> None:
         super().__init__(why)
@@ -96,12 +96,12 @@ class _Failed(Exception):
 
 
 def known_models() -> list[Model]:
-    """The models of the data file."""
+    """Return the models of the data file."""
     return msgspec.json.decode(Path(__file__).with_name("models.json").read_bytes(), type=list[Model])
 
 
 def play(settings: Settings) -> int:
-    """Run the demo, show it, and judge it; returns the exit code."""
+    """Run the demo, show it, check its promises, and return the exit code."""
     deadline = time.monotonic() + settings.timeout
     models = known_models()[: settings.models]
     show = Show(models)
@@ -116,8 +116,10 @@ def play(settings: Settings) -> int:
     return BROKEN if any(promise.broken for promise in promises) else KEPT
 
 
-def _prepare(settings: Settings, models: list[Model], show: Show, deadline: float, stack: ExitStack) -> _Play:
-    """Start everything but the replicas; the stack ends it, in the opposite order."""
+def _prepare(
+    settings: Settings, models: list[Model], show: Show, deadline: float, stack: ExitStack
+) -> _Scenario:
+    """Start everything but the replicas. `stack` ends it in reverse order."""
     inbox: Inbox = queue.SimpleQueue()
     stack.enter_context(_signals_to(inbox))
     folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="pyregistry-demo-")))
@@ -157,11 +159,11 @@ def _prepare(settings: Settings, models: list[Model], show: Show, deadline: floa
         )
         for number in range(1, settings.processes + 1)
     ]
-    return _Play(jobs, registry, server, fleet, show, inbox, deadline)
+    return _Scenario(jobs, registry, server, fleet, show, inbox, deadline)
 
 
-class _Play:
-    """One run: what the replicas report, and what is seen of them."""
+class _Scenario:
+    """One run: drives the replicas, and collects their reports and other evidence."""
 
     def __init__(
         self,
@@ -192,13 +194,13 @@ class _Play:
         self._verified: list[tuple[int, Verified]] = []
         self._touched: list[int] = []
         self._early = set[str]()
-        self._half_way: int | None = None  # the replica that is to be killed
+        self._half_way: int | None = None  # number of the replica to kill
         self._abandoned: list[str] = []
-        self._published: dict[int, tuple[int, float]] = {}  # by whom, and when its download had ended
+        self._published: dict[int, tuple[int, float]] = {}  # replica and end of its download, by model
         self._exit_codes: dict[int, int] = {}
 
     def run(self) -> Evidence:
-        """Play it, to the end of all replicas."""
+        """Run the scenario until all replicas have ended."""
         self._cache.mkdir()
         namespace = self._registry.namespace
         self._show.say(f"{len(self._jobs)} processes are being started; the namespace is {namespace}")
@@ -239,7 +241,7 @@ class _Play:
         )
 
     def _touch_all(self) -> None:
-        """Touch every model once more, one after the other, each by another replica."""
+        """Touch every model once more, one after the other, with a different replica each."""
         order = random.sample(range(len(self._models)), len(self._models))
         replicas = itertools.cycle(sorted(self._alive()))
         for place, number in enumerate(order, 1):
@@ -251,12 +253,20 @@ class _Play:
         return len(self._touched) == times
 
     def _until(self, done: Callable[[], bool], what: str) -> None:
-        """Take what comes in until that is true."""
+        """Process the inbox until a condition holds.
+
+        Args:
+            done: The condition.
+            what: The condition in words, for the error.
+
+        Raises:
+            _Failed: The deadline passed, a replica ended by itself, or a signal came.
+        """
         while not done():
             left = self._deadline - time.monotonic()
             if left <= 0:
                 raise _Failed(f"The time was up before {what}.")
-            with contextlib.suppress(queue.Empty):  # then there is nothing new but the time
+            with contextlib.suppress(queue.Empty):  # no message yet: check the deadline again
                 self._take(*self._inbox.get(timeout=min(left, _REFRESH_SECONDS)))
             if time.monotonic() - self._refreshed > _REFRESH_SECONDS:
                 self._refresh()
@@ -305,7 +315,7 @@ class _Play:
             self._show.say(f"{self._name(replica)} has the claim of {name}: token {won.token}", in_table=True)
 
     def _kill_if_half_way(self) -> None:
-        """Kill an owner in the middle of its download, once the registry knows how far it is."""
+        """Kill the half-way owner once the registry has its progress."""
         replica, model = self._half_way, self._models[_STALLING]
         record = self._registry.get_model_record(model.name, model.provider) if replica else None
         if replica is None or record is None or record.bytes_done is None:
@@ -326,7 +336,7 @@ class _Play:
         self._server.resume()
 
     def _say_woken(self) -> None:
-        """How long it took until those knew it who waited for the end of the takeover."""
+        """Show how soon the waiters of the taken-over download had the model after its end."""
         if _STALLING not in self._published:
             return
         owner, ended = self._published[_STALLING]
@@ -343,7 +353,7 @@ class _Play:
             )
 
     def _refresh(self) -> None:
-        """Look at the registry and at the published files."""
+        """Read the records, and check the size of the published files."""
         self._refreshed = time.monotonic()
         self._show.update(
             self._registry.get_model_records((model.name, model.provider) for model in self._models),
@@ -363,12 +373,12 @@ class _Play:
         return f"replica {replica} (pid {self._fleet.pid(replica)})"
 
     def _paths(self, folder: str) -> list[str]:
-        """The files in a folder of the cache, relative to the cache."""
+        """Return the files in a folder of the cache, relative to the cache."""
         files = (path for path in (self._cache / folder).rglob("*") if path.is_file())
         return sorted(str(path.relative_to(self._cache)) for path in files)
 
     def _published_paths(self) -> list[str]:
-        """The files outside the folder of the store's own."""
+        """Return the files outside the store's own folder, relative to the cache."""
         return [path for path in self._paths(".") if not path.startswith(".pyregistry/")]
 
     def _by_number(self, counts: Mapping[str, int]) -> Counter[int]:
@@ -385,7 +395,7 @@ def _file_at(path: Path) -> File:
 
 
 def _clean(registry: Registry, models: list[Model], url: str, *, whole: bool) -> None:
-    """Delete the models, and which cache they were in; and, with ``whole``, what else there is of the namespace."""
+    """Delete the models and the cache id of the namespace; with `whole`, delete its clock too."""
     try:
         for model in models:
             registry.delete_model(model.name, model.provider)
@@ -396,16 +406,16 @@ def _clean(registry: Registry, models: list[Model], url: str, *, whole: bool) ->
 
 @contextlib.contextmanager
 def _signals_to(inbox: Inbox) -> Iterator[None]:
-    """Signals that end a program go to the inbox: so nothing is ever interrupted half-way.
+    """Put SIGINT, SIGTERM and SIGHUP into the inbox within this context, so that they interrupt no operation.
 
-    Only the main thread can have it so; in another one, signals do what they did.
+    In any thread but the main one the context has no effect, because Python installs handlers in the main thread only.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
 
     def stop(number: int, _frame: object) -> None:
-        inbox.put((0, _Stop(signal.Signals(number))))  # it may be called from a signal handler
+        inbox.put((0, _Stop(signal.Signals(number))))  # SimpleQueue.put is reentrant
 
     before = {number: signal.signal(number, stop) for number in _SIGNALS}
     try:

@@ -1,4 +1,4 @@
-"""What each process of the demo does; like this, an inference server gets its models.
+"""The replica process of the demo. It obtains its models as an inference server does.
 
 It reads its job and its orders from standard input, and reports to standard output.
 """
@@ -42,33 +42,33 @@ if TYPE_CHECKING:
 _CHUNK = 32 * 1024
 _HTTP_SECONDS = 30.0
 
-# Whatever proxy the environment names: the file server is on this machine.
+# Without the proxy of the environment, because the file server is on this machine.
 _http = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
 
 class Replica:
-    """One inference server that wants some models in the folder that it shares with others."""
+    """An inference server that obtains models in a folder shared with other replicas."""
 
     def __init__(self, job: Job, registry: Registry) -> None:
         self._job = job
         self._registry = registry
         self._store = FolderStore(job.cache)
-        self._downloaded: dict[int, float] = {}  # when, by the machine's monotonic clock
+        self._downloaded: dict[int, float] = {}  # end of the download by model, on the monotonic clock
         with self._open(MANIFEST) as response:
             self._manifest = msgspec.json.decode(response.read(), type=dict[str, File])
 
     def obtain_all(self) -> None:
-        """Have every model there: download it, or wait for who does.
+        """Obtain every model: download it, or wait for the replica that does.
 
-        It has no limit of its own: who started this process ends it when its time is over.
+        It has no timeout: the demo ends this process when its own timeout is over.
         """
         count = len(self._job.models)
         for place in range(count):
-            # Each begins with another one: so there is something to do for all of them.
+            # Each replica begins with another model, so that all of them have one to download.
             self._obtain((self._job.number - 1 + place) % count)
 
     def touch(self, number: int) -> None:
-        """Say that a model is in use."""
+        """Touch a model and report it."""
         model = self._job.models[number]
         self._registry.touch_model(model.name, model.provider)
         report(Touched(number))
@@ -85,7 +85,7 @@ class Replica:
             store=self._store,
             lease=self._job.lease,
             expected_bytes=self._manifest[model.key].size,
-            touch=False,  # told in the background, it would come after the touches whose order is checked
+            touch=False,  # a touch in the background could follow the touches whose order is checked
         )
         had = time.monotonic()
         if number in self._downloaded:
@@ -95,7 +95,11 @@ class Replica:
         report(Verified(number, found, began, had))
 
     def _download(self, number: int, claim: OwnedClaim, folder: Path) -> None:
-        """Download into the folder that only this claim has. It is published when this returns."""
+        """Download into the staging folder of this claim. The store publishes it after the return.
+
+        Raises:
+            OSError: The file differs from the manifest, or the claim was lost.
+        """
         assert claim.lease_expires_at is not None, "it was claimed with a lease"
         report(
             Won(
@@ -115,7 +119,11 @@ class Replica:
         self._downloaded[number] = time.monotonic()
 
     def _fetch(self, key: str, path: Path, claim: OwnedClaim | None = None) -> File:
-        """Download a file."""
+        """Download a file, and report progress to the claim, if any.
+
+        Raises:
+            OSError: The claim was lost.
+        """
         path.parent.mkdir(parents=True, exist_ok=True)
         digest, size = hashlib.sha256(), 0
         token = None if claim is None else claim.token
@@ -131,12 +139,12 @@ class Replica:
         return File(size, digest.hexdigest())
 
     def _download_unclaimed(self, number: int) -> None:
-        """What nobody may do: download what another owns, and in place."""
+        """Violate the protocol for tests: download a model without its claim, directly to a published path."""
         key = self._job.models[number].key
         self._fetch(key, Path(self._job.cache) / "unclaimed" / key)
 
     def _read(self, path: Path) -> File:
-        """Read what is there, and so use it."""
+        """Read a published file, as a use of the model."""
         digest = hashlib.sha256()
         with path.open("rb") as file:
             while chunk := file.read(_CHUNK):
@@ -152,13 +160,13 @@ class Replica:
 
 
 def report(what: Report) -> None:
-    """Tell the demo."""
+    """Write a report to the demo."""
     sys.stdout.buffer.write(msgspec.json.encode(what) + b"\n")
     sys.stdout.buffer.flush()
 
 
 def follow(stdin: Iterator[bytes], orders: SimpleQueue[Order]) -> None:
-    """Pass the orders on. If they stop before the last one the demo is gone, and this process goes too."""
+    """Queue the orders. Exit the process if they end without "end", because the demo was then killed."""
     for line in stdin:
         order = msgspec.json.decode(line, type=Order)
         orders.put(order)
@@ -169,7 +177,7 @@ def follow(stdin: Iterator[bytes], orders: SimpleQueue[Order]) -> None:
 
 def main() -> None:
     """Do the job that standard input describes."""
-    # Unbuffered: a thread that waits in a buffered read would be a fatal error at the end of Python.
+    # Unbuffered, because a thread that blocks in a buffered read is a fatal error when the interpreter exits.
     stdin = iter(open(0, "rb", buffering=0, closefd=False))  # noqa: SIM115 - it is open already
     job = msgspec.json.decode(next(stdin), type=Job)
     orders = SimpleQueue[Order]()
