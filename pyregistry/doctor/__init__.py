@@ -1,7 +1,7 @@
-"""Looks at a server and a namespace, and says what is wrong with them. Writes nothing.
+"""Examine a server and a namespace, and report their problems. Writes nothing.
 
-The server: is it fit, does it keep what it is told, is its clock right? The namespace: is every record whole,
-in the one set of its status, and counted?
+The server checks cover its fitness for the registry, the persistence of its data, and its clock. The namespace checks
+cover each record: it must be complete, be in exactly the index of its status, and be counted.
 """
 
 from __future__ import annotations
