@@ -1,7 +1,7 @@
-"""Writes the options of each command into docs/reference/cli.md, from the commands themselves.
+"""Generate the options of each command in docs/reference/cli.md from the commands themselves.
 
-python -m tools.cli_reference            write them
-python -m tools.cli_reference --check    compare; exit code 1 if they differ
+python -m tools.cli_reference            write the page
+python -m tools.cli_reference --check    compare only; exit code 1 if the page differs
 """
 
 from __future__ import annotations
@@ -14,20 +14,20 @@ from typing import Any, get_args
 
 import typer.main
 
-import pyregistry.cli.app  # noqa: F401 - adds the commands and the common options
+import pyregistry.cli.app  # noqa: F401 - registers the commands and the common options
 from pyregistry.cli.command import app
 
 ROOT = Path(__file__).parent.parent
 PAGE = ROOT / "docs" / "reference" / "cli.md"
 BEGIN, END = "<!-- options: begin -->\n", "<!-- options: end -->\n"
 COMMON = ("--url", "--namespace", "--timeout", "--json", "--verbose")
-# Common names with another meaning.
+# Options of a command that share the name of a common option but have another meaning.
 OWN = {"run": {"--timeout"}, "demo": {"--url", "--namespace"}}
 HELP = "| `-h`, `--help` | Show the help. |\n"
 
 
 def options() -> str:
-    """Return a section for each command, and before them the options that all have."""
+    """Return a section of the common options, then one for each command."""
     group: Any = typer.main.get_command(app)
     sections = ["### Common options\n\n" + _table(group.params, lambda name: name in COMMON) + HELP]
     for name, command in group.commands.items():
@@ -77,7 +77,11 @@ def _type(param: Any) -> str:
 
 
 def page_with_options(page: str) -> str:
-    """Return the page with its options made anew."""
+    """Return the page with its options regenerated.
+
+    Raises:
+        ValueError: The page lacks the marks around the options.
+    """
     before, begin, rest = page.partition(BEGIN)
     _, end, after = rest.partition(END)
     if not begin or not end:
@@ -86,7 +90,7 @@ def page_with_options(page: str) -> str:
 
 
 def main() -> int:
-    """Write or compare; return the exit code."""
+    """Write the page, or compare it with ``--check``; return the exit code."""
     page = PAGE.read_text("utf-8")
     wanted = page_with_options(page)
     if "--check" not in sys.argv[1:]:

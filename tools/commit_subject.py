@@ -1,7 +1,7 @@
-"""Checks the subjects of commits: one line of at most 72 characters, without a full stop, then an empty line.
+"""Check the subjects of commits: one line of at most 72 characters, without a full stop, then an empty line.
 
-    python3 tools/commit_subject.py FILE            the message in this file: the hook commit-msg
-    python3 tools/commit_subject.py --range A..B    the commits of a range
+    python3 tools/commit_subject.py FILE            check the message in a file (for the hook commit-msg)
+    python3 tools/commit_subject.py --range A..B    check the commits of a range
 
 The exit code is 1 if a subject is wrong.
 """
@@ -17,7 +17,7 @@ MADE_BY_GIT = ("Merge ", 'Revert "', "fixup! ", "squash! ", "amend! ")
 
 
 def faults(message: str) -> list[str]:
-    """Return what is wrong with the subject of a commit message."""
+    """Return the faults of a commit message's subject. Messages that git generates have none."""
     lines = [line for line in message.splitlines() if not line.startswith("#")]
     subject = lines[0] if lines else ""
     if subject.startswith(MADE_BY_GIT):
@@ -35,7 +35,7 @@ def faults(message: str) -> list[str]:
 
 
 def messages(arguments: list[str]) -> list[str]:
-    """Return the messages that the arguments name."""
+    """Return the messages that the arguments name. Exit with the usage if the arguments are wrong."""
     if len(arguments) == 2 and arguments[0] == "--range":
         log = ["git", "log", "--format=%B%x00", arguments[1]]
         output = subprocess.run(log, capture_output=True, text=True, check=True).stdout
@@ -46,7 +46,7 @@ def messages(arguments: list[str]) -> list[str]:
 
 
 def main() -> int:
-    """Print what is wrong; return the exit code."""
+    """Print all faults; return the exit code."""
     wrong = 0
     for message in messages(sys.argv[1:]):
         for fault in faults(message):

@@ -1,14 +1,14 @@
-"""The checkout's own commands, for a machine with nothing but git and Python 3.10 or newer.
+"""Run the development commands of this checkout. Needs only git and Python 3.10 or newer.
 
-    python3 tools/dev.py demo [option ...]    pyregistry demo: the whole thing at work
-    python3 tools/dev.py test [option ...]    pytest, with every worker on a server of its own
-    python3 tools/dev.py lint                 ruff, mypy, import contracts, and whether generated files are up to date
-    python3 tools/dev.py generate             write all generated files anew
+    python3 tools/dev.py demo [option ...]    pyregistry demo
+    python3 tools/dev.py test [option ...]    pytest, with a server for each worker
+    python3 tools/dev.py lint                 ruff, mypy, import contracts, and a check of the generated files
+    python3 tools/dev.py generate             regenerate all generated files
     python3 tools/dev.py docs [option ...]    mkdocs build --strict, into site/
     python3 tools/dev.py coverage [option ...]    branch coverage of the tests that run in one process
 
-Each makes or refreshes the virtual environment that it needs, one for each Python, in `.venv` or
-where PYREGISTRY_VENV says, and ends with the exit code of what it ran.
+Each command creates or updates its virtual environment, one for each Python version, in `.venv` or in the folder that
+PYREGISTRY_VENV names. It ends with the exit code of the program that it ran.
 """
 
 from __future__ import annotations
@@ -25,8 +25,9 @@ ROOT = Path(__file__).resolve().parent.parent
 VENVS = Path(os.environ.get("PYREGISTRY_VENV") or ROOT / ".venv").absolute()
 VENV = VENVS / f"{sys.version_info.major}.{sys.version_info.minor}"
 
-# Command: the extra that it needs, and what it runs; the last one gets the caller's options.
-# Four workers on any machine: the tests wait more than they compute. Who has none left takes over another's.
+# By command: the extra that it needs, and the programs that it runs. The last program gets the caller's options.
+# Four pytest workers on any machine, because the tests wait more than they compute. `worksteal` moves tests from busy
+# workers to idle ones.
 COMMANDS: dict[str, tuple[str, list[list[str]]]] = {
     "demo": ("all", [["pyregistry", "demo"]]),
     "test": ("test", [["pytest", "-n", "4", "--dist", "worksteal"]]),
@@ -50,7 +51,7 @@ COMMANDS: dict[str, tuple[str, list[list[str]]]] = {
         ],
     ),
     "docs": ("docs", [["mkdocs", "build", "--strict"]]),
-    # The other folders start processes of their own, which a measurement would slow down and hardly see.
+    # Without the folders whose tests start processes: coverage slows such processes down and records little of them.
     "coverage": (
         "coverage",
         [
@@ -62,7 +63,8 @@ COMMANDS: dict[str, tuple[str, list[list[str]]]] = {
 
 
 def main() -> None:
-    if sys.version_info < (3, 10):  # noqa: UP036 - it is this file that older ones are told by
+    """Run the command of `sys.argv`. Its last program replaces this process."""
+    if sys.version_info < (3, 10):  # noqa: UP036 - this check reports older versions
         sys.exit(f"pyregistry needs Python 3.10 or newer, and this is {sys.version.split()[0]}")
     if len(sys.argv) < 2 or sys.argv[1] not in COMMANDS:
         sys.exit((__doc__ or "").strip())
@@ -78,12 +80,15 @@ def main() -> None:
 
 
 def prepare(extra: str) -> None:
-    """Have this checkout installed with that extra, and nobody changing it while it is used."""
+    """Install this checkout with an extra, and lock the environment for the lifetime of the command.
+
+    The command keeps a shared lock on the environment, so that no other run changes its packages meanwhile.
+    """
     VENVS.mkdir(parents=True, exist_ok=True)
     lock = os.open(VENV.with_name(f"{VENV.name}.lock"), os.O_RDWR | os.O_CREAT, 0o666)
     fcntl.flock(lock, fcntl.LOCK_SH)
     while not is_ready(extra):
-        # What runs now holds the lock too, and must not lose its packages in the middle.
+        # Running commands hold the shared lock. Wait for them, because an installation would replace their packages.
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -92,10 +97,11 @@ def prepare(extra: str) -> None:
         if not is_ready(extra):
             install(extra)
         fcntl.flock(lock, fcntl.LOCK_SH)
-    os.set_inheritable(lock, True)  # the command that takes this process's place keeps it
+    os.set_inheritable(lock, True)  # the program that replaces this process keeps the lock
 
 
 def install(extra: str) -> None:
+    """Install this checkout with an extra. Recreate the environment first if its fingerprint changed."""
     print(f"Preparing {VENV} (once; it may take a minute) ...", file=sys.stderr, flush=True)
     python = VENV / "bin" / "python"
     if not any(VENV.glob(f"*-{fingerprint()}")):
@@ -114,22 +120,25 @@ def install(extra: str) -> None:
 
 
 def is_ready(extra: str) -> bool:
+    """Return whether this checkout is installed with an extra."""
     return stamp(extra).exists()
 
 
 def stamp(extra: str) -> Path:
-    """The file whose presence says: installed whole, by this Python, from this pyproject.toml."""
+    """Return the path of the stamp file. It exists after a complete installation with the current fingerprint."""
     return VENV / f"{extra}-{fingerprint()}"
 
 
 def fingerprint() -> str:
-    # An environment knows its Python and the checkout by their paths, so it can't move with them.
+    """Return a hash of this Python, of pyproject.toml, and of the paths of the checkout and the environment."""
+    # The paths are included, because an environment stores absolute paths and breaks when a folder is moved.
     facts = (sys.version, sys.base_prefix, str(ROOT), str(VENV))
     content = (ROOT / "pyproject.toml").read_bytes() + "\0".join(facts).encode()
     return hashlib.sha256(content).hexdigest()[:16]
 
 
 def run(*command: str | Path) -> None:
+    """Run a program; exit with its exit code if it fails."""
     if code := subprocess.call(command):
         sys.exit(code)
 

@@ -1,8 +1,10 @@
-"""What the docs site needs beyond its plugins: a MkDocs hook and a Griffe extension.
+"""Extend the docs site with a MkDocs hook and a Griffe extension.
 
-The hook sends links to files outside ``docs/`` (``../../lua/README.md``) to the repository, so that one link works in a
-checkout, on GitHub and on the site. The extension turns what docstrings take from reStructuredText into Markdown:
-``::`` before a literal block, and the name of a public object in backticks, which becomes a link.
+The hook rewrites links to files outside ``docs/`` (``../../lua/README.md``) to the repository. One link then works in a
+checkout, on GitHub and on the site.
+
+The extension converts the reStructuredText in docstrings to Markdown: ``::`` before a literal block, and the name of a
+public object in backticks, which becomes a link.
 """
 
 from __future__ import annotations
@@ -20,7 +22,7 @@ LINK = re.compile(r"(\]\()(\.\./[^)\s#]+)((?:#[^)\s]*)?\))")
 
 
 def on_page_markdown(markdown: str, *, page: Any, config: Any, files: Any) -> str:
-    """Rewrite the links of a page that lead out of ``docs/``."""
+    """Rewrite the links of a page that point outside ``docs/``."""
     folder = posixpath.join("docs", posixpath.dirname(page.file.src_uri))
 
     def rewrite(match: re.Match[str]) -> str:
@@ -34,7 +36,7 @@ def on_page_markdown(markdown: str, *, page: Any, config: Any, files: Any) -> st
 
 
 class MarkdownDocstrings(griffe.Extension):
-    """Makes Markdown of docstrings before they are parsed."""
+    """Converts docstrings to Markdown before they are parsed."""
 
     def on_instance(self, *, obj: griffe.Object, **_: Any) -> None:
         """Rewrite the docstring of one object."""

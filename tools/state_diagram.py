@@ -1,10 +1,10 @@
-"""Draws the state machine of a model from the headers of the Lua scripts, and writes its table into the docs.
+"""Generate the diagram and the table of a model's state machine from the headers of the Lua scripts.
 
     python -m tools.state_diagram            write docs/reference/state-machine.svg, and the table of lua.md beside it
-    python -m tools.state_diagram --check    compare; exit code 1 if either differs
+    python -m tools.state_diagram --check    compare only; exit code 1 if either differs
 
 Each ``-- Row: from | to | reply`` of ``lua/src`` is a row of the table. A row that changes a status is an arrow. A row
-that this program cannot place is an error, so that a new kind of row is drawn or named here.
+that this program cannot place is an error, so that a new kind of row gets a drawing or a name here.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ DIAGRAM = ROOT / "docs" / "reference" / "state-machine.svg"
 PAGE = ROOT / "docs" / "reference" / "lua.md"
 BEGIN, END = "<!-- state table: begin -->\n", "<!-- state table: end -->\n"
 
-# The center of each state, and how far each arrow bends to its left.
+# The center of each state, in pixels; the bend of each arrow to its left, in pixels.
 STATES = {
     "absent": (110, 170), "DOWNLOADING": (430, 170), "DOWNLOADED": (770, 80), "ERROR": (770, 270),
     "EVICTING": (110, 300),
@@ -40,7 +40,7 @@ class Row(NamedTuple):
 
 
 def rows() -> list[Row]:
-    """Return the rows of all scripts, by the names of the scripts."""
+    """Return the rows of all scripts, sorted by script name."""
     found = []
     for path in sorted(SOURCES.glob("*.lua")):
         for line in re.findall(r"^-- Row: (.*)$", path.read_text("utf-8"), re.MULTILINE):
@@ -50,7 +50,7 @@ def rows() -> list[Row]:
 
 
 def leading(text: str) -> list[str]:
-    """Return the states that a cell begins with: ``DOWNLOADED or ERROR``, ``DOWNLOADED, ERROR, EVICTING``."""
+    """Return the leading states of a cell, such as ``DOWNLOADED or ERROR`` or ``DOWNLOADED, ERROR, EVICTING``."""
     found = []
     while (match := re.match(rf"(?:, | or |; )?({'|'.join(STATES)})\b", text)) is not None:
         found.append(match[1])
@@ -59,10 +59,10 @@ def leading(text: str) -> list[str]:
 
 
 def arrows(table: list[Row]) -> dict[tuple[str, str], list[str]]:
-    """Return the scripts that lead from one state to another.
+    """Return the scripts of each transition, keyed by its two states.
 
     Raises:
-        ValueError: A row begins with none of the known words.
+        ValueError: A row starts with none of the known words.
     """
     found: dict[tuple[str, str], list[str]] = {}
     for row in table:
@@ -87,7 +87,7 @@ def arrows(table: list[Row]) -> dict[tuple[str, str], list[str]]:
 
 
 def svg(table: list[Row]) -> str:
-    """Return the diagram."""
+    """Return the diagram as SVG."""
     drawn = arrows(table)
     parts = [
         (
@@ -131,7 +131,7 @@ def _arrow(source: str, target: str, label: str) -> list[str]:
     (x1, y1), (x2, y2) = STATES[source], STATES[target]
     bend = BENDS.get((source, target), 0)
     length = ((x2 - x1) ** 2 + (y2 - y1) ** 2) ** 0.5
-    # The control point is beside the middle, to the left of the direction.
+    # The control point is beside the midpoint, to the left of the arrow's direction.
     cx, cy = (x1 + x2) / 2 + bend * (y2 - y1) / length, (y1 + y2) / 2 - bend * (x2 - x1) / length
     ax, ay = _edge(x1, y1, cx, cy)
     bx, by = _edge(x2, y2, cx, cy)
@@ -146,7 +146,7 @@ def _arrow(source: str, target: str, label: str) -> list[str]:
 
 
 def _edge(x: float, y: float, to_x: float, to_y: float) -> tuple[float, float]:
-    """Return where the line from the center of a box to a point leaves the box."""
+    """Return the point at which the line from the center of a box to a point leaves the box."""
     dx, dy = to_x - x, to_y - y
     scale = min(
         (BOX_WIDTH / 2 + 2) / abs(dx) if dx else float("inf"),
@@ -169,13 +169,13 @@ def _loop(state: str, label: str) -> list[str]:
 
 def _text(x: int, y: int, text: str, fill: str, *, halo: bool = False) -> str:
     shown = f'<text x="{x}" y="{y}" text-anchor="middle" fill="{fill}">{text}</text>'
-    # The white copy below it keeps the arrow away from the letters.
+    # A white copy below the text separates the letters from the arrow.
     around = shown.replace(f'fill="{fill}"', 'fill="#ffffff" stroke="#ffffff" stroke-width="6"')
     return around + shown if halo else shown
 
 
 def page_with_table(page: str, table: list[Row]) -> str:
-    """Return the page with its table made anew."""
+    """Return the page with its table regenerated."""
     before, _, rest = page.partition(BEGIN)
     _, _, after = rest.partition(END)
     lines = ["| script | from | to | reply |", "|---|---|---|---|"]
@@ -184,7 +184,7 @@ def page_with_table(page: str, table: list[Row]) -> str:
 
 
 def main() -> int:
-    """Write or compare; return the exit code."""
+    """Write the diagram and the page, or compare them with ``--check``; return the exit code."""
     table = rows()
     wanted = {DIAGRAM: svg(table), PAGE: page_with_table(PAGE.read_text("utf-8"), table)}
     stale = [path for path, text in wanted.items() if not path.exists() or path.read_text("utf-8") != text]

@@ -1,7 +1,7 @@
-"""Writes the blocking half of the library from the asyncio half: they can't drift apart.
+"""Generate the blocking modules from the asyncio modules, so that both stay identical in behaviour.
 
-``python tools/unasync.py`` writes, ``--check`` only compares (the tests do that). What asyncio alone needs
-stands between two comments, ``# --- asyncio only: begin`` and ``# --- asyncio only: end``.
+``python tools/unasync.py`` writes the modules. ``--check`` only compares; the tests run it. Code for asyncio alone is
+enclosed in two comments, ``# --- asyncio only: begin`` and ``# --- asyncio only: end``.
 """
 
 from __future__ import annotations
@@ -33,13 +33,12 @@ FILES = {
 HEADER = "# Made from {source} by tools/unasync.py: change that one.\n"
 
 RULES = [
-    # What asyncio alone has.
+    # Code for asyncio alone.
     (r"(?ms)^ *# --- asyncio only: begin$.*?^ *# --- asyncio only: end\n", ""),
-    (r"(?m)^ {12}transport: .*\n(?: {16}.*\n)*", ""),  # an option of the asyncio client alone
+    (r"(?m)^ {12}transport: .*\n(?: {16}.*\n)*", ""),  # this option exists in the asyncio client alone
     (r"await in_a_task\((.*)\)", r"\1"),
     (r"await asyncio\.to_thread\(([\w.]+)\)", r"\1()"),
-    # The blocking client calls on the fast path.
-    # Keywords, protocols and names by their prefix or suffix.
+    # Keywords, protocols, and names by their prefix or suffix.
     (r"\bawait ", ""),
     (r"\basync (def|with|for)\b", r"\1"),
     (r"__a(enter|exit|iter|next)__", r"__\1__"),
@@ -54,7 +53,7 @@ RULES = [
     (r"\basyncio\.Lock\b", "threading.Lock"),
     (r"\basyncio\.sleep\b", "time.sleep"),
     (r"(?m)^import asyncio\n", "import threading\nimport time\n"),
-    # Words of the docs.
+    # Text in docstrings.
     (r"\b([Aa])n async context manager\b", r"\1 context manager"),
     (r"\basync iterator\b", "iterator"),
     (r"\basyncio client\b", "blocking client"),
@@ -63,7 +62,7 @@ RULES = [
         r"download: a plain function; it runs in the caller's thread. When the claim is\n\1lost it has to stop: see",
     ),
     (r"verify: plain or async, ", "verify: a plain function, "),
-    # What the blocking client has instead.
+    # Replacements that exist in the blocking client alone.
     (
         r"from pyregistry\._redis\.transport\.multiplexed import MultiplexedTransport\n",
         "from pyregistry._redis.transport.fast_path_sync import MultiplexedTransport\n",
@@ -78,7 +77,12 @@ RULES = [
 
 
 def translated(name: str, used: Counter[str]) -> str:
-    """The blocking form of one file, as ruff formats it; counts in `used` how often each rule applied."""
+    """Return the blocking form of one file, formatted by ruff.
+
+    Args:
+        name: Path of the asyncio module, relative to the package.
+        used: Receives the number of replacements of each rule.
+    """
     text = (ROOT / name).read_text("utf-8")
     for pattern, replacement in RULES:
         text, count = re.subn(pattern, replacement, text)
@@ -93,7 +97,11 @@ def translated(name: str, used: Counter[str]) -> str:
 
 
 def main() -> int:
-    """Write or compare; exit code 1 if something differs."""
+    """Write the modules, or compare them with ``--check``.
+
+    Returns:
+        The exit code: 1 if a module differs or a rule matches nothing, else 0.
+    """
     stale = 0
     used = Counter[str]()
     for name, made in FILES.items():
