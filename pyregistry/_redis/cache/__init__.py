@@ -1,1 +1,1 @@
-"""Client-side caching: records that were read, as long as the server tracks them for this client."""
+"""Client-side caching of records, which the server invalidates (RESP3 client tracking)."""

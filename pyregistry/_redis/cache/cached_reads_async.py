@@ -1,4 +1,16 @@
-"""What callers are told of what a client remembers. The transports below say whether that may be told."""
+"""Reads that are answered from the near cache. The subclass decides in `validate` whether the cache may answer.
+
+Invariant: a result is as new as the epoch or the proof that permits it.
+
+Steps:
+
+1. A lookup checks the current epoch, or validates, before it reads the cache.
+2. On a hit the decoded result is returned. On a miss the server is asked with a tracked read.
+3. The result is cached only if the values that it was decoded from are cached at that moment.
+
+Why it holds: each change drops the values and all decoded results. A value that changes between validation and lookup
+is no longer in the cache, so the lookup misses.
+"""
 
 from __future__ import annotations
 
@@ -21,16 +33,16 @@ T = TypeVar("T")
 
 _log = logging.getLogger("pyregistry.near")
 
-# Each begins the questions of a kind: no name that anybody gives can be equal to it.
+# First element of a cache key. A sentinel object equals no argument of a caller, so the two kinds never collide.
 _STATUS: Final = object()
 _RECORD: Final = object()
 
 
 class AsyncCachedReads(AsyncTransport):
-    """Answers from memory where that holds the answer, and asks the transport that comes after it where not.
+    """Answers from the cache; on a miss it asks the next transport in the method resolution order.
 
     Attributes:
-        known: what is remembered.
+        known: The near cache.
     """
 
     known: ClientCache
@@ -41,27 +53,35 @@ class AsyncCachedReads(AsyncTransport):
         return self.known.outage.answers
 
     async def validate(self) -> bool:
-        """Whether memory may answer. The news is let in now and then, however often this is asked."""
+        """Return whether the cache may answer now. Reads invalidations every 5 ms."""
         raise NotImplementedError
 
     async def call(self, op: Request[T], patience: float | None = None) -> T:
-        """The reply of one operation, from memory if that holds it; raises what `AsyncTransport.call` raises."""
+        """Return the reply of one request, from the cache if it holds the values.
+
+        Args:
+            op: The request.
+            patience: Seconds for which a temporary refusal is retried. Defaults to that of the transport.
+
+        Raises:
+            RegistryError: As `AsyncTransport.call`.
+        """
         if op.head.near and self.known.values(op.keys) is not None and await self.validate():
-            # Once more: the news may have come meanwhile.
+            # Look up again, because an invalidation may have been parsed during validation.
             values = self.known.values(op.keys)
             if values is not None:
                 return op.decode(values)
         return await super().call(op, patience)
 
     async def _recall(self, question: Hashable) -> Any:
-        """The answer that was kept, if it may be given; else `UNKNOWN`."""
+        """Return the cached result if the cache may answer, else `UNKNOWN`."""
         near = self.known
         try:
-            # In this order: the answer is as new as what vouches for it.
+            # Validate before the lookup, so that the result is as new as the proof that permits it.
             if now() < near.epoch.until or (question in near.answers and await self.validate()):
                 return near.answers.get(question, UNKNOWN)
         except TypeError:
-            pass  # nobody can have asked that: what is wrong with it is told by whoever tries to find out
+            pass  # unhashable argument: the validator raises InvalidArgument
         return UNKNOWN
 
     async def is_downloaded(
@@ -79,7 +99,7 @@ class AsyncCachedReads(AsyncTransport):
         return there
 
     async def status(self, *model: Any) -> ModelStatus | None:
-        """The status of a model (name, provider, revision, subset), which is kept as the answer."""
+        """Return the status of a model (name, provider, revision, subset), and cache it."""
         question = (_STATUS, *model)
         known = await self._recall(question)
         if known is not UNKNOWN:
@@ -90,7 +110,11 @@ class AsyncCachedReads(AsyncTransport):
         return status
 
     async def _status(self, op: Request[ModelStatus | None]) -> ModelStatus | None:
-        """The status of a model; where nobody answers, the last that was known, if that may be told."""
+        """Return the status of a model. During an outage, return the stale status if `stale_for` permits.
+
+        Raises:
+            RegistryUnavailable: The server does not answer, and no stale status may be given.
+        """
         near = self.known
         if not near.stale_for:
             return await self.call(op)
@@ -115,7 +139,7 @@ class AsyncCachedReads(AsyncTransport):
         return status
 
     async def record(self, *model: Any) -> ModelRecord | None:
-        """The record of a model (name, provider, revision, subset), which is kept as the answer."""
+        """Return the record of a model (name, provider, revision, subset), and cache it unless it is damaged."""
         question = (_RECORD, *model)
         known = await self._recall(question)
         if known is not UNKNOWN:
@@ -146,13 +170,14 @@ class AsyncCachedReads(AsyncTransport):
     async def _records(
         self, targets: Sequence[ModelKey], stored: Request[Any]
     ) -> list[ModelRecord | DamagedRecord | None]:
-        """The records of a few models, from memory if that holds them and their last use."""
+        """Return the records of these models, from the cache if it holds their values and last uses."""
         near = self.known
         if near.last_uses(stored.keys) is not None and await self.validate():
             known = self._known(targets, stored)
             if known is not None:
                 return known
-        # In one write: what is remembered is told of when it changes; the last use, which changes often, is not.
+        # Two requests in one write: a tracked MGET for the values, and an untracked script for the last use.
+        # Tracking the indexes would send an invalidation for every touch.
         both: list[Request[Any]] = [stored, self._ops.look_up(targets)]
         answers = await self.call_many(both)
         for answer in answers:

@@ -1,9 +1,21 @@
-"""What the server has said of models, kept in memory as long as it is true. No I/O: the transport feeds it.
+"""The values, results and epochs of the near cache. No I/O: the transport feeds the cache.
 
-The server tracks what is read for it, and says what has changed, on the connection that it was read on: what
-comes after a reply is newer than the reply. So what is known is dropped when the server says so, when that
-connection ends, and when this client itself writes; and nothing is answered from it that the connection has
-not vouched for lately.
+Invariant: the cache never answers with a state that is older than one that this client has seen.
+
+Steps:
+
+1. `learn` stores the values of a tracked read when its reply is parsed, in order with the invalidations.
+2. `invalidate` drops the values of the keys that the server reports as changed.
+3. `writes` and `wrote` drop the values of the client's own write when it is sent and when it is answered. In between
+   `learn` ignores these keys, because the order of the read and the write on the server is unknown.
+4. `clear` and `lose` empty the cache when the connection ends.
+5. The cache answers only while `Epoch.until` lies in the future. The transport extends it by a proof that the
+   connection is alive, and replaces the epoch when another connection may have delivered a newer state.
+6. `answers` maps the arguments of a call to its decoded result. Every dropped value empties it.
+
+Why it holds: the server sends an invalidation on the connection that read the key, after every reply that it has made
+before the change. So a value without a parsed invalidation is as new as the last reply on that connection.
+See docs/explanation/near-cache.md.
 """
 
 from __future__ import annotations
@@ -17,30 +29,35 @@ from pyregistry._core.clock import now
 from pyregistry._redis.protocol.request import pack
 
 TRACKING = ("CLIENT", "TRACKING", "ON", "OPTIN")
-"""From now on the server says what changes of what this connection has read, where it was asked to."""
+"""Enables tracking on a connection: the server sends invalidations for reads that `REMEMBER` precedes."""
 
 REMEMBER = pack(("CLIENT", "CACHING", "YES"))
-"""Asks it to, for the next command."""
+"""Opts the next command in to tracking (mode OPTIN)."""
 
 SILENCE = 3.0
-"""Seconds after the last proof that the connection lives in which memory still answers."""
+"""Seconds after the last proof that the connection is alive for which the cache still answers."""
 
 PING_EVERY = 1.0
-"""Seconds of silence after which such a proof is asked for."""
+"""Seconds without a reply after which a PING asks for a new proof."""
 
 TURN = 0.005
-"""Seconds of answers after which the event loop has its turn, however many ask, and with it the news: as long as Python
-lets a thread run before another."""
+"""Seconds for which the cache answers before invalidations are read, however many callers ask.
+
+Equal to CPython's thread switch interval, `sys.getswitchinterval()`: 5 ms.
+"""
 
 ASK_EVERY = 1.0
-"""Seconds after which somebody asks again whether the server is back, while the last known values are told."""
+"""Seconds between two attempts to reach the server during an outage with stale answers."""
 
 MOST = 10_000
-"""Records, or answers, that are kept; the oldest go."""
+"""Maximum number of cached records, and of cached results.
+
+A new record replaces the oldest; a new result empties the full dict of results.
+"""
 
 
 class _Known:
-    """What one key holds, and, once somebody wanted to know, the last use as of then."""
+    """The value of one key, and the last use as of its reading (None: not read)."""
 
     __slots__ = ("last_used", "value")
 
@@ -50,15 +67,17 @@ class _Known:
 
 
 UNKNOWN: Final = object()
-"""Is not among the answers."""
+"""Sentinel: the cache has no result. None is a result, namely that of an unknown model."""
 
 
 class Epoch:
-    """A time in which nothing was heard elsewhere that may be newer than what is known.
+    """A span of time in which no other connection has delivered a state that may be newer than the cached values.
+
+    An epoch is replaced, never reopened. A proof for an old epoch does not count for the next one.
 
     Attributes:
-        until: until when (`now`) memory may answer without another look.
-        proved: when that was sent which the server has answered last, so that all that it had to say before is known.
+        until: Time (`now`) until which the cache may answer without reading invalidations.
+        proved: Time (`now`) at which the last answered request was sent. All earlier invalidations are parsed.
     """
 
     __slots__ = ("proved", "until")
@@ -68,10 +87,10 @@ class Epoch:
 
 
 class Outage:
-    """A time in which nobody answers, and the last known values are told. Now and then one caller tries again.
+    """The state of an outage of the server, for stale answers. One caller tries the server again each second.
 
     Attributes:
-        answers: how many of them were given.
+        answers: Number of stale answers given.
     """
 
     def __init__(self) -> None:
@@ -80,44 +99,47 @@ class Outage:
         self._ask_at = 0.0
 
     def is_taken_for_granted(self) -> bool:
-        """Whether nobody need be asked, since that was in vain of late. Else the caller asks, and tells how it went."""
+        """Return whether the outage lasts, so that the caller need not ask the server.
+
+        If it returns False, the caller asks the server and reports the result with `begin`, `end` or `leave`.
+        """
         if not self._lasts:
             return False
         if now() < self._ask_at:
             return True
-        self._ask_at = math.inf  # the others do not wait for this one
+        self._ask_at = math.inf  # only this caller asks; all others get stale answers meanwhile
         return False
 
     def begin(self) -> None:
-        """Nobody has answered."""
+        """Record that the server did not answer. The next attempt is due in `ASK_EVERY` seconds."""
         self._lasts, self._ask_at = True, now() + ASK_EVERY
 
     def end(self) -> None:
-        """Somebody has answered."""
+        """Record that the server has answered."""
         self._lasts = self._told = False
 
     def leave(self) -> None:
-        """The caller was cancelled: the next one asks."""
+        """Record that the caller ended without a result (for example, cancelled). The next caller asks."""
         self._ask_at = 0.0
 
     def answer(self) -> bool:
-        """A last known value is told; whether it is the first one of this outage."""
+        """Count a stale answer; return whether it is the first of this outage."""
         self.answers += 1
         first, self._told = not self._told, True
         return first
 
 
 class ClientCache:
-    """The memory of one client.
+    """The near cache of one client.
 
     Args:
-        stale_for: seconds since the last proof for which the last known values are kept after a loss of the
-            connection. Defaults to 0: they are forgotten with it.
+        stale_for: Seconds since the last proof for which values are kept after a loss of the connection.
+            Defaults to 0: values are dropped with the connection.
 
     Attributes:
-        answers: what was asked, and what follows from what is known: who asks again has no time.
-        epoch: until when they may be given.
-        outage: whether the last known values are told, since nobody answers.
+        answers: Decoded results keyed by call arguments; a hit is one dict lookup.
+        epoch: The current epoch; its `until` limits the use of `answers`.
+        outage: The state of the current outage, for stale answers.
     """
 
     def __init__(self, stale_for: float = 0.0) -> None:
@@ -125,19 +147,18 @@ class ClientCache:
         self.epoch = Epoch()
         self.outage = Outage()
         self.stale_for = stale_for
-        self._stale: dict[
-            str, tuple[bytes | None, float]
-        ] = {}  # the last known values, and until when they are told
-        self._outrun: set[str] = set()  # keys of which a later value may have been seen elsewhere
+        # Values that were cached when the connection ended, and the time until which they may be given.
+        self._stale: dict[str, tuple[bytes | None, float]] = {}
+        self._outrun: set[str] = set()  # keys of which another connection may have delivered a later value
         self._all_outrun = False
         self._in_turn = False
         self._known: dict[str, _Known] = {}
-        self._writing: dict[str, int] = {}  # by how many of this client's calls each is being written
+        self._writing: dict[str, int] = {}  # number of this client's pending writes of each key
 
-    # What the transport tells
+    # Calls of the transport
 
     def begin_anew(self) -> None:
-        """Nothing is known, and nothing is under way."""
+        """Reset the cache to its initial state: no values, no pending writes, no outage."""
         self.clear()
         self._stale.clear()
         self.outage = Outage()
@@ -145,14 +166,18 @@ class ClientCache:
         self._in_turn = False
 
     def clear(self) -> None:
-        """Nothing is known: the connection is gone, or the server has forgotten."""
+        """Drop all values and begin a new epoch, because the connection or the server's tracking table is lost."""
         self._known.clear()
         self.answers.clear()
         self.epoch = Epoch()
         self.caught_up()
 
     def lose(self, proved: float) -> None:
-        """The connection is gone, which was proved to live then: what was known is told no more, or only as such."""
+        """Drop all values, because the connection is lost. With `stale_for`, keep them for stale answers.
+
+        Args:
+            proved: Time (`now`) at which the last answered request was sent.
+        """
         if self.stale_for and not self._all_outrun:
             until = proved + self.stale_for
             for key, known in self._known.items():
@@ -161,7 +186,11 @@ class ClientCache:
         self.clear()
 
     def outrun(self, keys: Iterable[str] | None) -> None:
-        """Something was seen elsewhere that may be newer than what is known of these; ``None``: of all."""
+        """Exclude keys from stale answers, because another connection may have delivered a newer state.
+
+        Args:
+            keys: The keys; None for all keys.
+        """
         if not self.stale_for:
             return
         if keys is None:
@@ -173,12 +202,12 @@ class ClientCache:
             self._stale.pop(key, None)
 
     def caught_up(self) -> None:
-        """What is known is as new again as all that was seen elsewhere."""
+        """Record that the cached values are as new as every state that other connections have delivered."""
         self._outrun.clear()
         self._all_outrun = False
 
     def invalidate(self, push: Sequence[Any]) -> None:
-        """What the server says has changed; without keys: everything."""
+        """Drop the values that an invalidation names. Without keys, drop all (the server has flushed its table)."""
         keys = push[1]
         if keys is None:
             self.clear()
@@ -188,7 +217,7 @@ class ClientCache:
             self._drop(key.decode())
 
     def learn(self, keys: Iterable[str], values: Iterable[bytes | None]) -> None:
-        """What a read has brought. What is being written is not kept: which came first is not known."""
+        """Store the values of a read. Ignores keys with a pending write, because the order of the two is unknown."""
         for key, value in zip(keys, values, strict=True):
             if key in self._writing:
                 continue
@@ -198,13 +227,13 @@ class ClientCache:
             self._stale.pop(key, None)
 
     def writes(self, keys: Iterable[str]) -> None:
-        """This client's own call goes out, and changes these."""
+        """Drop the values of a write of this client that is being sent, and learn none until `wrote`."""
         for key in keys:
             self._drop(key)
             self._writing[key] = self._writing.get(key, 0) + 1
 
     def wrote(self, keys: Iterable[str]) -> None:
-        """It was answered, or never will be."""
+        """Drop the values again, because the write was answered or its connection is lost."""
         for key in keys:
             self._drop(key)
             left = self._writing.pop(key, 1) - 1
@@ -212,9 +241,13 @@ class ClientCache:
                 self._writing[key] = left
 
     def vouch(self, proved: float, soon: Callable[[Callable[[], None]], object]) -> bool:
-        """The connection was there at ``proved``, and the loop has had its turn: whether memory may answer once.
+        """Return whether the cache may answer one call, after the event loop has read invalidations.
 
-        Who comes first in a turn of the loop, which calls what it is given ``soon``, lets others follow for a while.
+        The first call in a turn of the loop opens the cache for all callers for `TURN` seconds.
+
+        Args:
+            proved: Time (`now`) at which the last answered request was sent.
+            soon: `call_soon` of the event loop.
         """
         at = now()
         if not self._in_turn:
@@ -226,10 +259,10 @@ class ClientCache:
     def _end_turn(self) -> None:
         self._in_turn = False
 
-    # What callers ask
+    # Lookups
 
     def values(self, keys: Iterable[str]) -> list[bytes | None] | None:
-        """What these keys hold, if all of it is known."""
+        """Return the values of these keys, or None unless all are cached."""
         known = self._known
         values = []
         for key in keys:
@@ -240,7 +273,7 @@ class ClientCache:
         return values
 
     def stale(self, keys: Iterable[str]) -> list[bytes | None] | None:
-        """What these keys held last, if that is known of all, and may be told still."""
+        """Return the stale values of these keys, or None unless all are kept and within `stale_for`."""
         at = now()
         values = []
         for key in keys:
@@ -251,13 +284,13 @@ class ClientCache:
         return values
 
     def used(self, key: str, value: bytes | None, last_used: int) -> None:
-        """The last use of a record, as of now; of use as long as the record is what it was."""
+        """Store the last use of a record, if the record still has this value."""
         known = self._known.get(key)
         if known is not None and known.value == value:
             known.last_used = last_used
 
     def last_uses(self, keys: Iterable[str]) -> list[int] | None:
-        """The last use of each, as of when it was asked for, if all are known; 0 where there is no record."""
+        """Return the last use of each key as of its reading, or None unless all are cached. 0: no record."""
         uses = []
         for key in keys:
             known = self._known.get(key)
@@ -270,7 +303,13 @@ class ClientCache:
         return uses
 
     def answer(self, question: Hashable, keys: Iterable[str], follow: Callable[[Sequence[Any]], Any]) -> None:
-        """Keep what follows from what these keys hold, if that is known, and what it is is not `UNKNOWN`."""
+        """Cache the decoded result of a call, if the values of its keys are cached.
+
+        Args:
+            question: The arguments of the call.
+            keys: The keys that the result depends on.
+            follow: Decodes the values; returns `UNKNOWN` if the result must not be cached.
+        """
         values = self.values(keys)
         if values is not None and (answer := follow(values)) is not UNKNOWN:
             if len(self.answers) >= MOST:
@@ -284,11 +323,11 @@ class ClientCache:
 
 
 class SharedClientCache(ClientCache):
-    """The same for threads: nothing is forgotten while one of them looks at it, or draws a conclusion from it."""
+    """A near cache for threads. A lock keeps values from being dropped while a thread reads or decodes them."""
 
     def __init__(self, stale_for: float = 0.0) -> None:
         super().__init__(stale_for)
-        self._lock = threading.RLock()  # never held while anybody waits
+        self._lock = threading.RLock()  # never held during I/O
 
     def clear(self) -> None:
         """As `ClientCache.clear`."""

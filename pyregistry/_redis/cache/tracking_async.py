@@ -1,4 +1,22 @@
-"""The one connection of a client that remembers the records it has read, as long as the server vouches for them."""
+"""The near cache of the asyncio client: one multiplexed, tracked connection.
+
+Invariant: a cached value is at least as new as the last reply that the client has parsed on this connection.
+
+Steps:
+
+1. The cache learns a value when its reply is parsed, in order with the invalidations on the same connection.
+2. An invalidation drops the values of its key.
+3. A write of the client drops the values of its models twice: when the request is written, and when its reply is
+   parsed. In between nothing is learned for them.
+4. When the connection ends, the cache is emptied. A replaced connection teaches nothing more.
+5. The cache answers until 3 s after the sending of the last request that was answered. A PING each second of silence
+   renews that proof.
+6. The cache answers for 5 ms in each turn of the event loop. After that a task waits two turns for each answer.
+
+Why it holds: the server sends an invalidation after every reply that it has made before the change, on the same
+connection. So a reply that is parsed before an invalidation is older than the change, and step 2 drops it.
+See docs/explanation/near-cache.md.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +38,14 @@ from pyregistry._redis.transport.pipelined import Expected, PipelinedConnection,
 
 
 class AsyncTrackedTransport(AsyncCachedReads, MultiplexedTransport):
-    """A multiplexed connection with a near cache."""
+    """A multiplexed connection with a near cache.
+
+    Args:
+        source: The server.
+        ops: Builds the requests of the namespace.
+        attempts: Maximum number of times that a request is sent. Defaults to 4.
+        stale_for: Seconds for which stale answers are given during an outage. Defaults to 0: none.
+    """
 
     _needs_resp3 = True
 
@@ -28,31 +53,31 @@ class AsyncTrackedTransport(AsyncCachedReads, MultiplexedTransport):
         self, source: UrlEndpoint, ops: RequestFactory, attempts: int = ATTEMPTS, *, stale_for: float = 0.0
     ) -> None:
         self.known = ClientCache(stale_for)
-        self._tracked: set[Batch] = set()  # of these the server will say when what they read has changed
+        self._tracked: set[Batch] = set()  # pending reads whose keys the server tracks
         super().__init__(source, ops, attempts)
 
-    # The callers' side
+    # Calls
 
     async def validate(self) -> bool:
-        """Whether memory may answer. The news is let in now and then, however often this is asked."""
+        """Return whether the cache may answer now. Lets the event loop read invalidations every 5 ms."""
         if now() < self.known.epoch.until:
             return True
-        # The loop looks for news in its next turn, after that of this task; then come those that it finds.
+        # Two turns, because the loop polls the socket at the end of the first, and parses the data in the second.
         await asyncio.sleep(0)
         await asyncio.sleep(0)
         loop = asyncio.get_running_loop()
         if loop is not self._loop:
-            self._bind_to_running_loop()  # nobody reads what is said on the connection of a loop that has ended
+            self._bind_to_running_loop()  # the connection of an ended loop reads no invalidations
         pipe = self._pipe
         return pipe is not None and self.known.vouch(pipe.proved, loop.call_soon)
 
     async def close(self) -> None:
-        """Forget, and close the connection."""
-        self._bind_to_running_loop()  # refused where another loop uses it
+        """Empty the cache and close the connection."""
+        self._bind_to_running_loop()  # raises if another loop uses this transport
         self.known.clear()
         await super().close()
 
-    # The server's side
+    # Hooks of the transport
 
     def _reset(self) -> None:
         super()._reset()
@@ -91,12 +116,12 @@ class AsyncTrackedTransport(AsyncCachedReads, MultiplexedTransport):
             self._tracked.add(batch)
 
     def answered(self, batch: Batch, reply: Any) -> None:
-        """The server has answered a batch: what is read is remembered, what is written is not."""
+        """Handle the reply to a batch: cache the values of a tracked read, drop those of a write."""
         self._over(batch, reply)
         super().answered(batch, reply)
 
     def lost(self, batch: Batch, error: Exception) -> None:
-        """There will be no answer to a batch."""
+        """Handle a batch that gets no reply. The values of a write are dropped."""
         self._over(batch, error)
         super().lost(batch, error)
 

@@ -1,9 +1,27 @@
-"""A blocking client that remembers the records it has read, as long as the server vouches for them.
+"""The near cache of the blocking client: a pool of connections, and one tracked connection for cacheable reads.
 
-What is remembered is read on a connection of its own, since the server says what has changed on the connection that it
-was read on. No thread listens there: whoever asks memory, and is not told at once, first takes in what has been said.
-Answers that come by other connections may be newer than what has been heard by then; so after each of them the server
-has to vouch anew, by an answer to what was sent later: all that it had to say before comes before that.
+The server sends an invalidation on the connection that read the key. So cacheable reads use a connection of their
+own. No thread listens on it: the first caller 5 ms after the last look reads the invalidations, one thread for all.
+
+Invariant: the cache never answers with a state that is older than a state which any thread of this client has seen,
+on any connection.
+
+Steps:
+
+1. The cache answers only during an epoch. An epoch is an object; it is replaced, never reopened.
+2. A reply or an event on any other connection ends the epoch (`_seen`, `doubt`).
+3. A new epoch begins with a reply on the tracked connection to a command that was sent after the old epoch ended:
+   a PING (`_take_in`), or the next cacheable read (`_read`).
+4. A reader takes the current epoch before it sends. The reply is a proof for that epoch alone, not for a later one.
+5. A PING is due one second after the last proof; the caller that needs the proof waits for it.
+
+Why it holds: the server sends all invalidations for changes before step 3's command ahead of its reply. The state that
+the other connection delivered was made before that command was sent. So its invalidation is already parsed when the
+epoch begins. A write of this client is one case of this.
+
+Faults: an error on the tracked connection closes it and empties the cache. So does another connection that has led to
+another server. The current call, and all calls for one second, use the other connections.
+See docs/explanation/near-cache.md.
 """
 
 from __future__ import annotations
@@ -42,11 +60,18 @@ T = TypeVar("T")
 _PING = pack(("PING",))
 
 _PATIENCE = 1.0
-"""Seconds for which who wants to hear the news waits for another thread that does."""
+"""How long a thread waits for another thread that is reading invalidations, in seconds."""
 
 
 class InvalidatedTransport(FastPathTransport):
-    """Connections of which one is tracked. What can't be read there is read by the others, and not remembered."""
+    """A pooled transport with one tracked connection. If that is not available, reads use the pool, uncached.
+
+    Args:
+        source: The server.
+        ops: Builds the requests of the namespace.
+        attempts: Maximum number of times that a request is sent. Defaults to 4.
+        stale_for: Seconds for which stale answers are given during an outage. Defaults to 0: none.
+    """
 
     _needs_resp3 = True
 
@@ -59,17 +84,21 @@ class InvalidatedTransport(FastPathTransport):
     def _reset(self) -> None:
         super()._reset()
         self.known: ClientCache = SharedClientCache(self._stale_for)
-        self._proved = (
-            -math.inf
-        )  # when that was sent which the server has answered last on the tracked connection
-        self._hearing = threading.Lock()  # whoever holds it uses the tracked connection
+        # Time (`now`) at which the last answered request was sent on the tracked connection.
+        self._proved = -math.inf
+        self._hearing = threading.Lock()  # guards every use of the tracked connection
         self._line: CallConnection | None = None
-        self._tracks = ""  # the run id of the server that it leads to
-        self._sound = False  # all that came there was understood
-        self._not_before = 0.0  # no new attempt to connect
+        self._tracks = ""  # run id of the server of the tracked connection
+        self._sound = False  # no exchange on the tracked connection was interrupted
+        self._not_before = 0.0  # time (`now`) before which no tracked connection is opened
 
     def connect(self) -> Opened:
-        """Open the connections; raises what `Transport.connect` raises."""
+        """Open a connection of the pool and the tracked connection.
+
+        Raises:
+            RegistryError: As `Transport.connect`.
+            ServerRefused: The server refuses tracking.
+        """
         opened = super().connect()
         with self._held(_PATIENCE) as held:
             if held and self._line is None:
@@ -77,13 +106,21 @@ class InvalidatedTransport(FastPathTransport):
         return opened
 
     def close(self) -> None:
-        """Forget, and close the connections."""
+        """Empty the cache and close the connections. A thread that uses the tracked one closes it afterwards."""
         super().close()
         with self._held(0.0):
-            pass  # who held it last closes it
+            pass  # `_held` closes the tracked connection of a closed client
 
     def call(self, op: Request[T], patience: float | None = None) -> T:
-        """The reply of one operation; raises what `Transport.call` raises."""
+        """Return the reply of one request.
+
+        Args:
+            op: The request.
+            patience: Seconds for which a temporary refusal is retried. Defaults to that of the transport.
+
+        Raises:
+            RegistryError: As `Transport.call`.
+        """
         if op.head.near:
             for reply in self._read([op]):
                 return op.head.read(op, reply)
@@ -96,7 +133,7 @@ class InvalidatedTransport(FastPathTransport):
         return reply
 
     def call_many(self, ops: Sequence[Request[T]]) -> list[T | Exception]:
-        """The replies of some operations, as `Transport.call_many`."""
+        """Return the reply or the error of each request, as `Transport.call_many`."""
         if any(op.head.near for op in ops) and (replies := self._read(ops)):
             return [op.head.read(op, reply) for op, reply in zip(ops, replies, strict=True)]
         answered = False
@@ -108,19 +145,22 @@ class InvalidatedTransport(FastPathTransport):
             self._seen([op for op in ops if answered or op.head.changes])
 
     def doubt(self) -> None:
-        """Something was heard elsewhere, which may be newer than what is remembered."""
+        """End the epoch, because another connection has delivered an event that may be newer than the cache."""
         self.known.epoch = Epoch()
         self.known.outrun(None)
 
     def _seen(self, ops: Iterable[Request[Any]]) -> None:
-        """Other connections have brought, or changed, what these are about. (Touches tell, and change, no status.)"""
+        """End the epoch, because other connections have answered these requests.
+
+        Touches do not exclude keys from stale answers: they neither return nor change a status.
+        """
         for op in ops:
             if op.head.changes or not op.head.writes:
                 self.known.outrun(op.keys)
         self.known.epoch = Epoch()
 
     def _look(self) -> bool:
-        """Take in what the server has said, unless another thread just did; whether memory may answer."""
+        """Read invalidations unless another thread just did; return whether the cache may answer."""
         with self._held(_PATIENCE) as held:
             if now() < self.known.epoch.until:
                 return True
@@ -128,7 +168,7 @@ class InvalidatedTransport(FastPathTransport):
             return held and line is not None and bool(self._talk(line, self._take_in))
 
     def _take_in(self, line: CallConnection) -> bool:
-        """Hear what the server has said until now; whether memory may answer."""
+        """Read the invalidations that have arrived, or PING if a proof is due; return whether the cache may answer."""
         turn, at = self.known.epoch, now()
         if at < turn.proved + PING_EVERY:
             line.hear()
@@ -139,7 +179,7 @@ class InvalidatedTransport(FastPathTransport):
         return self._vouch(turn, at)
 
     def _read(self, ops: Sequence[Request[Any]]) -> list[Any]:
-        """The replies to these, where the server tracks what they read; none if that can't be had now."""
+        """Return the raw replies to tracked reads; an empty list if the tracked connection is not available."""
 
         def ask(line: CallConnection) -> list[Any]:
             commands = [[REMEMBER, op.packed()] if op.head.near else [op.packed()] for op in ops]
@@ -150,14 +190,14 @@ class InvalidatedTransport(FastPathTransport):
             self._vouch(turn, at)
             return [] if any(isinstance(reply, Exception) for reply in replies) else replies
 
-        # Not for long: what others wait for there, the other connections bring as well, and all at once.
+        # Wait 5 ms at most: the pool answers as well, and many threads at once.
         with self._held(TURN) as held:
             self._check_open()
             line = self._line or self._open_tracked() if held else None
             return [] if line is None else self._talk(line, ask) or []
 
     def _heard(self, line: CallConnection, op: Request[Any]) -> Any:
-        """The reply to one of these, which is remembered before anything else is heard."""
+        """Return the reply to one request, and cache its values before any later invalidation is parsed."""
         tracked = op.head.near and line.reply() == b"OK"
         reply = line.reply()
         if tracked and isinstance(reply, list):
@@ -165,8 +205,13 @@ class InvalidatedTransport(FastPathTransport):
         return reply
 
     def _vouch(self, turn: Epoch, at: float) -> bool:
-        """What was said until then, in this turn, has been taken in: whether memory may answer for a while."""
-        # If it has been doubted meanwhile, nobody looks at that turn any more.
+        """Extend an epoch by `TURN` seconds; return whether it is still the current one.
+
+        Args:
+            turn: The epoch that was current before the request was sent.
+            at: Time (`now`) before the request was sent. All earlier invalidations are parsed.
+        """
+        # Extending a replaced epoch has no effect: readers look only at the current one.
         turn.until = at + TURN
         self._proved = turn.proved
         if turn is not self.known.epoch:
@@ -175,10 +220,10 @@ class InvalidatedTransport(FastPathTransport):
         return True
 
     def _open_tracked(self) -> CallConnection | None:
-        """A tracked connection; none if it can't be had now: why not, the others will tell.
+        """Open the tracked connection. Returns None if that fails for now; the pool then reports the error.
 
         Raises:
-            ServerRefused: the server is there, and does not do that.
+            ServerRefused: The server answers, and refuses tracking.
         """
         if now() < self._not_before:
             return None
@@ -212,12 +257,15 @@ class InvalidatedTransport(FastPathTransport):
         return "" if self.server is None else self.server.run_id
 
     def _talk(self, line: CallConnection, about: Callable[[CallConnection], T]) -> T | None:
-        """What comes of it; nothing if anything goes wrong: then it is closed, since it may have said more."""
-        # Another connection that was made since may have led to another server.
+        """Run one exchange on the tracked connection and return its result.
+
+        Returns None after an error of the connection, which is then closed: invalidations may be lost with it.
+        """
+        # A later connection of the pool may lead to another server, for example after a failover.
         if not self._sound or self._tracks != self._where():
             self._hang_up(0.0)
             return None
-        self._sound = False  # whatever interrupts this, and what is done about that
+        self._sound = False  # stays False if an asynchronous exception interrupts even the handler below
         try:
             result = about(line)
         except BaseException as error:
@@ -230,14 +278,17 @@ class InvalidatedTransport(FastPathTransport):
 
     @contextmanager
     def _held(self, seconds: float) -> Iterator[bool]:
-        """Use the tracked connection, if it is free within so long. Who used it last closes it for a closed client."""
+        """Hold the tracked connection; yields False if it is not free within `seconds`.
+
+        After the client was closed, the last holder closes the connection.
+        """
         held = self._hearing.acquire(timeout=seconds)
         try:
             yield held
         finally:
             if held:
                 self._hearing.release()
-            # After that: who closes the client does not wait for who holds it.
+            # After the release, because `close` does not wait for the holder: either of the two closes it here.
             if self._closed and self._hearing.acquire(blocking=False):
                 try:
                     self._hang_up()
@@ -256,5 +307,5 @@ class TrackedTransport(CachedReads, InvalidatedTransport):
     """Connections with a near cache."""
 
     def validate(self) -> bool:
-        """Whether memory may answer. The news is let in now and then, however often this is asked."""
+        """Return whether the cache may answer now. Reads invalidations every 5 ms."""
         return now() < self.known.epoch.until or self._look()
