@@ -1,1 +1,1 @@
-"""Connections to the server, and what is sent again over them."""
+"""Connections to the server, and transports that send requests and retry them."""

@@ -1,4 +1,4 @@
-"""Connections of redis-py's, each for one caller at a time, on asyncio. `connection_sync` is the same for threads."""
+"""Connections of redis-py, each for one caller at a time, on asyncio. `connection_sync` is the twin for threads."""
 
 from __future__ import annotations
 
@@ -13,23 +13,27 @@ from pyregistry._redis.transport.endpoint import CONNECTIONS
 
 
 class CommandConnection(Protocol):
-    """What takes commands, and gives their replies in order."""
+    """A connection that sends commands and returns their replies in order."""
 
     async def send(self, commands: Sequence[bytes]) -> None:
-        """Write commands, packed."""
+        """Write packed commands."""
 
     async def reply(self) -> Any:
-        """The next reply; an exception, if the server says an error. Raises redis-py's errors: none comes."""
+        """Return the next reply; an error reply is returned as an exception.
+
+        Raises:
+            redis.RedisError: The connection ended, or no reply came in time.
+        """
 
 
 class CallConnection:
-    """A connection that was taken.
+    """A connection that is lent to one caller.
 
     Attributes:
-        connection: redis-py's.
-        owed: how many replies are to come. If it is given back with some, whatever the reason, it is closed:
-            they must not be taken for the next caller's.
-        spoilt: it is to be closed in any case.
+        connection: The connection of redis-py.
+        owed: Number of replies that are not read yet. A connection that is given back with any is closed, because the
+            next caller would take them for its own.
+        must_close: Whether the connection is closed when it is given back, in any case.
     """
 
     def __init__(self, connection: Any) -> None:
@@ -38,20 +42,24 @@ class CallConnection:
         self.must_close = False
 
     async def send(self, commands: Sequence[bytes]) -> None:
-        """Write commands, packed."""
+        """Write packed commands."""
         if not commands:
-            return  # of an empty write asyncio's transport makes one that never ends (Python 3.12 and newer)
+            return  # asyncio's transport never completes an empty write (Python 3.12 and newer)
         self.owed += len(commands)
         await self.connection.send_packed_command([b"".join(commands)])
 
     async def reply(self) -> Any:
-        """The next reply; an exception, if the server says an error. Raises redis-py's errors: none comes."""
+        """Return the next reply; an error reply is returned as an exception.
+
+        Raises:
+            redis.RedisError: The connection ended, or no reply came in time.
+        """
         try:
             reply = await self.connection.read_response(disable_decoding=True)
         except (redis_errors.ResponseError, *NOT_RUN, *DENIED) as error:
             reply = error
         except redis_errors.ConnectionError as error:
-            # Under Sentinel redis-py makes a lost connection of it; but this too is the reply.
+            # Under Sentinel redis-py turns READONLY into a ConnectionError; it is the reply all the same.
             if not isinstance(error.__context__, redis_errors.ReadOnlyError):
                 raise
             reply = error.__context__
@@ -60,20 +68,24 @@ class CallConnection:
 
 
 class CallConnectionPool:
-    """The connections of a pool of redis-py's.
+    """Lends the connections of a pool of redis-py, at most `CONNECTIONS` at a time.
 
     Attributes:
-        pool: redis-py's, which is typed in part only.
+        pool: The pool of redis-py. `Any`, because redis-py types it only in part.
     """
 
     def __init__(self, pool: Any) -> None:
         self.pool = pool
-        # Not redis-py's blocking pools: before Python 3.13 a task that is cancelled when its turn comes takes
-        # the turn with it, and the next one waits.
+        # Not redis-py's blocking pools: before Python 3.13 a task that is cancelled when its turn comes loses the
+        # turn, and the next task waits.
         self._turns = asyncio.Semaphore(CONNECTIONS)
 
     async def take(self) -> CallConnection:
-        """A connection that is open; waits for a turn where too many are taken. Raises redis-py's errors."""
+        """Lend an open connection. Waits for its turn while `CONNECTIONS` are lent.
+
+        Raises:
+            redis.RedisError: No connection could be opened.
+        """
         await self._turns.acquire()
         try:
             return CallConnection(await self.pool.get_connection())
@@ -82,7 +94,7 @@ class CallConnectionPool:
             raise
 
     async def give_back(self, line: CallConnection) -> None:
-        """It is used no more."""
+        """Take a lent connection back. Closes it if replies are unread or it must be closed."""
         try:
             if line.owed or line.must_close:
                 await line.connection.disconnect(nowait=True)
@@ -91,22 +103,27 @@ class CallConnectionPool:
             self._turns.release()
 
     async def close(self) -> None:
-        """Close those that are not taken: redis-py fails in odd ways where one is closed under a call."""
+        """Close the connections that are not lent: redis-py raises unrelated errors if one is closed during a call."""
         await self.pool.disconnect(inuse_connections=False)
 
 
 def pool_of(pool: Any, *, shared: bool) -> CallConnectionPool:
-    """The connections of a pool; ``shared``: others use it too."""
+    """Return the lender of a pool's connections.
+
+    Args:
+        pool: The pool of redis-py.
+        shared: Whether others use the pool too. No difference on asyncio.
+    """
     return CallConnectionPool(pool)
 
 
 def connection_of(connection: Any) -> CallConnection:
-    """A connection that has just been opened."""
+    """Wrap an open connection."""
     return CallConnection(connection)
 
 
 async def receive(connection: Any, seconds: float) -> Any:
-    """The next message or reply; ``None`` if nothing comes in that time."""
+    """Return the next message or reply; None if none comes within `seconds`."""
     return await connection.read_response(
         disable_decoding=True, timeout=seconds, push_request=True, disconnect_on_error=False
     )
@@ -117,9 +134,9 @@ async def _as_it_is(message: Any) -> Any:
 
 
 def unlogged(connection: Any) -> None:
-    """Keep redis-py from logging each message: an event holds a claim id, and that is a secret."""
+    """Keep redis-py from logging each message, because an event contains a claim id, which is a secret."""
     connection._parser.set_pubsub_push_handler(_as_it_is)
 
 
 def end_read(connection: Any) -> None:
-    """Do nothing: on an event loop the task that reads is cancelled."""
+    """Do nothing, because on an event loop the reading task is cancelled instead."""

@@ -1,9 +1,9 @@
-"""Connections of redis-py's, each for one caller at a time, with threads. `connection_async` is the same for asyncio.
+"""Connections of redis-py, each for one caller at a time, with threads. `connection_async` is the twin for asyncio.
 
-redis-py makes the connection (TLS, AUTH, SELECT and all). What it does around each command after that takes longer
-than all else that a client does; so commands are packed and replies parsed by hiredis here, on the connection's own
-socket and with its own reader. The names that this touches are private: redis-py's major version is pinned, and a
-test looks after them. A connection that does anything of its own for a command is used by redis-py's methods.
+redis-py makes the connection (TLS, AUTH, SELECT). Its work around each command takes longer than the rest of the
+client's work. So this module packs commands and parses replies with hiredis, on redis-py's socket and with its reader.
+The attributes that it uses are private: redis-py's major version is pinned, and a test checks that they exist.
+A connection whose class overrides how commands are sent or read is used by redis-py's methods (`CallConnection`).
 """
 
 from __future__ import annotations
@@ -28,40 +28,44 @@ from pyregistry._redis.protocol.outcomes import DENIED, NOT_RUN
 from pyregistry._redis.transport.endpoint import CONNECTIONS
 from pyregistry._runtime.greenlets import EVENTLET, check_runtime
 
-_READ = 65536  # bytes at a time, as redis-py does
-# Seconds for which a reply is looked for: a script alone takes the server 10 to 50 us, the way there and back on one
-# machine 15; to sleep and be woken takes 10 to 60 more.
+_READ = 65536  # bytes per read; redis-py's value
+# Seconds to spin for a reply. A script takes the server 10 to 50 us, the round trip on one machine 15 us; the sleep and
+# wake-up of the thread take 10 to 60 us more.
 _LOOK = 150e-6
-_HOPE = 8  # after so many in a row that did not come in that time none is looked for
-_TRY_AGAIN = 256  # but one of so many
+_HOPE = 8  # stop spinning after this many consecutive replies that took longer
+_TRY_AGAIN = 256  # then spin for one read in this many
 _COMMON = redis.connection.AbstractConnection
 
 
 class _Heard(Enum):
-    """In the place of a reply."""
+    """Sentinel in the place of a reply: redis-py has read a push."""
 
     PUSH = auto()
 
 
 class CommandConnection(Protocol):
-    """What takes commands, and gives their replies in order."""
+    """A connection that sends commands and returns their replies in order."""
 
     def send(self, commands: Sequence[bytes]) -> None:
-        """Write commands, packed."""
+        """Write packed commands."""
 
     def reply(self) -> Any:
-        """The next reply; an exception, if the server says an error. Raises redis-py's errors: none comes."""
+        """Return the next reply; an error reply is returned as an exception.
+
+        Raises:
+            redis.RedisError: The connection ended, or no reply came in time.
+        """
 
 
 class CallConnection:
-    """A connection that was taken, by redis-py's methods.
+    """A connection that is lent to one caller, used by redis-py's methods.
 
     Attributes:
-        connection: redis-py's.
-        owed: how many replies are to come. If it is given back with some, whatever the reason, it is closed:
-            they must not be taken for the next caller's.
-        spoilt: it is to be closed in any case.
-        hears: whether the server says things that nobody asked for: `listen`.
+        connection: The connection of redis-py.
+        owed: Number of replies that are not read yet. A connection that is given back with any is closed, because the
+            next caller would take them for its own.
+        must_close: Whether the connection is closed when it is given back, in any case.
+        hears: Whether the server sends pushes on this connection (`listen`).
     """
 
     def __init__(self, connection: Any) -> None:
@@ -71,23 +75,27 @@ class CallConnection:
         self.hears = False
 
     def listen(self, heard: Callable[[Sequence[Any]], None]) -> None:
-        """Have somebody told what the server says of its own accord. What that raises, whoever reads gets."""
+        """Call a handler with each push of the server. An exception of the handler propagates to the reader."""
 
         def handle(push: Sequence[Any], **_options: Any) -> _Heard:
             heard(push)
             return _Heard.PUSH
 
-        # Not by redis-py's way to be told: that takes every error of who is told to be of no account.
+        # Bypass redis-py's push hook: it swallows exceptions raised by the handler.
         self.connection._parser.handle_push_response = handle
         self.hears = True
 
     def send(self, commands: Sequence[bytes]) -> None:
-        """Write commands, packed."""
+        """Write packed commands."""
         self.owed += len(commands)
         self.connection.send_packed_command([b"".join(commands)])
 
     def reply(self) -> Any:
-        """The next reply; an exception, if the server says an error. Raises redis-py's errors: none comes."""
+        """Return the next reply; an error reply is returned as an exception.
+
+        Raises:
+            redis.RedisError: The connection ended, or no reply came in time.
+        """
         reply: Any = _Heard.PUSH
         try:
             while reply is _Heard.PUSH:
@@ -96,7 +104,7 @@ class CallConnection:
             reply = error
             self.must_close |= isinstance(error, redis_errors.ConnectionError)  # redis-py has closed it
         except redis_errors.ConnectionError as error:
-            # Under Sentinel redis-py makes a lost connection of it; but this too is the reply.
+            # Under Sentinel redis-py turns READONLY into a ConnectionError; it is the reply all the same.
             if not isinstance(error.__context__, redis_errors.ReadOnlyError):
                 raise
             reply = error.__context__
@@ -105,14 +113,18 @@ class CallConnection:
         return reply
 
     def hear(self) -> None:
-        """Take in what the server has said that nobody asked for. Raises redis-py's errors: it says no more."""
+        """Read the pushes that have arrived, without waiting.
+
+        Raises:
+            redis.RedisError: The connection ended.
+        """
         while self.connection.can_read(0):
             self.connection.read_response(disable_decoding=True, push_request=True)
 
 
 def _poll_of(socket: Any, what: int) -> Callable[[float | None], object]:
-    """Waits for something of a socket; takes milliseconds."""
-    if EVENTLET:  # it has no poll, and its select is its own, without the limit of descriptors
+    """Return a function that waits for an event of a socket, for a number of milliseconds (None: without limit)."""
+    if EVENTLET:  # eventlet has no poll; its own select has no limit of descriptors
         wanted = ([socket], []) if what == select.POLLIN else ([], [socket])
         return lambda left: any(select.select(*wanted, [], None if left is None else left / 1000))
     poll = select.poll()
@@ -121,19 +133,19 @@ def _poll_of(socket: Any, what: int) -> Callable[[float | None], object]:
 
 
 class FastConnection(CallConnection):
-    """A connection that was taken, past redis-py's methods."""
+    """A connection that is lent to one caller, used without redis-py's methods."""
 
     def __init__(self, connection: Any) -> None:
         super().__init__(connection)
         self._socket = connection._sock
-        # The parser's own: it knows redis-py's errors, and may hold the beginning of a push already.
+        # The reader of redis-py's parser: it creates redis-py's errors, and may already hold the start of a push.
         self._reader: hiredis.Reader = connection._parser._reader
         self._poll = _poll_of(self._socket, select.POLLIN)
-        # Of TLS: what has been decrypted is not in the socket any more.
+        # With TLS, poll does not see data that is already decrypted.
         self._decrypted: Callable[[], int] | None = getattr(self._socket, "pending", None)
 
     def send(self, commands: Sequence[bytes]) -> None:
-        """Write commands, packed."""
+        """Write packed commands."""
         self.owed += len(commands)
         try:
             self._write(commands[0] if len(commands) == 1 else b"".join(commands))
@@ -141,7 +153,11 @@ class FastConnection(CallConnection):
             raise self._failed("writing to", error) from error
 
     def reply(self) -> Any:
-        """The next reply; an exception, if the server says an error. Raises redis-py's errors: none comes."""
+        """Return the next reply; an error reply is returned as an exception.
+
+        Raises:
+            redis.RedisError: The connection ended, or no reply came in time.
+        """
         try:
             while isinstance(reply := self._message(), hiredis.PushNotification):
                 self.connection._parser.handle_push_response(reply)
@@ -153,7 +169,10 @@ class FastConnection(CallConnection):
         return reply
 
     def ask(self, packed: bytes) -> Any:
-        """The reply to one command: as `send` and `reply`, but it is waited for before it is looked for."""
+        """Send one command and return its reply, as `send` and `reply`.
+
+        Reads the socket first, because the reader holds no complete reply before that.
+        """
         self.send((packed,))
         try:
             self._reader.feed(self._read())
@@ -162,7 +181,11 @@ class FastConnection(CallConnection):
         return self.reply()
 
     def hear(self) -> None:
-        """Take in what the server has said that nobody asked for. Raises redis-py's errors: it says no more."""
+        """Read the pushes that have arrived, without waiting.
+
+        Raises:
+            redis.RedisError: The connection ended.
+        """
         try:
             while not self.is_silent():
                 said = self._message()
@@ -173,13 +196,13 @@ class FastConnection(CallConnection):
             raise self._failed("reading from", error) from error
 
     def is_silent(self) -> bool:
-        """Whether nothing has come that nobody asked for: the end of the connection is what mostly comes."""
+        """Return whether nothing is to be read. On an idle connection that is a push or the server's end of file."""
         return not (
             self._poll(0) or self._reader.has_data() or (self._decrypted is not None and self._decrypted())
         )
 
     def _message(self) -> Any:
-        """The next message, a reply or a push; waits for it."""
+        """Wait for the next message and return it: a reply or a push."""
         while (message := self._reader.gets(False)) is NOT_ENOUGH_DATA:
             data = self._read()
             if not data:
@@ -195,7 +218,7 @@ class FastConnection(CallConnection):
         return data
 
     def _failed(self, doing: str, error: OSError) -> redis_errors.RedisError:
-        """The error of redis-py's that says so."""
+        """Return redis-py's error for an error of the socket."""
         host = self.connection._host_error()
         if isinstance(error, TimeoutError):
             return redis_errors.TimeoutError(f"Timeout {doing} {host}")
@@ -203,14 +226,14 @@ class FastConnection(CallConnection):
 
 
 class OwnConnection(FastConnection):
-    """One that nobody else uses, and that is not encrypted: its socket does not block.
+    """An unencrypted connection of our own pool. Its socket does not block.
 
-    Much of what a call to a server nearby takes is that the thread goes to sleep and is woken. So a reply is looked
-    for a little while before that, unless that was in vain of late, or other threads have something to do.
+    For a local server, most of a blocking call is the thread's sleep and wake-up. So a read spins for 150 us first,
+    unless the last `_HOPE` spins were in vain or another thread is in a call.
 
     Args:
-        connection: redis-py's.
-        alone: whether no other thread is calling.
+        connection: The connection of redis-py.
+        alone: Returns whether no other thread is in a call.
     """
 
     def __init__(self, connection: Any, alone: Callable[[], bool]) -> None:
@@ -229,7 +252,7 @@ class OwnConnection(FastConnection):
             except BlockingIOError:
                 self._wait(select.POLLOUT)
             else:
-                if sent == len(left):  # nearly always
+                if sent == len(left):
                     return
                 left = memoryview(left)[sent:]
 
@@ -250,7 +273,7 @@ class OwnConnection(FastConnection):
             self._hope = max(self._hope - 1, 0)
         while True:
             self._wait(select.POLLIN)
-            with suppress(BlockingIOError):  # it was nothing
+            with suppress(BlockingIOError):  # spurious wake-up
                 return read(_READ)
 
     def _wait(self, what: int) -> None:
@@ -259,24 +282,30 @@ class OwnConnection(FastConnection):
 
 
 class CallConnectionPool:
-    """The connections of a pool of redis-py's: it lends them, and gets them back.
+    """Lends the connections of a pool of redis-py, at most `CONNECTIONS` at a time.
 
     Attributes:
-        pool: redis-py's, which is typed in part only.
+        pool: The pool of redis-py. `Any`, because redis-py types it only in part.
     """
 
     def __init__(self, pool: Any) -> None:
         self.pool = pool
-        # A semaphore: the one of `threading` takes longer than all else that is done here. eventlet has no such queue.
+        # A queue as semaphore, because that of `threading` takes longer than the rest of `take` and `give_back`.
+        # eventlet does not patch SimpleQueue.
         self._turns: queue.SimpleQueue[None] | queue.Queue[None]
         self._turns = queue.Queue() if EVENTLET else queue.SimpleQueue()
         for _ in range(CONNECTIONS):
             self._turns.put(None)
 
     def take(self) -> CallConnection:
-        """A connection that is open; waits for a turn where too many are taken. Raises redis-py's errors."""
+        """Lend an open connection. Waits for its turn while `CONNECTIONS` are lent.
+
+        Raises:
+            redis.RedisError: No connection could be opened.
+        """
         check_runtime()
-        # Interrupted, this may give back a turn that it never had: rather one too many than one too few.
+        # If an asynchronous exception interrupts `get`, this gives back a turn that it never had. One turn too many
+        # is safe; one too few would block a caller for ever.
         try:
             self._turns.get()
             return self._lend()
@@ -285,7 +314,7 @@ class CallConnectionPool:
             raise
 
     def give_back(self, line: CallConnection) -> None:
-        """It is used no more."""
+        """Take a lent connection back. Closes it if replies are unread or it must be closed."""
         try:
             lost = bool(line.owed or line.must_close)
             if lost:
@@ -295,7 +324,7 @@ class CallConnectionPool:
             self._turns.put(None)
 
     def idle(self) -> FastConnection | None:
-        """A connection that waits for its next caller, if there is one; where others use the pool there is none."""
+        """Return an idle connection, or None. A shared pool has none, because others may take it meanwhile."""
         return None
 
     def _lend(self) -> CallConnection:
@@ -305,19 +334,19 @@ class CallConnectionPool:
         self.pool.release(line.connection)
 
     def close(self) -> None:
-        """Close those that are not taken: redis-py fails in odd ways where one is closed under a call."""
+        """Close the connections that are not lent: redis-py raises unrelated errors if one is closed during a call."""
         self.pool.disconnect(inuse_connections=False)
 
 
 class OwnConnectionPool(CallConnectionPool):
-    """Connections that nobody else uses: they are as the pool would make them, and wait here."""
+    """Connections of this client alone, made with the settings of the pool. Idle ones are kept here, not there."""
 
     def __init__(self, pool: Any) -> None:
         super().__init__(pool)
-        self._idle: list[FastConnection] = []  # the one that was used last is taken next
+        self._idle: list[FastConnection] = []  # last in, first out
 
     def idle(self) -> FastConnection | None:
-        """A connection that waits for its next caller, if there is one."""
+        """Lend an idle connection, or return None. Waits for its turn while `CONNECTIONS` are lent."""
         check_runtime()
         line = None
         try:
@@ -333,7 +362,7 @@ class OwnConnectionPool(CallConnectionPool):
             try:
                 line = self._idle.pop()
             except IndexError:
-                break  # another thread was faster
+                break  # another thread took the last one
             if line.is_silent():
                 return line
             line.connection.disconnect()
@@ -356,16 +385,21 @@ class OwnConnectionPool(CallConnectionPool):
         return self._turns.qsize() == CONNECTIONS - 1
 
     def close(self) -> None:
-        """Close those that are not taken."""
+        """Close the idle connections."""
         with suppress(IndexError):
             while True:
                 self._idle.pop().connection.disconnect()
 
 
 def pool_of(pool: Any, *, shared: bool) -> CallConnectionPool:
-    """The connections of a pool; ``shared``: others use it too."""
+    """Return the lender of a pool's connections.
+
+    Args:
+        pool: The pool of redis-py.
+        shared: Whether others use the pool too.
+    """
     kind: type = type(pool)
-    # What redis-py does for any of these when it lends a connection, or gets it back, is not to be missed.
+    # With any of these, redis-py's pool does work on each get and release that must not be skipped.
     wants_more = (
         kind is not redis.ConnectionPool
         or pool.cache is not None
@@ -377,7 +411,7 @@ def pool_of(pool: Any, *, shared: bool) -> CallConnectionPool:
 
 
 def connection_of(connection: Any) -> CallConnection:
-    """A connection that has just been opened."""
+    """Wrap an open connection: a `FastConnection` if its class overrides none of redis-py's methods."""
     kind = type(connection)
     known = (
         getattr(kind, "send_packed_command", None) is _COMMON.send_packed_command
@@ -389,7 +423,7 @@ def connection_of(connection: Any) -> CallConnection:
 
 
 def receive(connection: Any, seconds: float) -> Any:
-    """The next message or reply; ``None`` if nothing comes in that time."""
+    """Return the next message or reply; None if none comes within `seconds`."""
     with contextlib.suppress(redis_errors.TimeoutError):
         return connection.read_response(
             disable_decoding=True, timeout=seconds, push_request=True, disconnect_on_error=False
@@ -402,24 +436,24 @@ def _as_it_is(message: Any) -> Any:
 
 
 def unlogged(connection: Any) -> None:
-    """Keep redis-py from logging each message: an event holds a claim id, and that is a secret."""
+    """Keep redis-py from logging each message, because an event contains a claim id, which is a secret."""
     connection._parser.set_pubsub_push_handler(_as_it_is)
 
 
 def end_read(connection: Any) -> None:
-    """End the read of another thread on a connection: it ends as if the server had hung up.
+    """End the read of another thread on a connection, as if the server had closed it.
 
-    The connection must not be closed meanwhile, because its descriptor may then be another's.
+    The caller must keep the connection open meanwhile, because a closed descriptor may be given to another socket.
     """
     connected = connection._sock
     if connected is not None:
-        with contextlib.suppress(OSError):  # the server has hung up already
+        with contextlib.suppress(OSError):  # the server has closed it already
             _shut_down(connected)
 
 
 def _shut_down(connected: Any) -> None:
-    """End both directions of the socket itself: TLS would drop its state under the read of the thread."""
-    if EVENTLET:  # its sockets wrap the one that can do it
+    """Shut down both directions of the plain socket: a TLS shutdown would drop state that the reading thread uses."""
+    if EVENTLET:  # an eventlet socket wraps the plain one; a duplicate of the descriptor reaches it
         with socket.socket(fileno=os.dup(connected.fileno())) as same:
             same.shutdown(socket.SHUT_RDWR)
     else:

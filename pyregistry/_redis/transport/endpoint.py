@@ -1,4 +1,4 @@
-"""Where the server is, and how connections to it are made. Nothing here shows a password."""
+"""The address of the server, and the pools of connections to it. No text that this module shows contains a password."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from pyregistry.errors import ConfigurationError, InvalidArgument
 AsyncHook = Callable[[Any], Awaitable[None]]
 Hook = Callable[[Any], None]
 
-# What this library decides itself, because its promises rest on it.
+# Options that pyregistry sets itself, because its guarantees depend on them.
 _OURS = frozenset(
     {"connection_class", "decode_responses", "encoding", "max_connections", "parser_class",
      "redis_connect_func", "retry", "retry_on_error", "retry_on_timeout", "socket_connect_timeout",
@@ -31,12 +31,12 @@ _OURS = frozenset(
 )  # fmt: skip
 
 CONNECTIONS = 32
-"""How many calls of one client may be under way; more wait for their turn."""
+"""Maximum number of calls of one client that are under way. More wait for their turn."""
 
-# Redis Cloud's and Enterprise's maintenance messages: one more round trip for each connection.
+# Maintenance notifications of Redis Cloud and Enterprise are off: they cost a round trip for each connection.
 _NO_MAINTENANCE = MaintNotificationsConfig(enabled=False)
 
-# What makes a blocking connection of an asyncio client's settings.
+# Settings of a caller's client that are copied to blocking connections of our own.
 _CLONED = frozenset(
     {"client_name", "credential_provider", "db", "driver_info", "host", "password", "path", "port",
      "protocol", "socket_keepalive", "socket_keepalive_options", "username"}
@@ -56,17 +56,23 @@ _CREDENTIALS = ("username", "password")
 
 
 def endpoint_of(url: str, timeout: float, options: Mapping[str, Any]) -> UrlEndpoint:
-    """The server that a URL names.
+    """Return the endpoint of a URL.
+
+    Args:
+        url: The URL of a server, of a service under Sentinel, or of the embedded server.
+        timeout: Seconds that a connection attempt or a reply may take.
+        options: Options of redis-py's connections.
 
     Raises:
-        ConfigurationError: the URL or an option makes no sense.
+        ConfigurationError: The URL or an option is invalid.
+        InvalidArgument: An argument has the wrong type or range, or an option is one that pyregistry sets itself.
     """
     sentinel = isinstance(url, str) and scheme_of(url).endswith("+sentinel")
     return (SentinelEndpoint if sentinel else UrlEndpoint)(url, timeout, options)
 
 
 def _brief(timeout: float) -> dict[str, Any]:
-    """What connections that we make have in common."""
+    """Return the settings of every connection that pyregistry makes."""
     return {
         "maint_notifications_config": _NO_MAINTENANCE,
         "socket_timeout": timeout,
@@ -108,12 +114,12 @@ class UrlEndpoint:
         return self.shown
 
     def _check(self) -> None:
-        # Made and thrown away, without I/O: a wrong option or URL is told now, not at the first call. Causes
-        # are not chained: they can quote the URL.
+        # Make a connection object without I/O, so that a wrong option or URL raises here, not at the first call.
+        # Causes are not chained, because they can quote the URL with its password.
         try:
             pool = self.sync_pool(self._url, lambda _connection: None)
             pool.connection_class(**pool.connection_kwargs)
-            # What can't be a host's name would else fail in the resolver, each time.
+            # An invalid host name would otherwise fail in the resolver, at each connection.
             str(pool.connection_kwargs.get("host", "")).encode("idna")
         except ValueError:
             raise ConfigurationError(f"not a URL of a Redis server: {self.shown}") from None
@@ -131,10 +137,10 @@ class UrlEndpoint:
         return Path(parts.path) if parts.path else None
 
     def resolve(self) -> str:
-        """The server's URL; starts the embedded server if that is meant and it does not run. Blocks.
+        """Return the server's URL. Starts the embedded server if the URL names it and it does not run. Blocks.
 
         Raises:
-            EmbeddedUnavailable: it is not installed, or does not start.
+            EmbeddedUnavailable: The embedded server is not installed, or does not start.
         """
         if not self.embedded:
             return self._url
@@ -143,16 +149,19 @@ class UrlEndpoint:
         return shared_url(self._embedded_folder())
 
     def speak_resp2(self) -> bool:
-        """Make connections without HELLO from now on; whether that can be: not where the URL wants RESP3."""
+        """Make later connections without HELLO. Returns False if the URL sets the protocol; nothing changes then."""
         if "protocol" in parse_qs(urlsplit(self._url).query):
             return False
         self._options["protocol"] = 2
         return True
 
     def async_connection(self, url: str, hook: AsyncHook, *, resp3: bool) -> redis.asyncio.Connection:
-        """One asyncio connection, opened by ``hook``.
+        """Return a new asyncio connection, not connected yet.
 
-        With ``resp3`` the server may speak on it of its own accord, whatever was asked for.
+        Args:
+            url: The resolved URL.
+            hook: Called by redis-py to open the connection.
+            resp3: Whether to use RESP3 whatever the options say, so that the server may send pushes.
         """
         pool = self.async_pool(url, hook)
         if resp3:
@@ -161,7 +170,7 @@ class UrlEndpoint:
         return connection
 
     def async_pool(self, url: str, hook: AsyncHook) -> redis.asyncio.ConnectionPool:
-        """A pool of asyncio connections, each opened by ``hook``."""
+        """Return a pool of asyncio connections, each opened by `hook`."""
         return redis.asyncio.ConnectionPool.from_url(
             url,
             redis_connect_func=hook,
@@ -170,7 +179,7 @@ class UrlEndpoint:
         )
 
     def sync_pool(self, url: str, hook: Hook) -> redis.ConnectionPool:
-        """A pool of blocking connections, each opened by ``hook``."""
+        """Return a pool of blocking connections, each opened by `hook`."""
         return redis.ConnectionPool.from_url(
             url,
             redis_connect_func=hook,
@@ -179,7 +188,7 @@ class UrlEndpoint:
         )
 
     def hurried(self, timeout: float) -> UrlEndpoint:
-        """The same server for somebody who can't wait longer than ``timeout`` seconds."""
+        """Return the same server with a timeout of at most `timeout` seconds."""
         options = dict(self._options)
         timeout = min(timeout, options.pop("socket_timeout"), options.pop("socket_connect_timeout"))
         return type(self)(self._given, timeout, options)
@@ -188,15 +197,16 @@ class UrlEndpoint:
 class SentinelEndpoint(UrlEndpoint):
     """The primary of a service that sentinels watch: ``redis+sentinel://host1:26379,host2:26379/service/0``.
 
-    Each connection that is made asks them anew. User and password in the URL are the server's; the sentinels'
-    own are in the option ``sentinel_kwargs``, or in the query (``sentinel_username``, ``sentinel_password``).
-    What is said of TLS (``rediss+sentinel://``, ``ssl_...``) holds for them too, unless ``sentinel_kwargs`` differs.
+    Each new connection asks the sentinels again. User and password in the URL are those of the server. Those of the
+    sentinels are in the option ``sentinel_kwargs``, or in the query (``sentinel_username``, ``sentinel_password``).
+    The TLS settings (``rediss+sentinel://``, ``ssl_...``) apply to the sentinels too, unless ``sentinel_kwargs``
+    differs.
     """
 
     finds_primary = True
 
     def speak_resp2(self) -> bool:
-        """As `UrlEndpoint.speak_resp2`; the sentinels speak RESP3 as before."""
+        """Make later connections to the server without HELLO, as `UrlEndpoint`. Connections to sentinels stay as is."""
         spoken = super().speak_resp2()
         if spoken:
             self._settings["protocol"] = 2
@@ -225,7 +235,7 @@ class SentinelEndpoint(UrlEndpoint):
             raise ValueError
         for host, _ in hosts:
             host.encode("idna")
-        # The rest means what it means in the URL of a server.
+        # User, database and query mean the same as in the URL of a server.
         user, at, _ = parts.netloc.rpartition("@")
         said = parse_url(f"redis://{user}{at}/{db}?{parts.query}")  # type: ignore[no-untyped-call]  # redis-py
         own = {word: said.pop(f"sentinel_{word}") for word in _CREDENTIALS if f"sentinel_{word}" in said}
@@ -239,7 +249,7 @@ class SentinelEndpoint(UrlEndpoint):
         self._async_sentinels = AsyncSentinels(hosts, settings)
 
     def async_pool(self, url: str, hook: AsyncHook) -> redis.asyncio.ConnectionPool:
-        """A pool of asyncio connections to the primary, each opened by ``hook``."""
+        """Return a pool of asyncio connections to the primary, each opened by `hook`."""
         pool = async_sentinel.SentinelConnectionPool(
             self._service,
             self._async_sentinels,
@@ -247,12 +257,12 @@ class SentinelEndpoint(UrlEndpoint):
             max_connections=CONNECTIONS,
             **self._settings,
         )  # type: ignore[no-untyped-call]  # redis-py
-        # redis-py puts a weak one there; but a connection of its own outlives the pool that it is made by.
+        # redis-py stores a weak reference there, but the multiplexed connection outlives the pool that made it.
         pool.connection_kwargs["connection_pool"] = pool
         return pool
 
     def sync_pool(self, url: str, hook: Hook) -> redis.ConnectionPool:
-        """A pool of blocking connections to the primary, each opened by ``hook``."""
+        """Return a pool of blocking connections to the primary, each opened by `hook`."""
         return SentinelConnectionPool(
             self._service,
             self._sentinels,
@@ -263,7 +273,7 @@ class SentinelEndpoint(UrlEndpoint):
 
 
 class ClientEndpoint:
-    """A user's own redis-py client, whose pool is shared."""
+    """The server of a caller's redis-py client, whose pool is shared."""
 
     embedded = False
     patience = DEFAULT_TIMEOUT
@@ -289,14 +299,17 @@ class ClientEndpoint:
         return self.shown
 
     def speak_resp2(self) -> bool:
-        """It is the user's to say."""
+        """Return False, because the caller's settings decide the protocol."""
         return False
 
     def hurried(self, timeout: float) -> ClonedEndpoint:
-        """New blocking connections with the client's settings.
+        """Return an endpoint of new blocking connections with the client's settings.
+
+        Args:
+            timeout: Seconds that a connection attempt or a reply may take.
 
         Raises:
-            ConfigurationError: the client's connections are of a class of its own.
+            ConfigurationError: The client's connections are of a custom class.
         """
         kind = self.pool.connection_class
         if issubclass(kind, redis.asyncio.connection.AbstractConnection):
@@ -321,7 +334,7 @@ class ClientEndpoint:
 
 
 def _cloned(settings: Mapping[str, Any], timeout: float) -> dict[str, Any]:
-    """For blocking connections of ours, what a user's settings say."""
+    """Return the settings of a caller's client that apply to blocking connections of our own."""
     kept = {name: settings[name] for name in settings if name in _CLONED or name.startswith("ssl")}
     return {**kept, **_brief(timeout)}
 
@@ -337,7 +350,7 @@ def _cloned_sentinels(manager: Any, timeout: float) -> Sentinels:
 
 
 class ClonedEndpoint:
-    """The settings of a user's client, for blocking connections of our own."""
+    """The server of a caller's client, reached over blocking connections of our own with its settings."""
 
     def __init__(
         self,
@@ -355,31 +368,31 @@ class ClonedEndpoint:
         self._settings = settings
 
     def speak_resp2(self) -> bool:
-        """It is the user's to say."""
+        """Return False, because the caller's settings decide the protocol."""
         return False
 
     def hurried(self, timeout: float) -> ClonedEndpoint:
-        """The same settings with another timeout."""
+        """Return the same settings with a timeout of at most `timeout` seconds."""
         settings = _cloned(self._settings, min(timeout, self.patience))
         return ClonedEndpoint(self.shown, self._make, settings, finds_primary=self.finds_primary)
 
     def resolve(self) -> str:
-        """Nothing to resolve: the settings say where."""
+        """Return the displayed address. Nothing is resolved, because the settings contain the address."""
         return self.shown
 
     def sync_pool(self, _url: str, hook: Hook) -> redis.ConnectionPool:
-        """A pool of blocking connections, each opened by ``hook``."""
+        """Return a pool of blocking connections, each opened by `hook`."""
         return self._make(redis_connect_func=hook, max_connections=CONNECTIONS, **self._settings)
 
 
 class OwnEndpoint(Protocol):
-    """A server that connections of our own lead to.
+    """A server that is reached over connections of our own.
 
     Attributes:
-        shown: where it is, without secrets.
-        patience: seconds that an answer may take.
-        asks_for_credentials: whether each connection asks a provider for user and password.
-        finds_primary: whether each connection is made to what is the primary by then.
+        shown: Displayed address, without secrets.
+        patience: Seconds that a reply may take.
+        asks_for_credentials: Whether each connection asks a credential provider for user and password.
+        finds_primary: Whether each new connection asks for the current primary.
     """
 
     shown: str
@@ -388,13 +401,13 @@ class OwnEndpoint(Protocol):
     finds_primary: bool
 
     def speak_resp2(self) -> bool:
-        """Make connections without HELLO from now on; whether that can be."""
+        """Make later connections without HELLO; return whether that is possible."""
 
     def hurried(self, timeout: float) -> OwnEndpoint:
-        """The same server, with a timeout of at most so many seconds."""
+        """Return the same server with a timeout of at most `timeout` seconds."""
 
     def resolve(self) -> str:
-        """The server's URL. May block, and start the embedded server."""
+        """Return the server's URL. May block, and may start the embedded server."""
 
     def sync_pool(self, url: str, hook: Hook) -> redis.ConnectionPool:
-        """A pool of blocking connections to it, each opened by ``hook``."""
+        """Return a pool of blocking connections, each opened by `hook`."""

@@ -1,7 +1,7 @@
-"""The shortest way of one call: what nearly every call of the blocking client is.
+"""The fast path of the blocking client: one request on an idle connection, without the retry loop.
 
-The way through `pooled_sync` is made for many calls at once, which may have to go out again. A call alone, on a
-connection that is there, needs next to nothing of that, and would spend more on it than on all else that it does.
+`pooled_sync` handles many requests at once and their retries. A single request on an open connection needs none of
+that, and would spend more time there than on the rest of its work.
 """
 
 from __future__ import annotations
@@ -18,10 +18,18 @@ T = TypeVar("T")
 
 
 class FastPathTransport(Transport):
-    """`Transport`, and a short way for a call alone. What does not end well there goes on by the other."""
+    """A `Transport` with a fast path for single requests. A request that fails there continues in `Transport`."""
 
     def call(self, op: Request[T], patience: float | None = None) -> T:
-        """The reply of one operation; raises what `Transport.call` raises."""
+        """Return the reply of one request.
+
+        Args:
+            op: The request.
+            patience: Seconds for which a temporary refusal is retried. Defaults to that of the transport.
+
+        Raises:
+            RegistryError: As `Transport.call`.
+        """
         lines = self._lines
         if lines is None or (line := lines.idle()) is None:
             return super().call(op, patience)

@@ -1,4 +1,4 @@
-"""Requests of the multiplexed connection that wait for their answer, and the batches that carry them."""
+"""Requests of the multiplexed connection that wait for their reply, and the batches that carry them."""
 
 from __future__ import annotations
 
@@ -19,46 +19,58 @@ __all__ = ["Batch", "BatchOwner", "PendingRequest"]
 
 
 class BatchOwner(Protocol):
-    """What a batch tells how it ended."""
+    """Handles the outcome of a batch."""
 
     def answered(self, batch: Batch, reply: Any) -> None:
-        """The server has replied to a batch."""
+        """Handle the reply to a batch."""
 
     def lost(self, batch: Batch, error: Exception) -> None:
-        """No reply to a batch will come."""
+        """Handle a batch that gets no reply."""
 
 
 class PendingRequest(msgspec.Struct, eq=False):
-    """One request, of all who ask the same.
+    """One request, shared by all callers that ask the same.
 
     Attributes:
-        attempts: how often it has gone out in vain.
-        refused: how often of these it was refused for now.
-        patience: seconds for which it goes out again while it is refused for now; ``None``: the transport's.
-        ends: until when that is; 0: it was not refused yet.
+        op: The request.
+        key: Key under which other callers join.
+        alone: The only waiting future; None once `together` is in use.
+        together: All waiting futures, once a second caller has joined.
+        attempts: Number of times that it was sent without success.
+        refused: Number of these that were temporary refusals.
+        patience: Seconds for which a temporary refusal is retried. Defaults to that of the transport.
+        ends: Time (`now`) at which that ends; 0: not refused yet.
+        maybe_ran: Whether the server may have run it, because a sent request got no reply.
+        owed: Whether it is sent even if no caller waits.
+        trouble: The last error.
     """
 
     op: Request[Any]
-    key: Hashable  # under which it can be joined
-    alone: asyncio.Future[Any] | None  # who waits, as long as nobody else does
+    key: Hashable
+    alone: asyncio.Future[Any] | None
     together: list[asyncio.Future[Any]] | None = None
     attempts: int = 0
     refused: int = 0
     patience: float | None = None
     ends: float = 0.0
     maybe_ran: bool = False
-    owed: bool = False  # to be sent though nobody waits
+    owed: bool = False
     trouble: Exception | None = None
 
     def join(self, future: asyncio.Future[Any]) -> None:
-        """One more waits for its answer."""
+        """Add a future that waits for the result."""
         if self.together is None:
             self.together = [] if self.alone is None else [self.alone]
             self.alone = None
         self.together.append(future)
 
     def goes_on(self, attempts: int, patience: float) -> bool:
-        """Whether it is to go out again: after so many tries, and so long in which it was refused."""
+        """Return whether to send the request again. Counts a temporary refusal.
+
+        Args:
+            attempts: Maximum number of times that a request is sent.
+            patience: Seconds for which a temporary refusal is retried, unless the request has its own.
+        """
         if isinstance(self.trouble, PASSING):
             at = now()
             self.refused += 1
@@ -67,13 +79,13 @@ class PendingRequest(msgspec.Struct, eq=False):
         return self.attempts - self.refused < attempts
 
     def waiting(self) -> list[asyncio.Future[Any]]:
-        """Who waits for its answer."""
+        """Return the futures that wait for the result."""
         if self.together is not None:
             return [future for future in self.together if not future.done()]
         return [] if self.alone is None or self.alone.done() else [self.alone]
 
     def wanted(self) -> bool:
-        """Whether anybody waits, or something may have been won that has to be given back."""
+        """Return whether the request must go on: a caller waits, or the server may have granted something to undo."""
         for future in self.together or (self.alone,):
             if future is not None and not future.done():
                 return True
@@ -81,11 +93,14 @@ class PendingRequest(msgspec.Struct, eq=False):
 
 
 class Batch(msgspec.Struct, eq=False):
-    """The calls that one command carries.
+    """The requests that one command carries.
 
     Attributes:
-        head: what they share.
-        pipe: what it goes out on.
+        mux: Handles the outcome.
+        pipe: The connection that carries the command.
+        head: The template that the requests share.
+        calls: The requests.
+        items: Number of items of all requests.
     """
 
     mux: BatchOwner
@@ -95,22 +110,22 @@ class Batch(msgspec.Struct, eq=False):
     items: int
 
     def waited_for(self) -> bool:
-        """Whether anybody waits for its reply."""
+        """Return whether any caller waits for the reply."""
         return any(call.waiting() for call in self.calls)
 
     def packed(self) -> bytes:
-        """The command, as it travels."""
+        """Return the packed command."""
         calls = self.calls
         return calls[0].op.packed() if len(calls) == 1 else self.head.packed([call.op for call in calls])
 
     def keys(self) -> list[str]:
-        """The keys of its items."""
+        """Return the keys of all items."""
         return [key for call in self.calls for key in call.op.keys]
 
     def answered(self, reply: Any) -> None:
-        """The server's reply."""
+        """Handle the server's reply."""
         self.mux.answered(self, reply)
 
     def lost(self, error: Exception) -> None:
-        """There will be none."""
+        """Handle the loss of the reply."""
         self.mux.lost(self, error)

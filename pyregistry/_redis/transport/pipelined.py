@@ -1,7 +1,7 @@
-"""One connection for many calls: commands go out as they come, and replies are matched to them in order.
+"""A pipelined connection for many calls: it writes commands at once, and matches the replies to them in order.
 
-redis-py makes the connection (TLS, AUTH, SELECT and all); then its transport is taken over. The names that
-this touches are private: redis-py's major version is pinned, and a test looks after them.
+redis-py makes the connection (TLS, AUTH, SELECT); then this module takes over its asyncio transport. The attributes
+that it uses are private: redis-py's major version is pinned, and a test checks that they exist.
 """
 
 from __future__ import annotations
@@ -24,37 +24,37 @@ from pyregistry._redis.protocol.request import pack
 T = TypeVar("T")
 
 COMMANDS = 64
-"""How many commands may be under way on one connection; more wait until some are answered."""
+"""Maximum number of unanswered commands on one connection. More wait until replies arrive."""
 
 _PING = pack(("PING",))
 
 
 class Expected(Protocol):
-    """Who waits for the reply to one command; exactly one of the two is called, once."""
+    """Handles the outcome of one command. Exactly one of the two methods is called, once."""
 
     def answered(self, reply: Any) -> None:
-        """The server's reply; an exception, if it is an error. Must not raise."""
+        """Handle the server's reply; an error reply is an exception. Must not raise."""
 
     def lost(self, error: Exception) -> None:
-        """There will be no reply. Must not raise."""
+        """Handle the loss of the reply. Must not raise."""
 
 
 class PipelinedConnection(asyncio.Protocol):
-    """A connection that has been opened.
+    """An open pipelined connection.
 
     Args:
-        connection: redis-py's; it is of no more use afterwards.
-        timeout: seconds that a reply may take.
-        changed: a method that is called when replies came in, when writing may go on, and at the end. It is
-            held weakly: a pipe keeps nobody alive.
+        connection: The open connection of redis-py. It cannot be used afterwards.
+        timeout: Seconds that a reply may take.
+        changed: A bound method, called after replies, when writing may resume, and at the end. Its object is
+            referenced weakly, so that a connection keeps no transport alive.
 
     Attributes:
-        error: why it has ended; ``None``: it lives.
-        closed: done as soon as the transport is closed.
-        on_push: who is told what the server says of its own accord, by its kind (``b"smessage"``).
-        on_end: who is told why it has ended.
-        proved: until when (`now`) the server is known to have been there, at the other end of this: when that
-            was sent which it has answered last. All that it had to say until then has been told.
+        error: The error that ended the connection; None while it is open.
+        closed: Future that is done as soon as the asyncio transport is closed.
+        on_push: Handlers of pushes, by kind (for example ``b"smessage"``).
+        on_end: Handler of the error that ends the connection, or None.
+        proved: Time (`now`) at which the last answered command was sent. The server was reachable then, and all pushes
+            that it had sent by then are handled.
     """
 
     def __init__(
@@ -66,7 +66,7 @@ class PipelinedConnection(asyncio.Protocol):
         self.error: Exception | None = None
         self.on_push: dict[bytes, Callable[[list[Any]], None]] = {}
         self.on_end: Callable[[Exception], None] | None = None
-        self.proved = now()  # its `open` has just been answered
+        self.proved = now()  # the server has just answered the `open` script
         self.closed = asyncio.get_running_loop().create_future()
         self._loop = asyncio.get_running_loop()
         self._timeout = timeout
@@ -78,10 +78,11 @@ class PipelinedConnection(asyncio.Protocol):
         self._timer: asyncio.TimerHandle | None = None
         self._ping_timer: asyncio.TimerHandle | None = None
         self._host = connection._host_error()
-        # The parser's own: it knows redis-py's errors, and may hold the beginning of a push already.
+        # The reader of redis-py's parser: it creates redis-py's errors, and may already hold the start of a push.
         self._replies: hiredis.Reader = connection._parser._reader
         reader, self._writer = connection._reader, connection._writer
-        # Else it would close the transport when it is thrown away; so would the writer, which stays here.
+        # Detach both, because redis-py's connection closes the transport when it is collected. The writer does so too,
+        # so this object keeps it.
         connection._reader = connection._writer = None
         self._transport: asyncio.Transport = self._writer.transport
         self._transport.set_protocol(self)
@@ -94,27 +95,32 @@ class PipelinedConnection(asyncio.Protocol):
 
     @property
     def ended(self) -> bool:
-        """Whether it takes and brings nothing more."""
+        """Whether the connection has ended."""
         return self.error is not None
 
     @property
     def room(self) -> int:
-        """How many more commands may be written now."""
+        """Number of further commands that may be written now."""
         if self._paused or self.error is not None or self._retired:
             return 0
         return COMMANDS - len(self._pending)
 
     @property
     def idle(self) -> bool:
-        """Whether no reply is awaited."""
+        """Whether no command is unanswered."""
         return not self._pending
 
     def awaited(self, kind: type[T]) -> list[T]:
-        """Who of this kind expects a reply."""
+        """Return the handlers of this class whose command is unanswered, the oldest first."""
         return [each for each, _ in self._pending if isinstance(each, kind)]
 
     def send(self, packed: bytes, expected: Sequence[Expected]) -> None:
-        """Write commands, for each of which somebody expects a reply."""
+        """Write packed commands.
+
+        Args:
+            packed: The commands.
+            expected: The handler of each reply, in order. If the connection has ended, each gets `lost` at once.
+        """
         if self.error is not None:
             for each in expected:
                 each.lost(self.error)
@@ -126,23 +132,23 @@ class PipelinedConnection(asyncio.Protocol):
         self._transport.write(packed)
 
     def retire(self) -> None:
-        """Take nothing more; close when all replies that are awaited have come."""
+        """Accept no more commands, and close when all replies have arrived."""
         self._retired = True
         if not self._pending:
             self.drop(redis_errors.ConnectionError("it was closed"))
 
     def drop(self, error: Exception) -> None:
-        """Close now: what is awaited will not come."""
+        """Close now; every unanswered command is lost. Idempotent."""
         if self.error is not None:
             return
         self.error = error
         for timer in (self._timer, self._ping_timer):
             if timer is not None:
                 timer.cancel()
-        # Not close(): that would wait until what is written has gone out, for ever if nobody reads it.
+        # Not close(): that waits until the write buffer is empty, for ever if the server does not read.
         self._transport.abort()
         pending = self._pending
-        # The last first, so that each can go back to the head of a queue.
+        # The last first, so that a handler can put each back at the head of a queue.
         while pending:
             pending.pop()[0].lost(error)
         if self.on_end is not None:
@@ -150,13 +156,13 @@ class PipelinedConnection(asyncio.Protocol):
         self._tell()
 
     def ping(self, every: float) -> None:
-        """From now on the server is asked for an answer after so many seconds without one."""
+        """Start sending a PING after `every` seconds without a reply."""
         self._ping_timer = self._loop.call_later(every, self.ping, every)
         if not self._pending and now() - self.proved > every / 2:
             self.send(_PING, [Reply(lambda _reply: None)])
 
     def leave(self) -> None:
-        """Close it, from whatever thread; its loop may have ended."""
+        """Close the connection from any thread. Its event loop may have ended."""
         with suppress(RuntimeError):
             self._loop.call_soon_threadsafe(self._transport.abort)
 
@@ -166,7 +172,7 @@ class PipelinedConnection(asyncio.Protocol):
             self._changed(owner, self)
 
     def _watch(self) -> None:
-        # One timer for all: it looks at the oldest reply that is awaited, not once for each call.
+        # One timer for all commands: it checks the oldest unanswered one, which saves a timer for each call.
         self._timer = None
         if not self._pending:
             return
@@ -176,10 +182,10 @@ class PipelinedConnection(asyncio.Protocol):
         else:
             self.drop(redis_errors.TimeoutError(f"Timeout reading from {self._host}"))
 
-    # asyncio's side
+    # asyncio.Protocol
 
     def data_received(self, data: bytes) -> None:
-        """What the server says."""
+        """Parse received bytes; pass each reply and push to its handler."""
         if self.error is not None:
             return
         try:
@@ -194,7 +200,7 @@ class PipelinedConnection(asyncio.Protocol):
                 else:
                     raise redis_errors.InvalidResponse(f"a reply to nothing: {reply!r:.100}")
                 if self.ended:
-                    return  # by one of them
+                    return  # a handler has closed the connection
         except redis_errors.RedisError as error:
             self.drop(error)
             return
@@ -204,60 +210,61 @@ class PipelinedConnection(asyncio.Protocol):
             self._tell()
 
     def _confirms(self, push: list[Any]) -> bool:
-        """Whether it is the reply that is due: subscriptions are confirmed, but refused by an ordinary error."""
+        """Return whether a push is the due reply: the server confirms SSUBSCRIBE by a push, and refuses by an error."""
         due = self._pending[0][0] if self._pending else None
         return push[0] in (b"ssubscribe", b"sunsubscribe") and isinstance(due, Reply) and due.by_push
 
     def eof_received(self) -> None:
-        """The server has hung up."""
+        """Handle the end of the stream: the server has closed the connection."""
         self.drop(redis_errors.ConnectionError("Connection closed by server."))
 
     def connection_lost(self, error: Exception | None) -> None:
-        """The transport is closed, by whomever."""
+        """Handle the close of the transport, by either end."""
         text = f"Error while reading from {self._host}: {error}" if error else "Connection closed by server."
         self.drop(redis_errors.ConnectionError(text))
         if not self.closed.done():
             self.closed.set_result(None)
 
     def pause_writing(self) -> None:
-        """The server reads more slowly than we write."""
+        """Stop writing, because the write buffer is full: the server reads too slowly."""
         self._paused = True
 
     def resume_writing(self) -> None:
-        """It has caught up."""
+        """Resume writing, because the write buffer has drained."""
         self._paused = False
         self._tell()
 
 
 class PipelinedCommands:
-    """Commands of the transport's own on a pipe, among those of the calls."""
+    """Sends the transport's own commands on a pipelined connection, between those of the calls."""
 
     def __init__(self, pipe: PipelinedConnection) -> None:
         self._pipe = pipe
         self._replies: deque[asyncio.Future[Any]] = deque()
 
     async def send(self, commands: Sequence[bytes]) -> None:
-        """Write commands, packed."""
+        """Write packed commands."""
         futures = [asyncio.get_running_loop().create_future() for _ in commands]
         self._replies.extend(futures)
         self._pipe.send(b"".join(commands), [Reply(partial(_settle, future)) for future in futures])
 
     async def reply(self) -> Any:
-        """The reply to the oldest of them that has not been read; an exception, if it is an error, or none comes."""
+        """Return the oldest unread reply. An error reply, or the loss of the reply, is returned as an exception."""
         return await self._replies.popleft()
 
 
 def _settle(future: asyncio.Future[Any], reply: Any) -> None:
-    # An error too is a result here: nobody has to fetch it.
+    # An error is set as a result, because asyncio logs an exception of a future that is never retrieved.
     if not future.done():
         future.set_result(reply)
 
 
 class Reply:
-    """Expects one reply, and tells it: an error is one too.
+    """Passes one reply, or the error that replaces it, to a function.
 
-    Attributes:
-        by_push: the reply is a push, unless it is an error.
+    Args:
+        tell: Called with the reply or the error.
+        by_push: Whether the reply is a push, unless it is an error. Defaults to False.
     """
 
     __slots__ = ("answered", "by_push", "lost")

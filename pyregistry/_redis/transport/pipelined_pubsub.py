@@ -1,4 +1,4 @@
-"""What is heard on the connection of the calls: the events of a channel, among the replies."""
+"""Reads the events of a channel on the multiplexed connection, between the replies of the calls."""
 
 from __future__ import annotations
 
@@ -11,10 +11,12 @@ from pyregistry._runtime.aio import Wakeup
 
 
 class PubSubReader:
-    """What `AsyncSubscriber` asks of a connection, on a pipe that is others' too. A pipe has one ear at a time.
+    """The connection interface of `AsyncSubscriber`, on a pipelined connection that calls share.
+
+    A connection has one reader at a time.
 
     Args:
-        pipe: a live one.
+        pipe: An open connection.
     """
 
     def __init__(self, pipe: PipelinedConnection) -> None:
@@ -29,13 +31,17 @@ class PubSubReader:
         self._news.set()
 
     async def send_command(self, verb: str, *words: str) -> None:
-        """Send PING or SSUBSCRIBE; the reply is heard in its turn."""
+        """Send PING or SSUBSCRIBE. `read_response` returns the reply, in order with the messages."""
         if verb == "SSUBSCRIBE":
             (self._channel,) = words
         self._pipe.send(pack((verb, *words)), [Reply(self._hear, by_push=verb != "PING")])
 
     async def read_response(self, *, timeout: float, **_how: Any) -> Any:
-        """What is heard next; ``None``: nothing in so many seconds."""
+        """Return the next message or reply; None if none comes within `timeout` seconds.
+
+        Raises:
+            Exception: The error that ended the connection, or an error reply.
+        """
         if not self._heard:
             self._news.clear()
             await self._news.wait(timeout)
@@ -45,7 +51,7 @@ class PubSubReader:
         return heard
 
     async def disconnect(self, *, nowait: bool) -> None:
-        """Hear nothing more. Where another ear has taken its place, the channel is that one's now."""
+        """Stop reading and unsubscribe. Does nothing if another reader has replaced this one. Idempotent."""
         pipe = self._pipe
         if pipe.on_end != self._hear:
             return

@@ -18,23 +18,23 @@ from pyregistry.errors import RegistryError, RegistryUnavailable
 __all__ = ["AsyncEventReader"]
 
 PING_INTERVAL_S = 10.0
-"""Seconds of silence after which a PING is sent; after as many again without an answer the connection is lost."""
+"""Seconds without a message after which a PING is sent. After as many again without a reply the connection is lost."""
 
 
 class AsyncEventReader:
     """A subscription. See `AsyncEventSource`.
 
     Args:
-        transport: makes the connection.
-        channel: the channel of the namespace.
+        transport: Opens the connection.
+        channel: The channel of the namespace.
     """
 
     def __init__(self, transport: AsyncTransport, channel: str) -> None:
         self._transport = transport
         self._channel = channel
         self._connection: Any = None
-        # Held while the connection is closed or interrupted: a descriptor that is closed under a read may be given to
-        # another socket at once, and the read then waits on that.
+        # Held while the connection is closed or interrupted, because the descriptor of a socket that is closed during
+        # a read may be given to another socket at once, and the read then waits on that socket.
         self._lock = threading.Lock()
         self._pinged = False
 
@@ -44,7 +44,7 @@ class AsyncEventReader:
             connection = await self._transport.ear()
             self._connection = connection
             await connection.send_command("SSUBSCRIBE", self._channel)
-            self._pinged = True  # the answer to SSUBSCRIBE is due as one to PING is
+            self._pinged = True  # the reply to SSUBSCRIBE is due within the same time as one to PING
             while True:
                 message = await self._message()
                 if message is not None and message[0] == b"ssubscribe":
@@ -67,7 +67,11 @@ class AsyncEventReader:
             return f"an event could not be read: {error}"
 
     async def _message(self) -> list[Any] | None:
-        """The next message of the channel; ``None``: none came."""
+        """Return the next message of the channel, or None if none came. Sends the PING when it is due.
+
+        Raises:
+            redis.RedisError: The connection ended, or no reply to the PING came in time.
+        """
         message = await receive(self._connection, PING_INTERVAL_S)
         if message is None:
             if self._pinged:
@@ -77,7 +81,7 @@ class AsyncEventReader:
             return None
         self._pinged = False
         if not isinstance(message, list):
-            return None  # the answer to a PING
+            return None  # the reply to a PING
         if message[0] == b"sunsubscribe":
             raise redis_errors.ConnectionError("the server has ended the subscription")
         return message
@@ -97,7 +101,7 @@ class AsyncEventReader:
 
 
 def _public(error: Exception) -> RegistryError:
-    """The error of redis-py's as one of the registry's."""
+    """Return the public form of an error of redis-py."""
     if isinstance(error, (*NO_ANSWER, *NOT_RUN)) and not isinstance(error, DENIED):
         return RegistryUnavailable(str(error))
     return refusal(error)

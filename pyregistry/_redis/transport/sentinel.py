@@ -1,8 +1,8 @@
-"""Asks Redis Sentinel where the primary of a service is: what redis-py's pools want of their `Sentinel`.
+"""Asks Redis Sentinel for the primary of a service, with the interface that redis-py's pools expect of `Sentinel`.
 
-redis-py's own keeps its connections to the sentinels, which belong to one event loop and one process, and tries a
-sentinel that is down again and again before it asks the next. These ask over connections that end with the answer:
-a primary is looked for only when a connection is made.
+redis-py's `Sentinel` keeps its connections to the sentinels, which belong to one event loop and one process. It also
+retries a sentinel that is down before it asks the next. These classes open a connection for each question and close it
+after the answer, because a pool asks for the primary only when it opens a connection.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ class _Asked:
     """The sentinels of a service.
 
     Args:
-        addresses: where they are.
-        settings: of the connections to them.
-        others: how many other sentinels one must see, to be believed.
-        force_ip: where the primary is, whatever they say; only its port is theirs.
+        addresses: Addresses of the sentinels.
+        settings: Settings of the connections to them.
+        others: Number of other sentinels that a sentinel must know for its answer to count. Defaults to 0.
+        force_ip: Host of the primary, used instead of the sentinels' answer; the port is theirs. Defaults to None.
     """
 
     def __init__(
@@ -38,7 +38,7 @@ class _Asked:
     ) -> None:
         self._addresses = tuple(addresses)
         self._settings = settings
-        # No sentinels of its own: it is who judges what they say.
+        # A redis-py `Sentinel` without addresses, used only for its check of a sentinel's answer.
         self._judge = redis.Sentinel([], others)  # type: ignore[no-untyped-call]  # redis-py
         self._force_ip = force_ip
 
@@ -46,7 +46,7 @@ class _Asked:
         state = states.get(service)
         if not state or not self._judge.check_master_state(state, service):  # type: ignore[no-untyped-call]  # redis-py
             return None
-        # Who knew it is asked first the next time: one that is down may cost a timeout.
+        # Ask this sentinel first the next time, because one that is down may cost a timeout.
         self._addresses = (asked, *(each for each in self._addresses if each != asked))
         return self._force_ip or str(state["ip"]), int(state["port"])
 
@@ -62,15 +62,15 @@ class Sentinels(_Asked):
     """The sentinels of a service, for blocking connections."""
 
     def client(self, address: Address) -> redis.Redis:
-        """Of one sentinel; not connected yet."""
+        """Return a client of one sentinel, not connected yet."""
         return redis.Redis(*address, retry=Retry(NoBackoff(), 0), **self._settings)
 
     def discover_master(self, service: str) -> Address:
-        """Where the primary is.
+        """Return the address of the primary.
 
         Raises:
-            ConnectionError: no sentinel that answers knows one that is up.
-            AuthenticationError: there was none, and a sentinel has refused us.
+            redis.ConnectionError: No sentinel that answers knows a primary that is up.
+            redis.AuthenticationError: No primary was found, and a sentinel refused the credentials.
         """
         troubles: list[Exception] = []
         for address in self._addresses:
@@ -89,12 +89,12 @@ class AsyncSentinels(_Asked):
     """The sentinels of a service, for asyncio connections."""
 
     def client(self, address: Address) -> redis.asyncio.Redis:
-        """Of one sentinel; not connected yet."""
+        """Return a client of one sentinel, not connected yet."""
         host, port = address
         return redis.asyncio.Redis(host=host, port=port, retry=AsyncRetry(NoBackoff(), 0), **self._settings)
 
     async def discover_master(self, service: str) -> Address:
-        """Where the primary is; see `Sentinels.discover_master`."""
+        """Return the address of the primary. See `Sentinels.discover_master`."""
         troubles: list[Exception] = []
         for address in self._addresses:
             async with self.client(address) as sentinel:
