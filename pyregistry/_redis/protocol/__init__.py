@@ -1,1 +1,1 @@
-"""Keys, scripts, requests and replies. No I/O."""
+"""Keys, scripts, requests and replies of the registry's protocol. No I/O."""

@@ -60,7 +60,7 @@ class ClaimRequests(RequestBase):
 
     def __init__(self, namespace: str, owner: str | None, providers: Iterable[str]) -> None:
         super().__init__(namespace, owner, providers)
-        # Owner, lease and the like may be anything: only some are kept.
+        # Bounded caches, because callers choose owner, lease and limits freely.
         self._claim_heads: dict[tuple[Any, ...], CommandTemplate] = {}
         self._claiming: dict[tuple[Any, ...], ClaimTemplate] = {}
 
@@ -72,7 +72,7 @@ class ClaimRequests(RequestBase):
         max_attempts: int | None,
         cooldown: float | None = None,
     ) -> tuple[CommandTemplate, str, float | None]:
-        """The head of such claims, the owner, and the lease in seconds."""
+        """Return the command template of such claims, the owner, and the lease in seconds (None: no end)."""
         who = (self._owner or default_owner()) if owner is None else checks.owner(owner)
         length, seconds = checks.lease(lease)
         most = 0 if max_attempts is None else checks.whole("max_attempts", max_attempts, least=1)
@@ -100,9 +100,22 @@ class ClaimRequests(RequestBase):
         max_attempts: int | None,
         cooldown: float | None = None,
     ) -> ClaimTemplate:
-        """What claims the downloads of models that differ in their names alone."""
-        # The owner of now: a process that forks is another. The types too: what is equal to a good value may be
-        # a bad one.
+        """Return the template of claims that differ only in the model's name.
+
+        Args:
+            provider: Provider of the models.
+            revision: Revision of the models, or None.
+            subset: Subset of the models, or None.
+            lease: Seconds that a claim holds without renewal; None: no end.
+            owner: Owner of the claims. None: the client's owner.
+            max_attempts: Maximum number of attempts of all replicas; None: no limit.
+            cooldown: Seconds of the cool-down. Defaults to None: an ERROR with used-up attempts is permanent.
+
+        Raises:
+            InvalidArgument: An argument has the wrong type or range.
+        """
+        # The key contains the current owner, because a forked process has another. It contains types, because an
+        # invalid value can equal a valid one (True == 1).
         who = (self._owner or default_owner()) if owner is None else owner
         asked = (
             provider,
@@ -118,7 +131,7 @@ class ClaimRequests(RequestBase):
         try:
             known = self._claiming.get(asked)
         except TypeError:
-            known = None  # no argument can be that: it is told what is wrong with it
+            known = None  # unhashable argument: the validator raises InvalidArgument
         if known is None:
             target = checks.target("x", provider, revision, subset)
             head = self.head_of_claims(CLAIM, owner, lease, max_attempts, cooldown)
@@ -129,7 +142,7 @@ class ClaimRequests(RequestBase):
     def claims(
         self, targets: Sequence[ModelKey], *, lease: Lease, owner: str | None, max_attempts: int | None
     ) -> Request[list[ClaimResult | DamagedRecord]]:
-        """The right to download, for each of the models."""
+        """Claim the downloads of these models, in one script call."""
         head, who, seconds = self.head_of_claims(CLAIM, owner, lease, max_attempts)
         ids = [self.ids.new() for _ in targets]
         argv: list[str | int] = []
@@ -151,7 +164,7 @@ class ClaimRequests(RequestBase):
         return PlainRequest(head, decode, self._records(targets), argv, len(targets), undo=undo)
 
     def give_back(self, result: ClaimResult) -> list[Request[str]]:
-        """What gives back what nobody waits for any more."""
+        """Return the requests that release a claim whose caller was cancelled."""
         return [self.release(result.claim)] if isinstance(result, Claimed) else []
 
     def retry(
@@ -163,7 +176,7 @@ class ClaimRequests(RequestBase):
         owner: str | None,
         max_attempts: int | None,
     ) -> Request[Claim | Rejection]:
-        """The right to download again what ended in an error."""
+        """Claim the download of a model whose last attempt ended in an ERROR."""
         head, who, seconds = self.head_of_claims(RETRY, owner, lease, max_attempts)
         each = self.ids.new() if claim_id is None else checks.claim_id(claim_id)
 
@@ -196,7 +209,13 @@ class ClaimRequests(RequestBase):
         lease: Lease,
         updates: Sequence[ProgressUpdate] | None = None,
     ) -> Request[list[Claim | Rejection | DamagedRecord]]:
-        """The owners of these claims live, and have said this; ``lease`` may be `Default.ITS_OWN`."""
+        """Renew these claims, with their progress.
+
+        Args:
+            claims: The claims.
+            lease: Seconds of the new lease; None: no end; `Default.ITS_OWN`: the lease of each claim.
+            updates: Progress of each claim, in order. Defaults to none.
+        """
         targets = [checks.claimed_model(claim) for claim in claims]
         lengths = [checks.lease(claim.lease if lease is Default.ITS_OWN else lease) for claim in claims]
         argv: list[str | int] = []
@@ -224,7 +243,7 @@ class ClaimRequests(RequestBase):
         return PlainRequest(head, decode, self._records(targets), argv, len(targets))
 
     def finish(self, claim: Claim, ending: Ending) -> Request[str]:
-        """How the download ended; the reply is empty if this claim could say so, else why not."""
+        """End the download of a claim. The reply is empty on success, else the reason why the claim was lost."""
         target = checks.claimed_model(claim)
         argv = (
             claim.claim_id,
@@ -242,7 +261,7 @@ class ClaimRequests(RequestBase):
         return self._end("finish", FINISH, target, argv)
 
     def release(self, claim: Claim) -> Request[str]:
-        """The claim is given back; the reply is empty if it could be, else why not."""
+        """Release a claim. The reply is empty on success, else the reason why the claim was lost."""
         target = checks.claimed_model(claim)
         return self._end("release", RELEASE, target, (claim.claim_id, claim.token))
 
@@ -257,18 +276,18 @@ class ClaimRequests(RequestBase):
 
 
 class ClaimTemplate:
-    """Claims the downloads of models that differ in their names alone.
+    """The shared part of claims that differ only in the model's name.
 
     Args:
-        ops: the operations of the client.
-        like: a model that the others are like.
-        head: what all these claims share.
-        owner: who claims.
-        lease: seconds; ``None``: for ever.
+        ops: The requests of the client.
+        like: A model with the shared provider, revision and subset.
+        head: The command template of the claims.
+        owner: Owner of the claims.
+        lease: Seconds that a claim holds without renewal; None: no end.
 
     Attributes:
-        begins: the key of a model's record, but for the name.
-        give_back: what gives back what nobody waits for any more.
+        begins: The key of a record without the model's name, which follows.
+        give_back: Returns the requests that release a claim whose caller was cancelled.
     """
 
     __slots__ = ("_new_id", "begins", "give_back", "head", "lease", "like", "owner")
@@ -287,9 +306,19 @@ class ClaimTemplate:
     def claim(
         self, name: str, claim_id: str | None = None, expected_bytes: int | None = None
     ) -> Request[ClaimResult]:
-        """The right to download a model; raises `DamagedRecord`."""
+        """Claim the download of one model.
+
+        Args:
+            name: Name of the model.
+            claim_id: Id of the claim. Defaults to a new random one.
+            expected_bytes: Expected size of the download. Defaults to None: unknown.
+
+        Raises:
+            InvalidArgument: An argument has the wrong type or range.
+            DamagedRecord: The record can't be read (raised when the reply is decoded).
+        """
         checks.model_name(name)
-        if claim_id is None is expected_bytes:  # nearly always
+        if claim_id is None is expected_bytes:  # the common case skips the checks below
             return _ClaimRequest(self.head, self, name, self._new_id())
         each = self._new_id() if claim_id is None else checks.claim_id(claim_id)
         expected = 0 if expected_bytes is None else checks.whole("expected_bytes", expected_bytes)
@@ -297,9 +326,9 @@ class ClaimTemplate:
 
 
 class _ClaimRequest(msgspec.Struct, frozen=True, eq=False, gc=False):
-    """The claim of one model. Of such operations there are the most: nothing is made before it is needed.
+    """The claim of one model. Keys and arguments are made on demand, because this is the most frequent request.
 
-    It is not the collector's: nothing that it leads to can lead back to it.
+    The garbage collector does not track it (`gc=False`), because it cannot be part of a reference cycle.
     """
 
     items: ClassVar[int] = 1
@@ -309,8 +338,8 @@ class _ClaimRequest(msgspec.Struct, frozen=True, eq=False, gc=False):
     claiming: ClaimTemplate
     name: str
     claim_id: str
-    expected_bytes: str | int = "0"  # what nearly all say, as it travels
-    named: bool = False  # by its caller
+    expected_bytes: str | int = "0"  # "0": unknown
+    named: bool = False  # the caller gave the claim id
 
     @property
     def keys(self) -> tuple[str, ...]:
@@ -322,7 +351,7 @@ class _ClaimRequest(msgspec.Struct, frozen=True, eq=False, gc=False):
 
     @property
     def same(self) -> Hashable:
-        # Whoever names a claim himself may ask for it again by that name: such a one stays as it is.
+        # A claim whose id the caller gave is not shared, because the caller may repeat it with the same id.
         if self.named:
             return None
         if self.expected_bytes == "0":
@@ -338,7 +367,7 @@ class _ClaimRequest(msgspec.Struct, frozen=True, eq=False, gc=False):
         argv += (self.claim_id, self.expected_bytes)
 
     def packed(self) -> bytes:
-        # As `CommandTemplate.filled`, in half the time: by hiredis this was a good part of a claim alone.
+        # As `CommandTemplate.filled`, in half the time of packing by hiredis.
         begins, between = self.head.around(1, 2)
         key, each = (self.claiming.begins + self.name).encode(), self.claim_id.encode()
         expected = str(self.expected_bytes).encode()
@@ -354,7 +383,7 @@ class _ClaimRequest(msgspec.Struct, frozen=True, eq=False, gc=False):
 
     @staticmethod
     def for_others(result: ClaimResult) -> ClaimResult | None:
-        """What the others are told of a claim that one of them has got; nothing if nobody has."""
+        """Return the result of the other callers of a shared request that won a claim; None if it won none."""
         if not isinstance(result, Claimed):
             return None
         claim = result.claim
@@ -387,7 +416,7 @@ def _claim_of(
     owner: str,
     lease: float | None,
 ) -> Claim:
-    # By position, and no more than there is: this is made once for every claim that is won.
+    # By position and without defaults, because each won claim takes this path.
     claim = Claim(
         name,
         like.provider,

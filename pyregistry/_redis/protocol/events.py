@@ -1,4 +1,4 @@
-"""Events of the channel: how they travel, and what they tell."""
+"""Events of the channel: their encoding and their public form."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _ENDS = {EventKind.DOWNLOADED, EventKind.FAILED, EventKind.RELEASED}
 
 
 class StoredEvent(msgspec.Struct, array_like=True, frozen=True):
-    """One event of a message; ``used`` is the last use that the call gave the record (0: none)."""
+    """One event of a message. ``used`` is the last use that the call set on the record (0: none)."""
 
     kind: EventKind
     entry: str
@@ -33,7 +33,7 @@ class StoredEvent(msgspec.Struct, array_like=True, frozen=True):
         return parse_entry(self.entry)
 
     def state(self) -> ModelState:
-        """The state of the model after this event."""
+        """Return the state of the model after this event."""
         stored = self.record
         if self.kind is EventKind.DELETED or not stored.status:
             return ModelState(None)
@@ -43,13 +43,13 @@ class StoredEvent(msgspec.Struct, array_like=True, frozen=True):
             left = math.inf if stored.lease_end == 0 else (stored.lease_end - self.at) / 1_000_000
         elif status is ModelStatus.ERROR and stored.retry_at:
             left = (stored.retry_at - self.at) / 1_000_000
-        # Without its last use a record is not whole.
+        # A record is complete only with its last use.
         record = record_of(self.ref, stored, self.used) if self.used else None
         return ModelState(status, left, record)
 
     def event(self) -> RegistryEvent:
-        """The event in its public form."""
-        # A record that could not be read is told of as deleted without a status: it was in error.
+        """Return the public form of the event."""
+        # The deletion of an unreadable record has no status; it counts as ERROR.
         record = self.record if self.record.status else StoredRecord(status="ERROR")
         ended = self.kind in _ENDS or (self.kind is EventKind.CANCELLED and record.ended_how == HOW_CANCELLED)
         return RegistryEvent(

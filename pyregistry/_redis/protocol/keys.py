@@ -1,4 +1,4 @@
-"""The only place that names keys. The layout is described in ``lua/README.md``."""
+"""The names of all keys. No other module names keys. ``lua/README.md`` describes the layout."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ class Keyspace:
         self._prefix = f"pyregistry:{{{namespace}}}:"
         self.meta = self._prefix + "meta"
         self.indexes = {status: self._prefix + status.lower() for status in STATUSES}
-        #: What every writing script takes before its items.
+        #: The keys that every writing script takes before those of its items.
         self.shared = (self.meta, *self.indexes.values())
         self.channel = self._prefix + "events"
-        #: What hubs said of branches and of names.
+        #: Hash of the branches and names that hubs have reported.
         self.branches = self._prefix + "branches"
-        #: What the key of a record begins with; its entry follows.
+        #: Prefix of the key of a record; the entry follows.
         self.records = self._prefix + "model:"
 
     def record(self, entry: str) -> str:
-        """The key of a record."""
+        """Return the key of a record."""
         return self.records + entry
 
     def holds(self, entry: str) -> str:
-        """The key of the holders of a record's files."""
+        """Return the key of the holders of a record's files."""
         return f"{self._prefix}holds:{entry}"

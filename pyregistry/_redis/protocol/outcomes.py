@@ -1,4 +1,4 @@
-"""What errors of redis-py mean, and when a call may go out again. Pure, shared by both transports."""
+"""Maps errors of redis-py to outcomes, and decides when a call is retried. No I/O; shared by both transports."""
 
 from __future__ import annotations
 
@@ -26,23 +26,23 @@ from pyregistry.errors import (
 T = TypeVar("T")
 
 ATTEMPTS = 4
-"""How often a call goes out before it fails for want of an answer. A refusal that passes is waited for longer."""
+"""Maximum number of times that a call is sent without a reply. A temporary refusal is retried for longer."""
 
-_LONGEST = 3  # of the back-off between the tries of a call: a third of a second
+_LONGEST = 3  # step at which the back-off between the tries of a call stops growing: a third of a second
 
 
 class RefusedNow(redis_errors.ResponseError):
-    """An answer that passes by itself, of a kind that redis-py has no class for."""
+    """A temporary refusal for which redis-py has no class."""
 
 
 class RefusedCredentials(RefusedNow):
-    """What a provider of credentials gave was refused: while they are changed it may have been too old."""
+    """The server refused the credentials of a provider. Temporary: they may be stale during a rotation."""
 
 
-# Scripts that write are refused so before they start; BUSY refuses every command.
+# The server refuses writing scripts with these before they start; BUSY refuses every command.
 _PASSES = ("NOREPLICAS", "MISCONF", "BUSY")
 
-#: The server said so itself: it has not run the call, and may later, or another server may.
+#: The server reports that it has not run the call. A later try, or another server, may run it.
 NOT_RUN = (
     RefusedNow,
     redis_errors.MasterDownError,
@@ -52,8 +52,7 @@ NOT_RUN = (
     redis_errors.ClusterDownError,
     redis_errors.TryAgainError,
 )
-#: No answer, or none that makes sense: whether the call has run is not known. (Credentials that are refused
-#: are an answer.)
+#: No reply, or an invalid one: whether the call has run is unknown. (A refusal of credentials is a reply, `DENIED`.)
 NO_ANSWER = (redis_errors.ConnectionError, redis_errors.TimeoutError, redis_errors.InvalidResponse, OSError)
 DENIED = (
     redis_errors.AuthenticationError,
@@ -62,10 +61,10 @@ DENIED = (
     redis_errors.NoPermissionError,
 )
 
-#: Of these, what takes its time to pass. (Scripts that are gone are loaded at once.)
+#: The temporary refusals that need a wait. (NOSCRIPT needs none: the scripts are loaded at once.)
 PASSING = tuple(kind for kind in NOT_RUN if kind is not redis_errors.NoScriptError)
 
-# How a server says that a right is missing, by itself, and (Redis, Valkey) from within a script.
+# First words of the errors for a missing right: from the server, and from within a script (Redis, Valkey).
 _DENIED_TEXTS = (
     "NOPERM",
     "NOAUTH",
@@ -74,7 +73,7 @@ _DENIED_TEXTS = (
     "ACL failure in script",
 )
 
-# (Redis quotes what it does not know; before 7.0 in another way.)
+# Redis before 7.0 quotes the command with another character.
 _UNKNOWN = re.compile(r"unknown command [`']?(\w+)")
 _NOT_THERE = "this server does not know: it is renamed, or disabled, or a proxy does not pass it on"
 _NO_HELLO = re.compile(r"(?i)\bhello\b|unsupported protocol version")
@@ -84,25 +83,30 @@ _NO_CLUSTER = "pyregistry does not go from node to node yet: it needs a server t
 
 #: The commands that load every script but `open`, in one write.
 LOADS = [pack(("SCRIPT", "LOAD", script.text)) for script in SCRIPTS]
-#: The same, of those that only read.
+#: The commands that load the scripts that only read.
 READING_LOADS = [load for script, load in zip(SCRIPTS, LOADS, strict=True) if not script.writes]
 
 
 def pause(tried: int, left: float) -> float:
-    """Seconds to wait before a call goes out again, which has done so often; if it has time left, within that."""
+    """Return the seconds to wait before a call is sent again.
+
+    Args:
+        tried: Number of times that it was sent.
+        left: Seconds for which it may still be retried; an upper limit if positive.
+    """
     wait = backoff(min(tried, _LONGEST))
     return min(wait, left) if left > 0 else wait
 
 
 def recognised(error: Exception) -> Exception:
-    """The error, or one of a class that says that it passes."""
+    """Return the error, as `RefusedNow` if it is a temporary refusal without a class of redis-py."""
     if type(error) is redis_errors.ResponseError and str(error).partition(" ")[0] in _PASSES:
         return RefusedNow(str(error)).with_traceback(error.__traceback__)
     return error
 
 
 def said(error: BaseException | None) -> str:
-    """What the server has said, with its first word, which redis-py cuts off."""
+    """Return the server's error text with its first word, which redis-py removes."""
     text, word = str(error), getattr(error, "status_code", None)
     if word is None or not isinstance(error, (*NOT_RUN, redis_errors.AskError)):
         return text
@@ -111,8 +115,8 @@ def said(error: BaseException | None) -> str:
 
 
 def refusal(error: Exception) -> RegistryError:
-    """The public form of an error that the server answered."""
-    # Where in the script it was raised helps nobody.
+    """Return the public form of an error reply."""
+    # Cut off the position in the script.
     text = said(error).partition(" script: ")[0]
     if isinstance(error, RefusedCredentials):
         return StaleCredentials(text)
@@ -130,12 +134,19 @@ def refusal(error: Exception) -> RegistryError:
 
 
 def lacks_resp3(error: Exception) -> bool:
-    """Whether a connection was refused for its protocol: there is no HELLO, or the right to it is missing."""
+    """Return whether the server refused RESP3: it has no HELLO, or the user has no right to it."""
     return isinstance(error, redis_errors.ResponseError) and bool(_NO_HELLO.search(str(error)))
 
 
 def failure(op: Request[Any], maybe_ran: bool, trouble: BaseException | None, shown: str) -> RegistryError:
-    """The public form of having given up."""
+    """Return the public error of a call that is not retried any more.
+
+    Args:
+        op: The request.
+        maybe_ran: Whether the server may have run it.
+        trouble: The last error.
+        shown: Displayed address of the server.
+    """
     why = f"{shown}: {said(trouble)}"
     if maybe_ran and op.head.writes:
         return OutcomeUnknown(op.head.name, why)
@@ -149,19 +160,19 @@ def failure(op: Request[Any], maybe_ran: bool, trouble: BaseException | None, sh
 
 
 class _Pending:
-    """No outcome yet."""
+    """Type of the sentinel for a call without an outcome."""
 
 
 PENDING: Final = _Pending()
 
 
 class PendingCall(Generic[T]):
-    """One operation on its way.
+    """One request until its outcome.
 
     Attributes:
-        op: what is asked.
-        outcome: what was answered, or the error that its caller gets; `PENDING`: it is to go out, maybe again.
-        trouble: why it has not been answered.
+        op: The request.
+        outcome: The decoded reply, or the error that the caller gets; `PENDING`: to be sent, or sent again.
+        trouble: The last error, while there is no reply.
     """
 
     __slots__ = ("_maybe_ran", "_refused", "op", "outcome", "trouble")
@@ -171,10 +182,10 @@ class PendingCall(Generic[T]):
         self.outcome: T | Exception | _Pending = PENDING
         self.trouble: Exception | None = None
         self._maybe_ran = False
-        self._refused = 0  # how often that was all
+        self._refused = 0  # number of temporary refusals
 
     def answered(self, reply: Any, shown: str) -> None:
-        """The server's reply; an exception, if it is an error."""
+        """Handle the server's reply; an error reply is an exception."""
         if isinstance(reply, Exception):
             self.failed(reply, shown)
             return
@@ -184,7 +195,13 @@ class PendingCall(Generic[T]):
             self.outcome = error
 
     def failed(self, error: Exception, shown: str, *, sent: bool = True) -> None:
-        """An error of redis-py's; ``sent``: without an answer it may have run."""
+        """Handle an error of redis-py.
+
+        Args:
+            error: The error.
+            shown: Displayed address of the server.
+            sent: Whether the request was sent, so that it may have run without a reply. Defaults to True.
+        """
         error = recognised(error)
         if isinstance(error, NOT_RUN):
             self.trouble = error
@@ -204,13 +221,24 @@ class PendingCall(Generic[T]):
             self.outcome.__cause__ = error
 
     def goes_on(self, tried: int, attempts: int, ends: float) -> bool:
-        """Whether it is to go out again: after so many tries, of so many, and until when a refusal is waited for."""
+        """Return whether to send the request again.
+
+        Args:
+            tried: Number of times that it was sent.
+            attempts: Maximum of that number, not counting temporary refusals.
+            ends: Time (`now`) until which a temporary refusal is retried.
+        """
         if isinstance(self.trouble, PASSING):
             return tried < attempts or now() < ends
         return tried - self._refused < attempts
 
     def give_up(self, shown: str, error: RegistryError | None = None) -> None:
-        """It goes out no more; ``error``: why it can't, if it has not run."""
+        """Set the outcome to an error, unless there is an outcome.
+
+        Args:
+            shown: Displayed address of the server.
+            error: The outcome if the request has not run. Defaults to None: made from `trouble`.
+        """
         if self.outcome is PENDING:
             if error is None or self._maybe_ran:
                 error = failure(self.op, self._maybe_ran, self.trouble, shown)
@@ -219,7 +247,11 @@ class PendingCall(Generic[T]):
 
 
 def too_old(info: str) -> str | None:
-    """What a server that can't read a script says that it is; nothing if it is new enough to try."""
+    """Return product and version of a server below version 7, or of an unknown one; None for a newer server.
+
+    Args:
+        info: The reply to INFO of a server that can't read a script.
+    """
     fields = dict(line.split(":", 1) for line in info.splitlines() if ":" in line)
     product = "valkey" if "valkey_version" in fields else "redis"
     version = fields.get(f"{product}_version", "unknown")

@@ -55,36 +55,36 @@ class ReadRequests(RequestBase):
 
     def __init__(self, namespace: str, owner: str | None, providers: Iterable[str]) -> None:
         super().__init__(namespace, owner, providers)
-        # Not looked up by a key, because of these calls there are many.
+        # Kept as attributes, because these frequent calls need no lookup by key then.
         self._status_head = self._head("get_status", None, near=True)
         self._read_head = self._head("get_model_record", READ, tuple(self.keys.indexes.values()))
         self._stored_head = self._head("get_model_record", None, near=True)
-        # As they are called: (name, provider, revision, subset).
+        # Arguments: (name, provider, revision, subset).
         self.get_status = memoized(self._status_of)
         self.get_record = memoized(self._record_of)
 
     def _status_of(self, *model: Any) -> Request[ModelStatus | None]:
-        """The status of a model; where any provider will do, DOWNLOADED if any is, else the first there is."""
+        """Read the status of a model. Without a provider: DOWNLOADED if any has it, else the first status found."""
         return self._question(self._status_head, _read_status, self.targets(*model), shared=True)
 
     def _record_of(self, *model: Any) -> Request[ModelRecord | None]:
-        """The record of a model; where any provider will do, one that is DOWNLOADED, else the first there is."""
+        """Read the record of a model. Without a provider: a DOWNLOADED one if any, else the first found."""
         return self._question(self._read_head, _read_preferred, self.targets(*model), shared=True)
 
     def read(self, targets: Sequence[ModelKey]) -> Request[list[ModelRecord | DamagedRecord | None]]:
-        """The records of these models."""
+        """Read the records of these models."""
         return self._question(self._read_head, _read_records, targets)
 
     def look_up(self, targets: Sequence[ModelKey]) -> Request[list[wire.ReadReply]]:
-        """The records of these models as they are stored, each with its last use."""
+        """Read the stored records of these models, not decoded, each with its last use."""
         return self._question(self._read_head, _as_answered, targets)
 
     def stored(self, targets: Sequence[ModelKey]) -> Request[list[Any]]:
-        """What the keys of these models hold; it may be kept."""
+        """Read the raw values of these models' keys. The near cache may keep them."""
         return self._question(self._stored_head, _as_answered, targets)
 
     def page(self, status: ModelStatus | None, from_score: int, limit: int) -> Request[list[tuple[str, int]]]:
-        """The next entries by last use, and their scores."""
+        """Read a page of index entries by last use, the oldest first, with their scores."""
         indexes = self.keys.indexes
         keys = list(indexes.values()) if status is None else [indexes[status]]
 
@@ -95,7 +95,7 @@ class ReadRequests(RequestBase):
         return PlainRequest(self._head("get_models_by_last_used", PAGE), decode, keys, (from_score, limit))
 
     def listed(self, entries: Sequence[tuple[str, int]]) -> Request[list[ModelRecord | DamagedRecord | None]]:
-        """The records of index entries."""
+        """Read the records of index entries, each with its score as last use."""
 
         def decode(values: Answers) -> list[ModelRecord | DamagedRecord | None]:
             return [
@@ -107,7 +107,7 @@ class ReadRequests(RequestBase):
         return PlainRequest(self._head("get_models_by_last_used", None), decode, keys, (), len(entries))
 
     def counts(self) -> Request[StatusCounts]:
-        """How many records there are by status."""
+        """Count the records by status."""
 
         def decode(answers: Answers) -> StatusCounts:
             downloading, downloaded, error, _ = _decode_counts(answers[0]).records
@@ -116,14 +116,14 @@ class ReadRequests(RequestBase):
         return self._counted(decode)
 
     def stock(self) -> Request[Totals]:
-        """How many records there are by status, those that are being evicted too, and their bytes."""
+        """Count the records by status, including EVICTING, and sum their bytes."""
         return self._counted(lambda answers: _decode_counts(answers[0]))
 
     def _counted(self, decode: Callable[[Answers], T]) -> Request[T]:
         return PlainRequest(self._head("get_status_counts", COUNTS, self.keys.shared), decode)
 
     def now(self) -> Request[datetime]:
-        """What lease time it is."""
+        """Read the lease time."""
 
         def decode(answers: Answers) -> datetime:
             return time_of(_decode_now(answers[0]).time)
@@ -131,10 +131,10 @@ class ReadRequests(RequestBase):
         return PlainRequest(self._head("now", NOW, (self.keys.meta,)), decode)
 
     def branch(self, target: ModelKey) -> Request[Branch]:
-        """What is known of a repository and one of its branches.
+        """Read the stored commit of a branch and the canonical name of its repository.
 
         Args:
-            target: the repository as it is spelled; its ``revision`` is the branch, or ``None``.
+            target: The repository as the caller spells it; its ``revision`` is the branch, or None.
         """
         argv = branch_fields(target)
         head = self._head("branch", BRANCH, (self.keys.meta, self.keys.branches))
@@ -142,22 +142,22 @@ class ReadRequests(RequestBase):
 
 
 def read_record(ref: ModelRef, answer: wire.ReadReply) -> ModelRecord | DamagedRecord | None:
-    """What the server says of a record."""
+    """Decode the reply to one read record. None: there is no record."""
     if isinstance(answer, wire.Found):
         return read_stored(ref, answer.record, answer.last_used)
     return damaged(ref, answer.why) if isinstance(answer, wire.Damaged) else None
 
 
 def read_branch(reply: bytes) -> Branch:
-    """What is known of a branch: nothing, where the reply can't be read (it holds values as they are stored)."""
+    """Decode the reply to `branch`. An unreadable reply counts as unknown, because it contains raw stored values."""
     try:
         return _decode_branch(reply)
-    except ValueError:  # msgspec's, or what is no UTF-8: somebody has put that into the hash
+    except ValueError:  # a DecodeError of msgspec, or invalid UTF-8: the hash was edited by hand
         return Branch(0, None, None)
 
 
 def read_stored(ref: ModelRef, raw: bytes | msgspec.Raw, last_used: int) -> ModelRecord | DamagedRecord:
-    """A stored record; 0: its last use is not known."""
+    """Decode a stored record. A last use of 0 means unknown."""
     try:
         return wire.record_of(ref, wire.decode_record(raw), last_used)
     except (msgspec.DecodeError, ValueError, OverflowError) as error:

@@ -1,8 +1,8 @@
-"""What travels and what is stored, as typed Structs, and what they become in `pyregistry.models`.
+"""Typed structs of stored records and of the scripts' replies, and their conversion to `pyregistry.models`.
 
 `StoredRecord` has the layout of ``lua/record.toml``: the build of the scripts and a test compare them. msgspec
-reads the MessagePack arrays that the scripts answer. Times are integer microseconds of lease time; ``""``
-and ``0`` say that nothing is there.
+decodes the MessagePack arrays that the scripts return. Times are integer microseconds of lease time. ``""`` and ``0``
+mean that a field is absent.
 """
 
 from __future__ import annotations
@@ -27,23 +27,26 @@ _STATUSES = {status.value: status for status in ModelStatus}
 _OVER = (ModelStatus.DOWNLOADED, ModelStatus.ERROR)
 
 NEVER = -1
-"""A lease left of this says that the lease never ends."""
+"""Value of `lease_left` for a lease that never ends."""
 
 HOW_RELEASED, HOW_CANCELLED = 3, 4
-"""`StoredRecord.ended_how` of a claim that was given back, or cancelled (1: DOWNLOADED, 2: ERROR)."""
+"""Values of `StoredRecord.ended_how` for a released and for a cancelled claim (1: DOWNLOADED, 2: ERROR)."""
 
 
 Whole = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
-"""What the scripts take for a number of a record; any other is damage."""
+"""The range of a record's numbers in the scripts. Any other value counts as damage."""
 
 
 class StoredRecord(msgspec.Struct, array_like=True, frozen=True):
-    """A record as Redis holds it. New elements come at the end, with a default.
+    """A record as stored in Redis. New fields are appended, with a default.
 
-    Trailing elements that say nothing are not stored: what most records need comes first. The lease of a
-    DOWNLOADED record has ended when its files were there, that of an ERROR when it was told. ``max_attempts`` is of
-    an ERROR: once ``attempts`` reach it, ``retry_at`` ends the cool-down. ``renewal`` is the order of the progress
-    that was told last.
+    Trailing absent fields are not stored, so the fields that most records use come first.
+
+    Attributes:
+        lease_end: End of the lease. Of a DOWNLOADED record: the time at which the download finished. Of an ERROR: the
+            time at which the error was reported.
+        max_attempts: Of an ERROR: once `attempts` reaches it, `retry_at` is the end of the cool-down.
+        renewal: Order of the last progress update.
     """
 
     status: str = ""
@@ -90,7 +93,7 @@ class ClaimGiven(_ClaimGranted, frozen=True, tag="claimed"):
 
 
 class ClaimAgain(_ClaimGranted, frozen=True, tag="again"):
-    """The caller's own claim, met by a request that was sent again."""
+    """The caller's own claim, found by a retried request."""
 
 
 class Exists(msgspec.Struct, array_like=True, frozen=True, gc=False, tag="exists"):
@@ -102,7 +105,7 @@ class Exists(msgspec.Struct, array_like=True, frozen=True, gc=False, tag="exists
 
 
 class RetryRefused(msgspec.Struct, array_like=True, frozen=True, tag="refused"):
-    """Not retried, and why."""
+    """Not retried; the fields give the reason."""
 
     status: str
     attempts: int
@@ -111,7 +114,7 @@ class RetryRefused(msgspec.Struct, array_like=True, frozen=True, tag="refused"):
 
 
 class Renewed(msgspec.Struct, array_like=True, frozen=True, tag="renewed"):
-    """The lease goes on."""
+    """The lease is extended."""
 
     lease_end: int
     lease_left: int
@@ -124,44 +127,44 @@ class Ended(msgspec.Struct, array_like=True, frozen=True, tag="ended"):
 
 
 class Lost(msgspec.Struct, array_like=True, frozen=True, tag="lost"):
-    """The claim is somebody else's by now, or gone."""
+    """The claim is lost: another owner has the model, or the record is gone."""
 
     status: str
     message: str = ""
 
 
 class Done(msgspec.Struct, array_like=True, frozen=True, tag="done"):
-    """Carried out."""
+    """The transition was carried out."""
 
 
 class Again(msgspec.Struct, array_like=True, frozen=True, tag="again"):
-    """It was carried out before."""
+    """An earlier request has already carried out the transition."""
 
 
 class SetRefused(msgspec.Struct, array_like=True, frozen=True, tag="refused"):
-    """Not set: an eviction is under way."""
+    """Refused: an eviction is under way."""
 
     status: str
 
 
 class Known(msgspec.Struct, array_like=True, frozen=True, tag="known"):
-    """There is such a record."""
+    """The record exists."""
 
 
 class Unknown(msgspec.Struct, array_like=True, frozen=True, tag="unknown"):
-    """There is no such record."""
+    """The record does not exist."""
 
 
 class Deleted(msgspec.Struct, array_like=True, frozen=True, tag="deleted"):
-    """Gone, by this call."""
+    """This call has deleted the record."""
 
 
 class Absent(msgspec.Struct, array_like=True, frozen=True, tag="absent"):
-    """There is no such record."""
+    """The record does not exist."""
 
 
 class OtherToken(msgspec.Struct, array_like=True, frozen=True, tag="other"):
-    """The record is not the one that was meant."""
+    """The record has another token than the expected one."""
 
     token: int
 
@@ -182,7 +185,7 @@ class Found(msgspec.Struct, array_like=True, frozen=True, tag="found"):
     """A record and its last use."""
 
     last_used: int
-    record: msgspec.Raw  # read one by one: a damaged one must not take the others with it
+    record: msgspec.Raw  # decoded separately, so that a damaged record does not fail the others
 
 
 class Now(msgspec.Struct, array_like=True, frozen=True):
@@ -192,13 +195,13 @@ class Now(msgspec.Struct, array_like=True, frozen=True):
 
 
 class Cache(msgspec.Struct, array_like=True, frozen=True):
-    """Which cache a namespace stands for; ``""``: nobody has said so yet."""
+    """The cache id of a namespace; ``""``: not set."""
 
     cache_id: str
 
 
 class BranchSet(msgspec.Struct, array_like=True, frozen=True):
-    """How many fields were written."""
+    """The number of fields written."""
 
     written: int
 
@@ -207,11 +210,11 @@ class Opened(msgspec.Struct, array_like=True, frozen=True):
     """The server that a connection was opened to.
 
     Attributes:
-        run_id: the server's.
-        version: product and version.
-        schema: that of the namespace.
-        due: 1: as far as reading goes; `open` is still to run.
-        lacking: the right that waiting needs and this user lacks; empty: none.
+        run_id: Run id of the server.
+        version: Product and version.
+        schema: Schema version of the namespace.
+        due: 1: the connection is checked for reading only, and `open` must still run. Defaults to 0.
+        lacking: The right that waiting needs and this user lacks. Defaults to empty: none.
     """
 
     run_id: str
@@ -242,15 +245,20 @@ decode_status = msgspec.msgpack.Decoder(_StatusOnly).decode
 
 
 def record_of(ref: ModelRef, stored: StoredRecord, last_used: int) -> ModelRecord:
-    """The public form of a record. One that the index has lost shows when it was made as its last use.
+    """Return the public form of a record.
+
+    Args:
+        ref: The model.
+        stored: The record.
+        last_used: Its last use; 0 if no index has it: the time of its creation stands for it then.
 
     Raises:
-        ValueError: its status is unknown.
+        ValueError: The status is unknown.
     """
     status = _STATUSES.get(stored.status) or ModelStatus(stored.status)
     over = status in _OVER
     began = BEGAN_MESSAGES.get(stored.began) if status is ModelStatus.DOWNLOADING else None
-    # By position: by so many names the call takes three times as long.
+    # By position, because a call with this many keyword arguments takes three times as long.
     return ModelRecord(
         ref.name,
         ref.provider if type(ref.provider) is ModelProvider else provider_of(str(ref.provider)),

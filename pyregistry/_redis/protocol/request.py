@@ -1,4 +1,4 @@
-"""What a request is: an operation with its items, and the head that it shares with others of its kind."""
+"""A request: its items, and the command template (head) that it shares with requests of its kind."""
 
 from __future__ import annotations
 
@@ -14,25 +14,26 @@ T = TypeVar("T")
 
 Command: TypeAlias = "tuple[str | int, ...]"
 
-# Any: the types that come with hiredis know a command of one word only.
+# Any, because hiredis's type stubs accept a command of one word only.
 pack: Callable[[Command], bytes] = cast("Any", hiredis.pack_command)
-"""A command, as it travels."""
+"""Packs a command."""
 
 
 class CommandTemplate:
-    """What all items of one call share. Operations that have the same head, the object, may go out as one.
+    """The part of a command that all its items share. Requests with the same head object may be sent as one command.
 
     Attributes:
-        name: what the caller called, for errors.
-        script: what runs; ``None``: a plain reading command, ``verb``.
-        keys: the keys before those of the items.
-        argv: the arguments before those of the items.
-        resend: whether it may be sent again once it may have run.
-        split: what takes the reply of a call apart: the answers to its items, in order.
-        near: whether it reads plain records, and their values may be kept (`pyregistry._redis.cache.client_cache`).
-        writes: whether it may have changed something when its outcome is unknown. (`open` may run any time.)
-        changes: whether it may change records. (A touch changes the index alone.)
-        patient: whether it is sent again where it is refused for now. (Without `open` there still is `check`.)
+        name: Name of the caller's method, for errors.
+        script: The script; None: a plain reading command (`verb`).
+        keys: The keys before those of the items.
+        argv: The arguments before those of the items.
+        resend: Whether it may be sent again after it may have run. Defaults to True.
+        split: Splits the reply into the answers to the items, in order.
+        near: Whether the near cache may keep the values that it reads. Defaults to False.
+        writes: Whether it may have changed something when its outcome is unknown. False for `open`, which may run at
+            any time.
+        changes: Whether it may change records. False for a touch, which changes only the index.
+        patient: Whether a temporary refusal is retried. False for `open`, because `check` replaces it.
     """
 
     __slots__ = (
@@ -67,14 +68,14 @@ class CommandTemplate:
         self._argv = _packed(self.argv)
 
     def command(self, ops: Iterable[Request[Any]]) -> Command:
-        """What is sent for these operations, whose head this is."""
+        """Return the command for these requests of this head."""
         keys, argv = [*self.keys], [*self.argv]
         for op in ops:
             op.add_to(keys, argv)
         return (*self._words, *([] if self.script is None else [len(keys)]), *keys, *argv)
 
     def packed(self, ops: Iterable[Request[Any]]) -> bytes:
-        """The same, as it travels."""
+        """Return the packed command for these requests of this head."""
         keys: list[str] = []
         argv: list[str | int] = []
         for op in ops:
@@ -82,18 +83,26 @@ class CommandTemplate:
         return self.filled(keys, argv)
 
     def filled(self, keys: Sequence[str], argv: Sequence[str | int]) -> bytes:
-        """The command that takes these, the keys and arguments of operations, as it travels."""
+        """Return the packed command with these keys and arguments of items."""
         begins, between = self.around(len(keys), len(argv))
         if not argv:
             return b"".join((begins, _packed(keys), between))
         return b"".join((begins, _packed(keys), between, _packed(argv)))
 
     def around(self, keys: int, argv: int) -> tuple[bytes, bytes]:
-        """What comes before so many keys, and between them and so many arguments, as it travels."""
+        """Return the packed parts before the keys of the items, and between these keys and the arguments.
+
+        Args:
+            keys: Number of keys of the items.
+            argv: Number of arguments of the items.
+        """
         return self._begins.get((keys, argv)) or self._begin(keys, argv), self._argv
 
     def _begin(self, keys: int, argv: int) -> bytes:
-        """What a command with so many keys and arguments more begins with: of most it is the greater part."""
+        """Build the constant prefix of a command with this many keys and arguments.
+
+        Cached for up to `BATCH` keys, because the prefix is the larger part of most commands.
+        """
         words: list[str | int] = [*self._words]
         if self.script is not None:
             words.append(len(self.keys) + keys)
@@ -105,32 +114,32 @@ class CommandTemplate:
         return begins
 
     def read(self, op: Request[T], reply: Any) -> T:
-        """What the reply means to an operation that went out alone."""
+        """Decode the reply to a request that was sent alone."""
         return op.decode(self.split(reply) if op.items else (reply,))
 
 
 def _packed(words: Sequence[str | int]) -> bytes:
-    """A part of a command, as it travels."""
+    """Pack a part of a command."""
     if not words:
         return b""
     whole = pack(tuple(words))
-    return whole[whole.index(b"\n") + 1 :]  # without the line that says how many they are
+    return whole[whole.index(b"\n") + 1 :]  # without the line with the number of words
 
 
 class Request(Protocol[T]):
-    """One request of a caller: what a transport has to know of it.
+    """One request of a caller, as a transport sees it.
 
     Attributes:
-        head: what it shares with others.
-        keys: the keys of its items, as many for each.
-        argv: the arguments of its items, as many for each.
-        items: how many they are; 0: it has none, and goes out alone.
-        same: operations for which this is equal ask the same, and may be one request; ``None``:
-            there is no other like it.
-        shared: all who ask the same may be given one result, the object: nobody can change it.
-        decode: what the answers to its items mean; one without items gets the one reply there is.
-        for_others: only one who asks the same can get this result; what the others are told.
-        undo: what gives back what was won, if nobody waits for it any more.
+        head: The command template that it shares with others.
+        keys: The keys of its items, the same number for each.
+        argv: The arguments of its items, the same number for each.
+        items: Number of items; 0: it has none, and is sent alone.
+        same: Key for coalescing: requests with equal keys may be sent as one. None: never coalesced.
+        shared: Whether coalesced callers may get the same result object, because it is immutable.
+        decode: Decodes the answers to its items; without items, the one reply.
+        for_others: If only one of the coalesced callers can get the result: returns the result of the others. None
+            otherwise.
+        undo: Returns the requests that release the result if no caller waits for it any more, or None.
     """
 
     @property
@@ -153,14 +162,14 @@ class Request(Protocol[T]):
     def undo(self) -> Callable[[T], Iterable[Request[Any]]] | None: ...
 
     def add_to(self, keys: list[str], argv: list[str | int]) -> None:
-        """Add its keys and arguments to those of a call."""
+        """Append the keys and arguments of the items to those of a command."""
 
     def packed(self) -> bytes:
-        """The command that asks this alone, as it travels."""
+        """Return the packed command of this request alone."""
 
 
 class PlainRequest(msgspec.Struct, Generic[T], eq=False):
-    """An operation that brings all that there is to know of it."""
+    """A request whose attributes are all stored."""
 
     head: CommandTemplate
     decode: Callable[[Sequence[Any]], T]
@@ -171,15 +180,15 @@ class PlainRequest(msgspec.Struct, Generic[T], eq=False):
     shared: bool = False
     for_others: Callable[[T], T | None] | None = None
     undo: Callable[[T], Iterable[Request[Any]]] | None = None
-    _packed: bytes = b""  # made once: where it is kept, that would be a good part of each blocking call
+    _packed: bytes = b""  # packed once, because memoized requests are sent by many blocking calls
 
     def add_to(self, keys: list[str], argv: list[str | int]) -> None:
-        """Add its keys and arguments to those of a call."""
+        """Append the keys and arguments of the items to those of a command."""
         keys += self.keys
         argv += self.argv
 
     def packed(self) -> bytes:
-        """The command that asks this alone, as it travels."""
+        """Return the packed command of this request alone."""
         packed = self._packed
         if not packed:
             packed = self._packed = self.head.filled(self.keys, self.argv)

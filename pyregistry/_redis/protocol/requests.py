@@ -1,4 +1,4 @@
-"""The requests of one client: what each verb asks of the server, and what the answer means. No I/O."""
+"""The requests of one client: the command of each verb, and the decoding of its reply. No I/O."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ _decode_opened = msgspec.msgpack.Decoder(wire.Opened).decode
 
 
 class RequestFactory(ClaimRequests, WriteRequests, ReadRequests):
-    """Makes the requests of one client. A call for many models takes as many requests as the batch size asks for."""
+    """Builds the requests of one client. The caller splits many models into requests of at most `BATCH` items."""
 
     def open(self) -> Request[wire.Opened]:
-        """Is the server fit, and the one that wrote last?"""
+        """Check the server and the rights, and move the clock of ticks after a restart or failover."""
         return self._about_server(OPEN)
 
     def check(self) -> Request[wire.Opened]:
-        """Is the server fit? That can be told without a write."""
+        """Check the server and the rights without a write."""
         return self._about_server(CHECK)
 
     def _about_server(self, script: Script) -> Request[wire.Opened]:

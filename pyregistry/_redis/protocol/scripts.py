@@ -1,4 +1,4 @@
-"""Read the Lua scripts: the very text that Redis runs, and its SHA1.
+"""Reads the Lua scripts: the exact text that Redis runs, and its SHA1.
 
 ``tools/build_lua`` composes the texts, and checks their headers. The header of a script is its contract:
 ``lua/README.md`` describes it.
@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Final
 
 BATCH: Final = 64
-"""The largest number of items of one script call; the scripts refuse more."""
+"""Maximum number of items in one script call. The scripts refuse more."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""Command templates, and how replies are taken apart: what the requests of all subjects share."""
+"""The base of all request builders: command templates, and the splitting of replies."""
 
 from __future__ import annotations
 
@@ -40,19 +40,19 @@ T = TypeVar("T")
 K = TypeVar("K")
 
 Answers: TypeAlias = Sequence[Any]
-"""What the server says to each item of an operation."""
+"""The server's answers to the items of a request, in order."""
 
 
 MOST_HEADS: Final = 64
-"""Of so many owners, leases and the like the heads are kept."""
+"""Maximum number of cached command templates for claims."""
 
 
 MOST_OPS: Final = 4096
-"""Of so many models, or kinds of models, the commonest operations are kept."""
+"""Maximum number of cached requests of each frequent verb, and of cached claim templates."""
 
 
 def damaged(ref: ModelRef, why: str) -> DamagedRecord:
-    """The error for a value that can't be read."""
+    """Return the error for a stored value that can't be read."""
     return DamagedRecord(
         f"the record of {ref.name!r} ({ref.provider}) can't be read: {why}; "
         "delete_model(..., force=True) removes it",
@@ -65,14 +65,17 @@ _raws = msgspec.msgpack.Decoder(list[msgspec.Raw]).decode
 
 
 def _splitting(answer: Any) -> Callable[[bytes], list[Any]]:
-    """What takes the reply of a script apart, whose items are answered by this type."""
+    """Return a function that splits a script's reply into answers of this type.
+
+    If the reply as a whole can't be decoded, each item is decoded alone, and an unreadable one becomes `Damaged`.
+    """
     decode_all = msgspec.msgpack.Decoder(list[answer]).decode
     decode = msgspec.msgpack.Decoder(answer).decode
 
     def one(raw: msgspec.Raw) -> Any:
         try:
             return decode(raw)
-        except ValueError as error:  # msgspec's, or what is no UTF-8: somebody has put that into the record
+        except ValueError as error:  # DecodeError or invalid UTF-8: the record was edited by hand
             return wire.Damaged(str(error))
 
     def split(reply: bytes) -> list[Any]:
@@ -96,17 +99,17 @@ SPLIT: Final = {
     DELETE.name: _splitting(wire.DeleteReply),
     READ.name: _splitting(wire.ReadReply),
 }
-"""How the reply of a script that takes items becomes their answers."""
+"""Splits the reply of each script that takes items into their answers."""
 
 
 def memoized(make: Callable[..., Request[T]]) -> Callable[..., Request[T]]:
-    """Keeps the operations that were made last: nothing of them is of one call alone."""
+    """Cache the most recent requests of a builder. Safe, because they contain nothing specific to one call."""
     kept = lru_cache(maxsize=MOST_OPS)(make)
 
     def get(*model: Any) -> Request[T]:
         try:
             return kept(*model)
-        except TypeError:  # no name can be that: it is told what is wrong with it
+        except TypeError:  # unhashable argument: the validator raises InvalidArgument
             return make(*model)
 
     return get
@@ -119,17 +122,17 @@ def keep(kept: dict[K, T], key: K, value: T, most: int) -> None:
 
 
 def microseconds(seconds: float | None) -> int:
-    """A length of time that was checked, as it travels; 0: none."""
+    """Convert a validated duration to microseconds. None becomes 0."""
     return 0 if seconds is None else round(seconds * 1_000_000)
 
 
 class RequestBase:
-    """What the requests of all subjects share: the keys of the namespace, and the templates of its commands.
+    """The keys of a namespace, and the templates of its commands.
 
     Args:
-        namespace: which registry.
-        owner: who calls, for people; ``None``: host and process.
-        providers: providers beyond the four that a call without a provider looks at too.
+        namespace: Name of the registry.
+        owner: Human-readable client name. None: host and process.
+        providers: Providers beyond the four built-in ones that a call without a provider includes.
     """
 
     def __init__(self, namespace: str, owner: str | None, providers: Iterable[str]) -> None:
@@ -148,7 +151,7 @@ class RequestBase:
         resend: bool = True,
         near: bool = False,
     ) -> CommandTemplate:
-        """The one head of its kind. It is kept: ``argv`` must be of a few values."""
+        """Return the cached head of its kind. The cache is unbounded, so `argv` must have few different values."""
         of = (name, script and script.sha, argv, resend)
         head = self._heads.get(of)
         if head is None:
@@ -163,10 +166,10 @@ class RequestBase:
 
     @property
     def owner(self) -> str:
-        """Who calls. Not kept: a process that forks is another owner."""
+        """The client's name. Not cached, because a forked process is another owner."""
         return default_owner() if self._owner is None else self._owner
 
-    # Which models
+    # Models
 
     def targets(
         self,
@@ -175,12 +178,12 @@ class RequestBase:
         revision: str | None,
         subset: str | None,
     ) -> list[ModelKey]:
-        """The one model, or the same name under every known provider."""
+        """Return the model, or without a provider the models of this name of every known provider."""
         providers = self.providers if provider is None else (provider,)
         return [checks.target(name, each, revision, subset) for each in providers]
 
     def _records(self, targets: Sequence[ModelKey]) -> tuple[str, ...]:
-        if len(targets) == 1:  # the commonest call by far
+        if len(targets) == 1:  # the most frequent case skips the list
             return (self.keys.record(targets[0].entry),)
         return tuple([self.keys.record(target.entry) for target in targets])
 
@@ -192,11 +195,11 @@ class RequestBase:
         *,
         shared: bool = False,
     ) -> Request[T]:
-        """What is asked of these models: callers that ask the same may share one request.
+        """Build a request about these models that callers may share.
 
-        They share an answer as well, decoded once. So the key is all that the answer is made from: the head, the keys,
-        and the decoder, a function of a module that is told nothing else. Two operations that decode differently
-        can't have one key.
+        Callers share the decoded result too. So the coalescing key contains everything that determines the result: the
+        head, the keys, and the decoder, which is a module-level function without other inputs. Two requests that
+        decode differently have different keys.
         """
         keys, refs = self._records(targets), [target.ref for target in targets]
         return PlainRequest(
@@ -213,7 +216,7 @@ def evicting(ref: ModelRef, call: str) -> EvictionInProgress:
 
 
 def branch_fields(target: ModelKey) -> tuple[str, str]:
-    """The fields of a branch and of a spelling in the hash of branches."""
+    """Return the fields of a branch and of a repository's spelling in the hash of branches."""
     name, provider, revision, subset = target.ref
     branch = "" if revision is None else entry_of(name, str(provider), revision, subset)
     return branch, entry_of(name, str(provider), None, None)

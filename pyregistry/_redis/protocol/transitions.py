@@ -1,4 +1,4 @@
-"""The scripts that this version runs."""
+"""The scripts that this version of pyregistry runs."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Final
 from pyregistry._redis.protocol.scripts import load
 
 SCHEMA: Final = 1
-"""The newest layout of a namespace that this version knows."""
+"""The newest schema of a namespace that this version supports."""
 
 OPEN: Final = load("open", 1)
 CHECK: Final = load("check", 1)
@@ -28,7 +28,7 @@ CACHE: Final = load("cache", 1)
 BRANCH: Final = load("branch", 1)
 SET_BRANCH: Final = load("set_branch", 1)
 
-#: Every script but `open`, which goes first.
+#: Every script except `open`, which runs first on each connection.
 SCRIPTS: Final = (
     CHECK,
     CLAIM,

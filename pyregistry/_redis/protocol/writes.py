@@ -1,4 +1,4 @@
-"""Requests that anybody may make, and that change something: statuses, touches, deletions, settings."""
+"""Requests that write without a claim: statuses, cancellations, touches, deletions, settings."""
 
 from __future__ import annotations
 
@@ -48,21 +48,21 @@ _decode_cache = msgspec.msgpack.Decoder(wire.Cache).decode
 
 
 class WriteRequests(RequestBase):
-    """The requests that need no claim."""
+    """The writing requests that need no claim."""
 
     def __init__(self, namespace: str, owner: str | None, providers: Iterable[str]) -> None:
         super().__init__(namespace, owner, providers)
-        # Not looked up by a key, because of these calls there are many.
+        # Kept as an attribute, because this frequent call needs no lookup by key then.
         self._touch_head = self._head("touch", TOUCH, self.keys.shared)
-        # Without a script: a server that refuses to write says it too.
+        # Without a script, because a server that refuses writes answers a plain read.
         self._cache_head = CommandTemplate("cache", None, verb="HMGET")
-        # As it is called: (name, provider, revision, subset).
+        # Arguments: (name, provider, revision, subset).
         self.touch_model = memoized(self._touch_of)
         self._set_to = memoized(self._setting)  # without a message
 
     def set_status(self, target: ModelKey, change: StatusChange) -> Request[StatusSet]:
         """Set a status from outside of a claim."""
-        # The owner is read for each call because a process that forks is another. The status goes as its word,
+        # The owner is read for each call, because a forked process is another owner. The status is passed as a str,
         # because a member of an enum takes longer to hash.
         if change.is_plain:
             return self._set_to(target, change.status.value, self.owner)
@@ -101,7 +101,7 @@ class WriteRequests(RequestBase):
         return PlainRequest(head, decode, self._records([target]), argv, 1)
 
     def cancel(self, target: ModelKey, cancellation: Cancellation) -> Request[Cancelled | None]:
-        """End a download from outside of its claim; the reply names the claim, or is None where there was none."""
+        """End a download from outside of its claim. The reply names the claim, or is None if there was none."""
         expected = cancellation.expected_token
         text = cancellation.told_by(self.owner)
 
@@ -119,16 +119,22 @@ class WriteRequests(RequestBase):
         return PlainRequest(head, decode, self._records([target]), argv, 1)
 
     def _touch_of(self, *model: Any) -> Request[bool]:
-        """A model is in use, whoever provides it; the reply says whether it is known."""
+        """Touch a model; without a provider, of every provider. The reply is whether any is known."""
         return self._question(self._touch_head, _is_known, self.targets(*model), shared=True)
 
     def touch(self, targets: Sequence[ModelKey]) -> Request[list[bool | DamagedRecord]]:
-        """These are in use; the reply says which are known."""
+        """Touch these models. The reply is whether each is known."""
         decode = partial(are_known, [target.ref for target in targets])
         return PlainRequest(self._touch_head, decode, self._records(targets), (), len(targets))
 
     def delete(self, targets: Sequence[ModelKey], *, expected_token: int | None, force: bool) -> Request[int]:
-        """The registry forgets these; the reply counts what is gone."""
+        """Delete the records of these models. The reply is the number of deleted records.
+
+        Args:
+            targets: The models.
+            expected_token: Delete only a record with this token; None: any.
+            force: Whether to delete a record too that is being evicted, is held, or can't be read.
+        """
         token = "" if expected_token is None else checks.whole("expected_token", expected_token)
         keys: list[str] = []
         argv: list[str | int] = []
@@ -156,7 +162,7 @@ class WriteRequests(RequestBase):
         return PlainRequest(head, decode, keys, argv, len(targets))
 
     def cache(self, proposed: str | None = None) -> Request[str | None]:
-        """Which cache the namespace stands for; where that is not known, ``proposed`` from now on."""
+        """Read the cache id of the namespace. If it is not set, set it to `proposed`, unless that is None."""
         if proposed is None:
             return PlainRequest(self._cache_head, _read_cache_id, (self.keys.meta,), ("cache_id",))
         argv = (checks.text("cache_id", proposed, checks.WORD_BYTES),)
@@ -164,13 +170,13 @@ class WriteRequests(RequestBase):
         return PlainRequest(head, lambda answers: _decode_cache(answers[0]).cache_id or None, (), argv)
 
     def set_branch(self, target: ModelKey, commit: str, name: str, asked: int) -> Request[None]:
-        """Remember what a hub said of a branch.
+        """Store a hub's answer about a branch.
 
         Args:
-            target: as in `branch`.
-            commit: where the branch leads to.
-            name: how the hub calls the repository.
-            asked: the lease time before the hub was asked (`Branch.time`).
+            target: As in `branch`.
+            commit: The commit of the branch.
+            name: The repository's name as the hub writes it.
+            asked: The lease time before the hub was asked (`Branch.time`).
         """
         branch, spelling = branch_fields(target)
         head = self._head("set_branch", SET_BRANCH, (self.keys.meta, self.keys.branches))
