@@ -1,4 +1,4 @@
-"""Questions about a server as a whole: does it answer, which namespaces has it. Nothing is connected to before them."""
+"""Administrative requests that need no open registry: ping, list namespaces, delete settings."""
 
 from __future__ import annotations
 
@@ -22,40 +22,43 @@ from pyregistry.models import ModelProvider
 
 __all__ = ["delete_settings", "namespaces", "ping", "resolved_url"]
 
-# No client takes a name with a control character, so no record has it.
+# Validation refuses names with control characters, so no record has this name.
 _NOBODY = "\0ping"
 _PROVIDER = ModelProvider.HUGGING_FACE
 
-# A namespace has these sorted sets as long as they have members. Its records are keys too, and far more.
+# Find namespaces by their indexes, because there are at most four per namespace, and far more records.
 _MATCH = ("MATCH", "pyregistry:{*}:[de]*", "COUNT", 1000, "TYPE", "zset")
 _KEY = re.compile(rb"pyregistry:\{([A-Za-z0-9._-]{1,64})\}:(downloading|downloaded|error|evicting)")
 
 
 class _PlainTransport(Transport):
-    """A transport that opens no registry."""
+    """A transport that does not run the `open` script on its connections."""
 
     def _on_connect(self, connection: Any) -> None:
         try:
             connection.on_connect()
         except BaseException:
-            # Else redis-py would find the socket open the next time, and never call this again.
+            # Otherwise redis-py finds the socket open the next time, and does not call this hook again.
             connection.disconnect(nowait=True)
             raise
 
 
 class _Server:
-    """Sends reading commands."""
+    """Sends plain reading commands."""
 
     def __init__(self, transport: Transport) -> None:
         self._transport = transport
 
     def ask(self, name: str, verb: str, *words: Any) -> Any:
-        """The raw reply: bytes, numbers, lists. Raises what every call of a client raises.
+        """Send one command and return the raw reply: bytes, numbers, lists.
 
         Args:
-            name: what was called, for errors.
-            verb: the command, one word or two.
-            words: its arguments: text, bytes or numbers.
+            name: Name of the caller's function, for errors.
+            verb: The command, one word or two.
+            words: The arguments: text, bytes or numbers.
+
+        Raises:
+            RegistryError: As every call of a client.
         """
         head = CommandTemplate(name, None, verb=verb)
         return self._transport.call(PlainRequest(head, lambda replies: replies[0], argv=words))
@@ -71,18 +74,18 @@ def _plain_server(url: str, namespace: str, timeout: float) -> Iterator[_Server]
 
 
 def ping(url: str, namespace: str, timeout: float, *, write: bool) -> None:
-    """Ask the server once.
+    """Send one request to the server, and wait for its reply.
 
     Args:
-        url: the server.
-        namespace: which registry there.
-        timeout: seconds that a connection attempt or an answer may take.
-        write: send a transition that needs all that a claim needs: a retry of a model that has no record, which
-            changes nothing.
+        url: URL of the server.
+        namespace: Name of the registry.
+        timeout: Seconds that a connection attempt or a reply may take.
+        write: Whether to send a transition with the requirements of a claim: a retry of a model without a record,
+            which changes nothing.
 
     Raises:
-        RegistryUnavailable: no answer came; `NotNow`: the server refuses for now.
-        ServerRefused: the server refused.
+        RegistryUnavailable: No reply came. `NotNow`: the server refuses temporarily.
+        ServerRefused: The server refused.
     """
     entry = entry_of(_NOBODY, _PROVIDER, None, None)
     if not write:
@@ -101,19 +104,19 @@ def ping(url: str, namespace: str, timeout: float, *, write: bool) -> None:
 def namespaces(
     url: str, namespace: str, timeout: float, seconds: float | None
 ) -> tuple[dict[str, int | None], bool]:
-    """The namespaces that have records. Nothing is written.
+    """List the namespaces that have records. Writes nothing.
 
     Args:
-        url: the server.
-        namespace: the caller's; the rights of its user may end there.
-        timeout: seconds that a connection attempt or an answer may take.
-        seconds: look no longer; ``None``: to the end.
+        url: URL of the server.
+        namespace: The caller's namespace. Its user may have rights to this one only.
+        timeout: Seconds that a connection attempt or a reply may take.
+        seconds: Time limit of the scan; None: no limit.
 
     Returns:
-        How many records each has (``None``: this user may not count them), and whether these are all.
+        The number of records of each namespace (None: the user may not count them), and whether the list is complete.
 
     Raises:
-        AccessDenied: the user may not use SCAN, or not connect.
+        AccessDenied: The user may not connect, or may not use SCAN.
     """
     deadline = None if seconds is None else time.monotonic() + seconds
     with _plain_server(url, namespace, timeout) as server:
@@ -138,19 +141,25 @@ def _records(server: _Server, namespace: str) -> int | None:
         counts: list[int] = [server.ask("namespaces", "ZCARD", indexes[status]) for status in STATUSES]
         return sum(counts)
     except ServerRefused:
-        return None  # a user of another namespace
+        return None  # the user has no rights to this namespace
 
 
 def resolved_url(url: str) -> str:
-    """The URL of the server itself, where a URL names one that is found or started. May block."""
+    """Return the URL of the server itself; starts the embedded server if the URL names it. May block."""
     return endpoint_of(url, DEFAULT_TIMEOUT, {}).resolve()
 
 
 def delete_settings(url: str, namespace: str, *, whole: bool) -> None:
-    """Delete the cache id of a namespace without records; with ``whole`` its clock too.
+    """Delete the cache id of a namespace without records.
+
+    Args:
+        url: URL of the server.
+        namespace: Name of the registry.
+        whole: Whether to delete the namespace's clock too.
 
     Raises:
-        RegistryUnavailable, ServerRefused: it could not be deleted.
+        RegistryUnavailable: No reply came.
+        ServerRefused: The server refused.
     """
     meta = Keyspace(namespace).meta
     pool = endpoint_of(url, DEFAULT_TIMEOUT, {}).sync_pool(url, redis.Connection.on_connect)

@@ -1,4 +1,4 @@
-"""The registry on Redis and Valkey: each verb is one request, or a few, to the transport."""
+"""The backend on Redis and Valkey. Each verb sends one or a few requests through the transport."""
 
 from __future__ import annotations
 
@@ -49,18 +49,16 @@ __all__ = ["AsyncRedisBackend"]
 T = TypeVar("T")
 
 MOST_BATCHES = 16
-"""Batches of one call that are under way at the same time."""
+"""Maximum number of batches of one call that are under way at the same time."""
 
 
 class AsyncRedisBackend:
-    """The registry of one namespace on one server.
-
-    Its verbs are described at `AsyncBackend`.
+    """The registry of one namespace on one server. `AsyncBackend` documents the verbs.
 
     Args:
-        source: where the server is.
-        ops: makes the requests of the namespace.
-        transport: sends them.
+        source: The server.
+        ops: Builds the requests of the namespace.
+        transport: Sends the requests.
     """
 
     max_batch = BATCH
@@ -79,7 +77,7 @@ class AsyncRedisBackend:
         self.display_name = source.shown
         self.patience = source.patience
         self.for_keepalive = partial(keepalive_backend, RedisBackend, source, ops)
-        self._within: float | None = None  # `patience`, where it is less than the transport's
+        self._within: float | None = None  # `patience`, if less than that of the transport
 
     @classmethod
     def from_url(
@@ -97,21 +95,21 @@ class AsyncRedisBackend:
         # --- asyncio only: end
         options: Mapping[str, Any],
     ) -> AsyncRedisBackend:
-        """A backend with connections of its own. Nothing is sent yet.
+        """Make a backend with its own connections. Sends nothing yet.
 
         Args:
-            url: where the server is.
-            namespace: which registry.
-            owner: owner of claims that name none. Defaults to host and process.
-            providers: providers beyond the four.
-            timeout: seconds that a connection attempt or an answer may take.
-            cache: whether records that were read are kept, as long as the server tracks them.
-            stale_for: with `cache`: seconds for which the last known statuses are told while nobody answers.
-            multiplexed: whether all calls share one connection.
-            options: settings of redis-py's connections.
+            url: URL of the server.
+            namespace: Name of the registry.
+            owner: Owner of claims without one. None: host and process.
+            providers: Providers beyond the four built-in ones.
+            timeout: Seconds that a connection attempt or a reply may take.
+            cache: Whether to use the near cache.
+            stale_for: With `cache`: seconds for which stale statuses are given during an outage. None: not at all.
+            multiplexed: Whether all calls share one connection. Defaults to True.
+            options: Options of redis-py's connections.
 
         Raises:
-            ConfigurationError: the URL or an option makes no sense.
+            ConfigurationError: The URL or an option is invalid.
         """
         source = endpoint_of(url, timeout, options)
         ops = RequestFactory(namespace, owner, providers)
@@ -127,7 +125,11 @@ class AsyncRedisBackend:
     def of_client(
         cls, client: redis.asyncio.Redis, namespace: str, owner: str | None, providers: Iterable[str]
     ) -> AsyncRedisBackend:
-        """A backend on a redis-py client of the caller's, which it neither owns nor closes."""
+        """Make a backend on the caller's redis-py client. The backend does not close it.
+
+        Raises:
+            InvalidArgument: The client has the wrong type or settings.
+        """
         if not isinstance(client, redis.asyncio.Redis):
             raise InvalidArgument("client", f"must be a redis.asyncio.Redis, not {type(client).__name__}")
         source = ClientEndpoint(client)
@@ -186,9 +188,9 @@ class AsyncRedisBackend:
         ops: Sequence[Request[list[T]]],
         tell: Callable[[Sequence[T]], None] = lambda _results: None,
     ) -> list[T | Exception]:
-        """The results of all items, in order; an error stands for each item without one.
+        """Return the results of all items, in order; an item without a result has the error of its batch.
 
-        After a batch that failed no more are begun.
+        After a failed batch, no further group of `MOST_BATCHES` is sent.
         """
         results: list[T | Exception] = []
         error: Exception | None = None
@@ -367,8 +369,8 @@ class AsyncRedisBackend:
         self, batch_size: int, status: ModelStatus | None
     ) -> AsyncIterator[ModelRecord | DamagedRecord | None]:
         """See `AsyncBackend.scan`."""
-        # A page begins at the last score of the page before, less what was seen of it: ticks are unique, but scores
-        # that were set by hand need not be.
+        # A page begins at the last score of the previous page, without the entries already seen at that score.
+        # Ticks are unique, but scores that were set by hand may repeat.
         score, seen = 0, set[str]()
         while True:
             limit = min(batch_size + len(seen), 1000)
@@ -422,7 +424,7 @@ class AsyncRedisBackend:
             reply = await self._call(op)
         except ServerRefused:
             return None
-        # RESP2 has a list, RESP3 a map.
+        # RESP2 returns a list, RESP3 a map.
         count: int = reply[channel.encode()] if isinstance(reply, dict) else reply[1]
         return count
 

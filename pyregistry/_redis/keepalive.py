@@ -1,4 +1,4 @@
-"""The blocking backend that keeps the claims of either client alive."""
+"""The blocking backend that the keepalive of either client uses to renew claims."""
 
 from __future__ import annotations
 
@@ -18,9 +18,15 @@ def keepalive_backend(
     ops: RequestFactory,
     timeout: float,
 ) -> B:
-    """A blocking backend with connections of its own. See `AsyncBackend.for_keepalive`.
+    """Make a blocking backend with its own connections. See `AsyncBackend.for_keepalive`.
 
-    A request goes out twice, and is not repeated while the server refuses it for now: the keepalive repeats it.
+    A request is sent at most twice, and a temporary refusal is not retried, because the keepalive itself repeats it.
+
+    Args:
+        make: Makes the backend.
+        source: The server.
+        ops: Builds the requests of the namespace.
+        timeout: Seconds that a connection attempt or a reply may take, at most.
     """
     hurried = source.hurried(timeout)
     return make(hurried, ops, Transport(hurried, ops, attempts=2, patience=0.0))
