@@ -1,1 +1,1 @@
-"""Examines a server and the records of a namespace: what `doctor` reports."""
+"""Examines a server and the records of a namespace, for `doctor`."""

@@ -1,4 +1,4 @@
-"""Examines a server and a namespace, and reports what is wrong with them. Writes nothing."""
+"""Examines a server and a namespace, and reports faults. Writes nothing."""
 
 from __future__ import annotations
 
@@ -19,22 +19,22 @@ __all__ = ["examine"]
 def examine(
     url: str, namespace: str = "default", *, timeout: float = DEFAULT_TIMEOUT, records: bool = True
 ) -> list[Finding]:
-    """Look at a server and a namespace, on a connection of its own.
+    """Examine a server and a namespace, on a connection of its own.
 
     Args:
-        url: as for ``Registry.from_url``.
-        namespace: which registry there.
-        timeout: seconds that a connection attempt or an answer may take.
-        records: whether to read all records too. That goes over all keys of the server's database, in pages.
+        url: As for ``Registry.from_url``.
+        namespace: Name of the registry. Defaults to ``default``.
+        timeout: Seconds that a connection attempt or a reply may take. Defaults to `DEFAULT_TIMEOUT`.
+        records: Whether to read all records too. That scans all keys of the server's database, in pages. Defaults to
+            True.
 
     Returns:
-        What was found, in the order in which it was looked at. A server that refuses to be used is a
-        finding, and the only one.
+        The findings, in the order of the checks. If the server refuses, that refusal is the only finding.
 
     Raises:
-        RegistryUnavailable: nobody answers.
-        ConfigurationError: the URL makes no sense.
-        InvalidArgument: the namespace or the timeout is out of its range.
+        RegistryUnavailable: The server does not answer.
+        ConfigurationError: The URL is invalid.
+        InvalidArgument: The namespace or the timeout is out of range.
     """
     ops = RequestFactory(namespace, None, ())
     source = endpoint_of(url, timeout, {})

@@ -1,7 +1,7 @@
-"""Is every record whole, in the one set of its status, and counted?
+"""Checks that every record is readable, in exactly the set of its status, and counted in the sums.
 
-Records are read in pages (SCAN, ZSCAN): a server with a million records is never blocked, and goes on changing. A
-record that looks wrong is read again before it is reported.
+Records are read in pages (SCAN, ZSCAN), so that a server with a million records is never blocked. Records may change
+meanwhile, so a record that looks wrong is read again before it is reported.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from pyregistry.errors import ServerRefused
 from pyregistry.models import ModelRef, ModelStatus, Provider
 
 _PAGE = 500
-_LOOKS = 5  # how often a record that changes under our eyes is looked at
+_LOOKS = 5  # maximum number of readings of a record that changes between them
 _ASK = "ask whoever runs the server, or look at its console"
 
 
@@ -30,7 +30,7 @@ _SUMS = tuple(f"bytes:{status}" for status in STATUSES)
 
 
 class Flaw(NamedTuple):
-    """Something that can be wrong with a record."""
+    """A kind of fault of a record."""
 
     level: Level
     words: str
@@ -66,19 +66,19 @@ _FLAWS = (DAMAGED, UNLISTED, MISPLACED, REPEATED, STRAY, STUCK, RELEASED, UNLEAS
 
 
 def flaws(value: object, scores: Sequence[float | None], now: int) -> list[Flaw]:
-    """What is wrong with one record.
+    """Return the flaws of one record.
 
     Args:
-        value: what is stored: bytes; ``None`` for nothing; anything else for a key of another type.
-        scores: in the sets, in the order of `STATUSES`; ``None``: not in it.
-        now: a lease time, not later than the record was read (microseconds).
+        value: The stored value: bytes; None: no key; any other object: a key of another type.
+        scores: The scores in the sets, in the order of `STATUSES`; None: not in that set.
+        now: A lease time before the record was read, in microseconds.
     """
     sets = [status for status, score in zip(STATUSES, scores, strict=True) if score is not None]
     if value is None:
         return [STRAY] if sets else []
     record = _decoded(value)
     if record is None:
-        return [DAMAGED]  # and nobody knows which set it belongs to
+        return [DAMAGED]  # its status is unreadable, so its set cannot be checked
     found = []
     if not sets:
         found.append(UNLISTED)
@@ -102,15 +102,15 @@ def _decoded(value: object) -> wire.StoredRecord | None:
         wire.record_of(ModelRef("x", Provider("x")), record, 0)
     except (msgspec.DecodeError, ValueError, OverflowError):
         return None
-    # As the scripts see it: no number is below zero.
+    # The scripts treat a negative number as damage.
     numbers = (number for number in msgspec.structs.astuple(record) if isinstance(number, int))
     return record if min(numbers) >= 0 else None
 
 
 class Census:
-    """Reads all records of a namespace, and remembers what is wrong with which.
+    """Reads all records of a namespace, and collects their flaws.
 
-    Entries are bytes here: somebody may have written others than UTF-8 by hand.
+    Entries are bytes, because an entry that was written by hand may not be UTF-8.
     """
 
     def __init__(self, server: Server, keys: Keyspace) -> None:
@@ -119,12 +119,12 @@ class Census:
         self._indexes = tuple(keys.indexes.values())
         self._prefix = keys.record("").encode()
         self._skew = 0
-        self._seen = set[bytes]()  # SCAN may give one twice
+        self._seen = set[bytes]()  # SCAN may return a key twice
         self._sums = dict.fromkeys(STATUSES, 0)
         self._flawed: dict[Flaw, list[bytes]] = {flaw: [] for flaw in _FLAWS}
 
     def findings(self) -> list[Finding]:
-        """What is wrong with the namespace."""
+        """Read all records and return the findings."""
         try:
             before = self._read_meta()
             self._skew = number_of(before[0])
@@ -148,7 +148,7 @@ class Census:
     def _read_records(self) -> None:
         for keys in self._pages("SCAN", match=("MATCH", self._prefix + b"*")):
             entries = [entry for key in keys if (entry := key[len(self._prefix) :]) not in self._seen]
-            # A page may hold one twice.
+            # One page may contain a key twice.
             entries = list(dict.fromkeys(entries))
             if not entries:
                 continue
@@ -157,14 +157,14 @@ class Census:
             scores = zip(*self._scores(entries), strict=True)
             for entry, value, of_entry in zip(entries, values, scores, strict=True):
                 found = flaws(value, of_entry, now)
-                # They were not read at once, and MGET takes another type for nothing.
+                # Look again, because value and scores were not read atomically, and MGET returns None for another type.
                 if value is None or not {STUCK, UNLEASED}.issuperset(found):
                     self._look_again(entry)
                 else:
                     self._note(entry, value, found)
 
     def _read_indexes(self) -> None:
-        # What has a record was seen, unless it is new.
+        # An entry that was not seen has no record, or a new one.
         for index in self._indexes:
             for members in self._pages("ZSCAN", index):
                 for entry in members[::2]:
@@ -172,21 +172,21 @@ class Census:
                         self._look_again(entry)
 
     def _look_again(self, entry: bytes) -> None:
-        """Judge one record by what was there at one moment."""
+        """Check one record in a state that did not change while it was read."""
         for _ in range(_LOOKS):
             now = self._lease_time()
             value = self._value(entry)
             scores = self._scores([entry])
-            # No two states of a record are the same bytes: nothing has happened in between. But where there is none,
-            # one may have come and gone, and its place in the index with it: of that no two are the same.
+            # Two states of a record never have the same bytes, so an equal value means no change in between. A missing
+            # record may have been created and deleted meanwhile; then its score in the index differs.
             if self._value(entry) == value and (value is not None or self._scores([entry]) == scores):
                 self._note(entry, value, flaws(value, [score for (score,) in scores], now))
                 return
-        # One that changes all the time is in use, and nothing that is wrong lasts.
+        # A record that changes between all readings is in use, so no flaw is reported.
 
     def _note(self, entry: bytes, value: object, found: Sequence[Flaw]) -> None:
         if value is None and not found:
-            return  # deleted meanwhile
+            return  # deleted during the scan
         self._seen.add(entry)
         for flaw in found:
             self._flawed[flaw].append(entry)

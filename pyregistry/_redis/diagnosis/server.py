@@ -1,4 +1,4 @@
-"""Is the server fit, does it keep what it is told, is its clock right?"""
+"""Checks the server's settings, memory, persistence, replication and clock."""
 
 from __future__ import annotations
 
@@ -13,8 +13,9 @@ from pyregistry._redis.transport.pooled_sync import Transport
 from pyregistry.backend.findings import Finding, Level
 from pyregistry.errors import ServerRefused
 
-_STEP_SECONDS = 0.1  # by less a clock is set back on any day
-_CLOCK_SECONDS = 60.0  # what `open` makes the ticks jump ahead of a lost second: clocks may differ by that
+_STEP_SECONDS = 0.1  # a smaller step back is an ordinary clock adjustment
+# `open` moves the ticks ahead by this much after a lost second, so clocks may differ by it.
+_CLOCK_SECONDS = 60.0
 _FULL = 0.9
 _SETTINGS = ("appendonly", "appendfsync", "maxmemory-policy", "min-replicas-to-write", "save")
 _LAST_WRITES = ("aof_last_write_status", "aof_last_bgrewrite_status", "rdb_last_bgsave_status")
@@ -23,29 +24,29 @@ _ASK = "ask whoever runs the server, or look at its console"
 
 
 class Server:
-    """Plain reading commands, whose arguments are text, bytes or numbers."""
+    """Sends plain reading commands, whose arguments are text, bytes or numbers."""
 
     def __init__(self, transport: Transport) -> None:
         self._transport = transport
 
     def ask(self, verb: str, *words: Any) -> Any:
-        """The raw reply: bytes, numbers, lists."""
+        """Send one command and return the raw reply: bytes, numbers, lists."""
         return self._transport.call(
             PlainRequest(CommandTemplate("doctor", None, verb=verb), lambda replies: replies[0], argv=words)
         )
 
     def config(self) -> dict[str, str] | None:
-        """The settings that matter; None where CONFIG is forbidden."""
+        """Return the settings that the checks use; None if CONFIG is forbidden."""
         try:
             reply = self.ask("CONFIG GET", *_SETTINGS)
         except ServerRefused:
             return None
-        # A list under RESP2, a map under RESP3.
+        # RESP2 returns a list, RESP3 a map.
         pairs = reply.items() if isinstance(reply, dict) else zip(reply[::2], reply[1::2], strict=True)
         return {name.decode(): value.decode(errors="replace") for name, value in pairs}
 
     def info(self) -> dict[str, str]:
-        """What INFO says; empty where it is forbidden."""
+        """Return the fields of INFO; empty if INFO is forbidden."""
         try:
             lines = self.ask("INFO", "memory", "persistence", "replication").decode().splitlines()
         except ServerRefused:
@@ -53,22 +54,22 @@ class Server:
         return dict(line.split(":", 1) for line in lines if ":" in line)
 
     def time(self) -> int:
-        """The server's clock, in microseconds."""
+        """Return the server's clock, in microseconds."""
         seconds, microseconds = self.ask("TIME")
         return int(seconds) * 1_000_000 + int(microseconds)
 
 
 @dataclass(frozen=True)
 class Facts:
-    """What the checks of the server look at.
+    """The input of the server checks.
 
     Attributes:
-        info: what INFO says; empty where it is forbidden.
-        config: the settings; ``None`` where CONFIG is forbidden.
-        last_write: the lease time of the namespace's last write, in seconds; 0: there was none.
-        skew: how much the lease time of the namespace is ahead of the server's clock, in seconds.
-        server_time: the server's clock, in seconds.
-        local_time: this machine's at that moment.
+        info: Fields of INFO; empty if INFO is forbidden.
+        config: Settings; None if CONFIG is forbidden.
+        last_write: Lease time of the namespace's last write, in seconds; 0: no write yet.
+        skew: Seconds by which the namespace's lease time is ahead of the server's clock.
+        server_time: The server's clock, in seconds.
+        local_time: This machine's clock at the same moment, in seconds.
     """
 
     info: Mapping[str, str]
@@ -80,7 +81,7 @@ class Facts:
 
 
 def facts_of(server: Server, keys: Keyspace) -> Facts:
-    # First what was written, then what time it is: a write in between is no step back.
+    # Read the last write before the clock, so that a write in between does not look like a step back.
     last_write, skew = server.ask("HMGET", keys.meta, "time", "skew")
     before = time.time()
     server_time = server.time() / 1_000_000
@@ -96,12 +97,12 @@ def facts_of(server: Server, keys: Keyspace) -> Facts:
 
 
 def number_of(field: bytes | None) -> int:
-    # As the scripts read it: what somebody damaged by hand counts as nothing.
+    # As in the scripts, a field that is not a number counts as 0.
     return int(field) if field is not None and field.isdigit() else 0
 
 
 def judge(facts: Facts) -> list[Finding]:
-    """What is wrong with a server."""
+    """Run all checks of the server and return their findings."""
     return [
         _eviction(facts),
         *_memory(facts),
