@@ -291,7 +291,7 @@ class CallConnectionPool:
     def __init__(self, pool: Any) -> None:
         self.pool = pool
         # A queue as semaphore, because that of `threading` takes longer than the rest of `take` and `give_back`.
-        # eventlet does not patch SimpleQueue.
+        # eventlet has no SimpleQueue.
         self._turns: queue.SimpleQueue[None] | queue.Queue[None]
         self._turns = queue.Queue() if EVENTLET else queue.SimpleQueue()
         for _ in range(CONNECTIONS):
