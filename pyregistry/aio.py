@@ -1,4 +1,4 @@
-"""The asyncio client. Its methods build an operation, send it, and say what the answer means."""
+"""The asyncio client: signatures, docs, and one call of the backend for each method."""
 
 from __future__ import annotations
 
@@ -68,15 +68,15 @@ ASKED: Final = object()
 class AsyncRegistry(Client):
     """A registry of model downloads on a Redis or Valkey server.
 
-    Every method may raise `RegistryUnavailable` (nobody answered; nothing was changed), `ServerRefused` (the
-    server answered with an error) and `RegistryClosed`; what writes may raise `OutcomeUnknown`; what names a
-    model may raise `InvalidModelName` and `InvalidArgument`, before anything is sent, and `DamagedRecord`.
+    Every method may raise `RegistryUnavailable` (no answer came, and nothing was changed), `ServerRefused` (the
+    server answered with an error) and `RegistryClosed`. A method that writes may raise `OutcomeUnknown`. A method that
+    takes a model may raise `InvalidModelName` and `InvalidArgument`, before a request is sent, and `DamagedRecord`.
 
     Args:
-        client: a redis-py client of yours, which stays yours: it is shared, and not closed.
-        namespace: which registry; one cache has one namespace.
-        owner: who this is, for people; left out: host and process. Cut at 64 bytes.
-        providers: words for providers beyond the four, at most 60, which calls without a provider look at too.
+        client: a redis-py client of the caller. It is shared, and `close` leaves it open.
+        namespace: name of the registry. One cache has one namespace. Defaults to ``"default"``.
+        owner: human-readable name of the client. Defaults to ``host:pid``. Truncated to 64 bytes.
+        providers: words for providers beyond the four, at most 60. Calls without a provider look at these too.
         touch_interval: as in `from_url`.
     """
 
@@ -111,15 +111,15 @@ class AsyncRegistry(Client):
         # --- asyncio only: end
         **options: Any,
     ) -> Self:
-        """A client with connections of its own. Nothing is sent yet.
+        """Make a client with connections of its own. It sends nothing yet.
 
         Args:
             url: ``redis://``, ``rediss://``, ``unix://``, or ``embedded://`` for this user's own server; or
                 ``redis+sentinel://host1:26379,host2:26379/service/0`` (``rediss+sentinel://``: with TLS) for the
                 primary of a service that Redis Sentinel watches.
-            namespace: which registry; one cache has one namespace.
-            owner: who this is, for people; left out: host and process. Cut at 64 bytes.
-            providers: words for providers beyond the four, at most 60, which calls without a provider look at too.
+            namespace: name of the registry. One cache has one namespace. Defaults to ``"default"``.
+            owner: human-readable name of the client. Defaults to ``host:pid``. Truncated to 64 bytes.
+            providers: words for providers beyond the four, at most 60. Calls without a provider look at these too.
             timeout: seconds that a connection attempt or an answer may take; a call that the server refuses for now is
                 repeated for so long.
             touch_interval: seconds within which `touch_model` tells the server of a model's use at most once: the
@@ -192,13 +192,13 @@ class AsyncRegistry(Client):
         await self.close()
 
     async def connect(self) -> None:
-        """Connect, and see that the server is fit: at least for reading. May be called again.
+        """Connect and check server version and permissions, at least for reading. Idempotent.
 
-        A user who may not wait (``ensure``, ``download``, ``watch``) is warned of in the log.
+        A WARNING in the log names the missing right of a user who may not wait (``ensure``, ``download``, ``watch``).
 
         Raises:
-            RegistryUnavailable: nobody answers.
-            NotNow: the server refuses even to be read, and has not stopped to within ``timeout``.
+            RegistryUnavailable: no server answers.
+            NotNow: the server refuses even reads, for longer than ``timeout``.
             EmbeddedUnavailable: the embedded server is not installed, or does not start.
             AccessDenied: wrong credentials, or rights are missing.
             ServerTooOld: older than Redis 7.0 or Valkey 7.2.
@@ -207,7 +207,7 @@ class AsyncRegistry(Client):
         self._session.connected(await self._backend.connect())
 
     async def close(self) -> None:
-        """Tell of the last touches, and close the connections. May be called again.
+        """Send the last touches, and close the connections. Idempotent.
 
         Claims that were kept alive end with their leases; `shutdown` gives them back.
         """
@@ -248,7 +248,7 @@ class AsyncRegistry(Client):
         max_attempts: int | None = None,
         expected_bytes: int | None = None,
     ) -> ClaimResult:
-        """Claim the download of a model: exactly one caller gets it.
+        """Claim the download of a model. Exactly one caller wins.
 
         A claim whose lease has ended without a word is taken over, and so is one that was released.
 
@@ -257,13 +257,14 @@ class AsyncRegistry(Client):
             provider: where it comes from.
             revision: which revision; two revisions are two records.
             subset: which part of the files.
-            lease: seconds that the claim holds without renewal, which is then yours to do; left out: 30, and
-                this client renews it until it is finished, released, given another status, or deleted, or the
-                client is closed; ``None``: it never ends.
-            claim_id: names this attempt, 1 to 64 bytes, never used before; left out: a random one.
-            owner: who claims, for people; left out: the client's.
-            max_attempts: as many owners may be lost; then the model is an ERROR for good.
-            expected_bytes: how much there is to download.
+            lease: seconds that the claim holds without renewal; the caller then renews it. Defaults to 30 s, renewed by
+                this client until the claim is finished, released, given another status, or deleted, or the client
+                is closed. ``None``: the claim never ends.
+            claim_id: name of this attempt, 1 to 64 bytes, never used before. Defaults to a random one.
+            owner: human-readable owner of the claim. Defaults to the client's.
+            max_attempts: number of owners that may be lost before the model becomes a permanent ERROR. Defaults to no
+                limit.
+            expected_bytes: size of the download in bytes. Defaults to unknown.
 
         Returns:
             `Claimed`, to the owner alone, or `AlreadyExists` with the status.
@@ -305,7 +306,7 @@ class AsyncRegistry(Client):
         Args:
             models: `ModelRef`, or (name, provider).
             lease: as in `try_claim_for_download`.
-            owner: who claims, for people; left out: the client's.
+            owner: human-readable owner of the claim. Defaults to the client's.
             max_attempts: as in `try_claim_for_download`.
 
         Returns:
@@ -344,14 +345,14 @@ class AsyncRegistry(Client):
         bytes_done: int | None = None,
         bytes_total: int | None = None,
     ) -> Claim | None:
-        """Renew a claim, and say how far the download is. Works after the lease too, if nobody took over.
+        """Renew a claim and report progress. Works after the end of the lease, if no other owner took over.
 
         Args:
-            claim: what was claimed.
-            lease: seconds from now, never less than is left; left out: the claim's own; ``None``: for ever.
-            message: what to show; ``None``: nothing; left out: as it is.
-            bytes_done: how much is done.
-            bytes_total: how much there is.
+            claim: the claim.
+            lease: seconds from now; a lease is never shortened. Defaults to the claim's own. ``None``: for ever.
+            message: text for people; ``None`` clears it. Defaults to no change.
+            bytes_done: bytes downloaded so far. Defaults to no change.
+            bytes_total: size of the download in bytes. Defaults to no change.
 
         Returns:
             The claim as it is now; ``None`` if it is lost, or was ended by this owner.
@@ -366,7 +367,7 @@ class AsyncRegistry(Client):
         """Renew many claims at once, in batches.
 
         Args:
-            claims: what was claimed.
+            claims: the claims.
             lease: as in `refresh_download_claim`.
 
         Returns:
@@ -398,10 +399,10 @@ class AsyncRegistry(Client):
         retry_in: float | None = None,
         permanent: bool = False,
     ) -> bool:
-        """Say how a download ended. Works after the lease too, if nobody took over.
+        """End the download of a claim. Works after the end of the lease, if no other owner took over.
 
         Args:
-            claim: what was claimed.
+            claim: the claim.
             status: DOWNLOADED or ERROR.
             message: for people; at most 4,096 bytes.
             size_bytes: how large the files are (DOWNLOADED).
@@ -411,7 +412,7 @@ class AsyncRegistry(Client):
             permanent: nobody may retry (ERROR).
 
         Returns:
-            Whether this claim was still the one that counts, or had said the same before.
+            Whether the claim was current, or had ended in the same way before.
         """
         ending = Ending(
             status_of(status), message,
@@ -422,13 +423,13 @@ class AsyncRegistry(Client):
         return self._session.ended(claim, f"finished as {status}", why_not)
 
     async def release_download_claim(self, claim: Claim) -> bool:
-        """Give a claim back, so that another can go on at once; the attempt does not count.
+        """Release a claim, so that another client can claim the model at once. The attempt is not counted.
 
         Args:
-            claim: what was claimed.
+            claim: the claim.
 
         Returns:
-            Whether this claim was still the one that counts, or was given back before.
+            Whether the claim was current, or was released before.
         """
         why_not = await self._backend.release(claim)
         return self._session.ended(claim, "released", why_not)
@@ -445,7 +446,7 @@ class AsyncRegistry(Client):
         owner: str | None = None,
         max_attempts: int | None = None,
     ) -> Claim | None:
-        """Claim a model again whose download ended in an error: exactly one caller gets it.
+        """Claim a model whose download ended in an error. Exactly one caller wins.
 
         Args:
             name: the model.
@@ -454,7 +455,7 @@ class AsyncRegistry(Client):
             subset: which part of the files.
             lease: as in `try_claim_for_download`.
             claim_id: as in `try_claim_for_download`.
-            owner: who claims, for people; left out: the client's.
+            owner: human-readable owner of the claim. Defaults to the client's.
             max_attempts: no more attempts than that, the first included.
 
         Returns:
@@ -512,7 +513,7 @@ class AsyncRegistry(Client):
         on_unproven: OnUnproven = "cancel",
         touch: bool = True,
     ) -> ModelRecord:
-        """Have a model there: one caller of the whole fleet downloads it, the others wait for that one.
+        """Ensure that a model is downloaded. One caller of the fleet downloads it, and the others wait.
 
         Who wins the claim runs ``download(claim)``, or ``download(claim, folder)`` with a store. The claim is kept
         alive meanwhile; ``claim.report()`` says how far it is, ``claim.describe()`` what it was. DOWNLOADED is said
@@ -529,12 +530,12 @@ class AsyncRegistry(Client):
             store: puts each model into a folder of its own, published by one rename.
             verify: plain or async, ``verify(record)`` says whether the files of a DOWNLOADED model are there;
                 if not, its record is deleted by its token, and it is downloaded again.
-            retry: how often the fleet tries it, lost owners included; ``None``: one error is the end of it.
+            retry: how often the fleet tries the download, lost owners included. ``None``: the first error is final.
             lease: seconds that the claim holds without renewal; it is renewed at a third of that.
-            owner: who claims, for people; left out: the client's.
-            expected_bytes: how much there is to download.
-            timeout: seconds to wait for others, in all; ``None``: as long as an owner lives. A download of one's own
-                is not limited.
+            owner: human-readable owner of the claim. Defaults to the client's.
+            expected_bytes: size of the download in bytes. Defaults to unknown.
+            timeout: seconds to wait for other owners, in all. Defaults to no limit. It does not limit a download of
+                this caller.
             stall_timeout: seconds after which a download that has reported progress, and reports no more, is ended
                 as an ERROR that may be retried; ``None``: never.
             visibility_timeout: seconds in which files that a DOWNLOADED record speaks of may still come to be
@@ -552,9 +553,9 @@ class AsyncRegistry(Client):
             The record of the model that is there.
 
         Raises:
-            DownloadFailed: the model is in ERROR, and not retried (now).
-            LocalFault: this machine can't download, and nobody else did meanwhile. The fleet is told nothing.
-            WaitTimedOut: nobody has finished the download in time.
+            DownloadFailed: the model is in ERROR, and is not retried now.
+            LocalFault: this machine can't download, and no other one did meanwhile. The registry records nothing.
+            WaitTimedOut: no owner finished the download in time.
             CacheMismatch: the store's folder is not the cache of this namespace.
             RegistryUnavailable: nobody answers, and ``on_unavailable`` allows nothing else; or nobody could be told
                 of the end of a download before its lease was over.
@@ -595,7 +596,7 @@ class AsyncRegistry(Client):
         on_unproven: OnUnproven = "cancel",
         touch: bool = True,
     ) -> AsyncDownload:
-        """The block form of `ensure`: an async context manager, to be entered once.
+        """Return the block form of `ensure`: an async context manager, to be entered once.
 
         ``async with registry.download(name, provider) as got:`` waits, and gives an `OwnedClaim` to who is to
         download, in the block, and the `ModelRecord` to the others. To leave the block finishes the download; an
@@ -635,7 +636,7 @@ class AsyncRegistry(Client):
         return AsyncDownload(self._session, wish)
 
     def watch(self, name: str | None = None, provider: ProviderLike | None = None) -> AsyncEventStream:
-        """What happens to the models, as it happens: an async iterator of `RegistryEvent`.
+        """Return the events of the registry as they happen: an async iterator of `RegistryEvent`.
 
         Where events may be missing (the connection was made anew, or they were not taken fast enough) there is
         an `EventGap`: read the state again. As an async context manager it listens from when it is entered.
@@ -668,7 +669,7 @@ class AsyncRegistry(Client):
         size_bytes: int | None = None,
         location: str | None = None,
     ) -> None:
-        """Say what is true of a model, whoever owns its download; that claim ends, unless DOWNLOADING stays.
+        """Set the status of a model from outside of a claim. A claim of it ends, unless DOWNLOADING stays.
 
         Args:
             name: the model.
@@ -715,7 +716,7 @@ class AsyncRegistry(Client):
         retry_in: float | None = None,
         permanent: bool = False,
     ) -> bool:
-        """End the download of a model, whoever owns it.
+        """Cancel the download of a model, of any owner.
 
         Its owner stops at once, and callers that wait for it get `DownloadFailed` with the reason. The model is in
         ERROR: nobody downloads it before a cool-down is over, or, if it is permanent, before its record is deleted or
@@ -754,7 +755,7 @@ class AsyncRegistry(Client):
         revision: str | None = None,
         subset: str | None = None,
     ) -> bool:
-        """Say that a model is in use. (To keep its files from eviction takes more than that.)
+        """Mark a model as used now. A touch alone does not protect its files from eviction.
 
         With ``touch_interval`` this takes no time: the server is told later, unless it was told already.
 
@@ -784,7 +785,7 @@ class AsyncRegistry(Client):
         return known
 
     async def touch_models(self, models: Iterable[Model]) -> list[bool]:
-        """Say that many models are in use, in batches.
+        """Mark many models as used now, in batches.
 
         Args:
             models: `ModelRef`, (name, provider), or a name for all providers' copies.
@@ -814,7 +815,7 @@ class AsyncRegistry(Client):
         expected_token: int | None = None,
         force: bool = False,
     ) -> int:
-        """Forget a model. Its files are not touched.
+        """Delete the record of a model. Its files stay.
 
         Args:
             name: the model.
@@ -854,7 +855,7 @@ class AsyncRegistry(Client):
         revision: str | None = None,
         subset: str | None = None,
     ) -> bool:
-        """Whether a model is there: what a server asks before each request.
+        """Return whether a model is DOWNLOADED. A server can ask this before each request.
 
         Args:
             name: the model.
@@ -888,7 +889,7 @@ class AsyncRegistry(Client):
         revision: str | None = None,
         subset: str | None = None,
     ) -> ModelStatus | None:
-        """The status of a model.
+        """Return the status of a model.
 
         Args:
             name: the model.
@@ -909,7 +910,7 @@ class AsyncRegistry(Client):
         revision: str | None = None,
         subset: str | None = None,
     ) -> ModelRecord | None:
-        """All that is known of a model.
+        """Return the record of a model.
 
         Args:
             name: the model.
@@ -923,7 +924,7 @@ class AsyncRegistry(Client):
         return await self._backend.get_record(name, provider, revision, subset)
 
     async def get_model_records(self, models: Iterable[Model]) -> list[ModelRecord | None]:
-        """All that is known of many models, in batches.
+        """Return the records of many models, in batches.
 
         Args:
             models: `ModelRef`, (name, provider), or a name for any provider's copy.
@@ -949,7 +950,7 @@ class AsyncRegistry(Client):
     async def get_models_by_last_used(
         self, limit: int | None = None, status: ModelStatus | str | None = None
     ) -> list[ModelRecord]:
-        """The models in the order of their last use, oldest first.
+        """Return the models in the order of their last use, oldest first.
 
         Args:
             limit: no more than that; ``None``: all.
@@ -973,7 +974,7 @@ class AsyncRegistry(Client):
     def iter_models_by_last_used(
         self, batch_size: int = 500, status: ModelStatus | str | None = None
     ) -> AsyncIterator[ModelRecord]:
-        """The models in the order of their last use, oldest first, read in batches: for very many.
+        """Iterate over the models in the order of their last use, oldest first. Reads in batches, for very many models.
 
         None that is there throughout is missed; one that is used meanwhile may come again.
 
@@ -990,12 +991,12 @@ class AsyncRegistry(Client):
                 yield cast("ModelRecord", record)
 
     async def get_status_counts(self) -> StatusCounts:
-        """How many records are DOWNLOADING, DOWNLOADED, and ERROR."""
+        """Return how many records are DOWNLOADING, DOWNLOADED, and ERROR."""
         return await self._backend.counts()
 
 
 async def create_async_registry_backend(config: BackendConfig) -> AsyncRegistry:
-    """Connect, and return the backend that the configuration names.
+    """Connect, and return a client of the backend that the configuration names.
 
     Args:
         config: from `BackendConfig.redis` or `BackendConfig.from_env`.
