@@ -234,7 +234,7 @@ def test_the_command_uses_it(server_url: str, namespace: str, other: Registry) -
     names = {"PYREGISTRY_URL": server_url, "PYREGISTRY_NAMESPACE": namespace}
     subprocess.run(command, env={**os.environ, **names}, check=True, capture_output=True, timeout=60)
     assert order(other) == ["m1", "m2", "m0"]
-    for words in (["ls"], ["show", "m0"], ["status", "m1"], ["counts"], ["doctor"]):
+    for words in (["ls"], ["show", "m0"], ["status", "m1"], ["counts"], ["doctor"], ["top", "--once"]):
         command = [sys.executable, "-m", "pyregistry", *words]
         subprocess.run(command, env={**os.environ, **names}, check=False, capture_output=True, timeout=60)
     assert order(other) == ["m1", "m2", "m0"]

@@ -143,6 +143,7 @@ def explore(ids: tuple[str, ...], steps: int, most_claims: int) -> int:
     return len(seen)
 
 
+@pytest.mark.timeout(600)  # seconds; 20 on an idle machine, more than 120 beside other processes
 def test_nothing_that_must_not_be_can_come_to_be() -> None:
     """No sequence of operations and faults of the model reaches a forbidden state."""
     assert explore(("a", "b"), steps=3, most_claims=2) > 100_000
