@@ -30,6 +30,12 @@ FILES = {
     "huggingface/branch_async.py": "huggingface/branch_sync.py",
     "aio.py": "registry.py",
 }
+# Twins that are written by hand, because asyncio and threads need different code there.
+BY_HAND = {
+    "_coordination/supervise_async.py",
+    "_redis/cache/tracking_async.py",
+    "_redis/transport/connection_async.py",
+}
 HEADER = "# Made from {source} by tools/unasync.py: change that one.\n"
 
 RULES = [
@@ -112,6 +118,10 @@ def main() -> int:
                 stale = 1
         else:
             (ROOT / made).write_text(wanted)
+    found = {path.relative_to(ROOT).as_posix() for path in ROOT.rglob("*_async.py")}
+    for name in sorted(found ^ (BY_HAND | FILES.keys() - {"aio.py"})):
+        print(f"{name} is neither in FILES nor in BY_HAND, or does not exist")
+        stale = 1
     for pattern, _ in RULES:
         if not used[pattern]:
             print(f"a rule that matches nothing: {pattern}")
