@@ -10,11 +10,11 @@ import asyncio
 import logging
 import math
 import random
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from contextlib import suppress
 from datetime import datetime, timezone
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any
 
 from pyregistry._coordination.lease import ActiveDownload
 from pyregistry._coordination.local_faults import MOST_FAULTS, check_descriptors
@@ -42,11 +42,9 @@ from pyregistry.errors import (
     RegistryUnavailable,
     WaitTimedOut,
 )
-from pyregistry.models import AlreadyExists, Claim, Claimed, ModelRecord, ModelStatus
+from pyregistry.models import AlreadyExists, Claim, ModelRecord, ModelStatus
 
 __all__ = ["AsyncEnsure"]
-
-T = TypeVar("T")
 
 _log = logging.getLogger("pyregistry.flight")
 
@@ -289,7 +287,7 @@ class AsyncEnsure:
         backend, key = self._backend(), wish.target
         claim: Claim | None
         if view.status is ModelStatus.ERROR:
-            answer = await self._claim_or_compensate(
+            answer = await self.owner.claim_or_compensate(
                 partial(
                     backend.retry, key,
                     lease=wish.lease, owner=wish.owner, max_attempts=most, claim_id=session.ids.new(),
@@ -300,7 +298,7 @@ class AsyncEnsure:
                 assert isinstance(answer, Rejection), "it was not won"
                 return view._replace(until=now() + answer.retry_left) if answer.retry_left else None
         else:
-            result = await self._claim_or_compensate(
+            result = await self.owner.claim_or_compensate(
                 partial(
                     backend.claim, key.name, key.provider, key.revision, key.subset,
                     lease=wish.lease, owner=wish.owner, max_attempts=most, cooldown=cooldown,
@@ -315,26 +313,6 @@ class AsyncEnsure:
         won.append(session.keepalive.hold(claim, since, bound=wish.bound, stall=self.owner.stall()))
         session.keepalive.check_open()
         return KnownState(ModelStatus.DOWNLOADING, since + wish.lease)
-
-    async def _claim_or_compensate(self, ask_for: Callable[[], Awaitable[T]]) -> T:
-        """Return the answer to a claim or a retry. If the caller is cancelled, release a claim that was won."""
-        try:
-            return await ask_for()
-        except Exception:
-            raise
-        except BaseException:
-            await run_to_completion(self._compensate, ask_for)
-            raise
-
-    async def _compensate(self, ask_for: Callable[[], Awaitable[Any]]) -> None:
-        try:
-            # The claim id makes the request idempotent. A copy that arrives after the release finds an ended claim.
-            answer = await ask_for()
-            claim = answer.claim if isinstance(answer, Claimed) else answer
-            if isinstance(claim, Claim):
-                await self._backend().release(claim)
-        except RegistryError as error:
-            _log.warning("a claim that was asked for may have been won, and ends with its lease: %s", error)
 
     def _check_retry(self, record: ModelRecord, until: float) -> None:
         """Raise if the policy of this call permits no further attempt, or none before the end of a cool-down.

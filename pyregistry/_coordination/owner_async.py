@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 from pyregistry._coordination.lease import ActiveDownload, OwnedClaim, StallDeadline
 from pyregistry._coordination.local_faults import fault_of, is_callers
@@ -16,7 +16,7 @@ from pyregistry._coordination.session_async import AsyncSession
 from pyregistry._coordination.store_identity_async import AsyncStoreIdentity
 from pyregistry._coordination.waiters import OwnerWakeup
 from pyregistry._core import backoff
-from pyregistry._runtime.aio import ask
+from pyregistry._runtime.aio import ask, run_to_completion
 from pyregistry.backend.protocol_async import AsyncBackend
 from pyregistry.backend.values import Ending
 from pyregistry.errors import (
@@ -27,11 +27,13 @@ from pyregistry.errors import (
     RegistryError,
     RegistryUnavailable,
 )
-from pyregistry.models import Claim, ModelStatus
+from pyregistry.models import Claim, Claimed, ModelStatus
 from pyregistry.retry import message_of
 from pyregistry.stores.folder import FolderStore
 
 __all__ = ["AsyncOwner"]
+
+T = TypeVar("T")
 
 _log = logging.getLogger("pyregistry.flight")
 
@@ -274,3 +276,23 @@ class AsyncOwner:
             await ask(sweep)
         except OSError as error:
             _log.warning("leftovers could not be removed: %s", error)
+
+    async def claim_or_compensate(self, ask_for: Callable[[], Awaitable[T]]) -> T:
+        """Return the answer to a claim or a retry. If the caller is cancelled, release a claim that was won."""
+        try:
+            return await ask_for()
+        except Exception:
+            raise
+        except BaseException:
+            await run_to_completion(self._compensate, ask_for)
+            raise
+
+    async def _compensate(self, ask_for: Callable[[], Awaitable[Any]]) -> None:
+        try:
+            # The claim id makes the request idempotent. A copy that arrives after the release finds an ended claim.
+            answer = await ask_for()
+            claim = answer.claim if isinstance(answer, Claimed) else answer
+            if isinstance(claim, Claim):
+                await self._backend().release(claim)
+        except RegistryError as error:
+            _log.warning("a claim that was asked for may have been won, and ends with its lease: %s", error)

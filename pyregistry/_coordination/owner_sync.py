@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 from pyregistry._coordination.lease import ActiveDownload, OwnedClaim, StallDeadline
 from pyregistry._coordination.local_faults import fault_of, is_callers
@@ -17,7 +17,7 @@ from pyregistry._coordination.session_sync import Session
 from pyregistry._coordination.store_identity_sync import StoreIdentity
 from pyregistry._coordination.waiters import OwnerWakeup
 from pyregistry._core import backoff
-from pyregistry._runtime.threads import ask
+from pyregistry._runtime.threads import ask, run_to_completion
 from pyregistry.backend.protocol_sync import Backend
 from pyregistry.backend.values import Ending
 from pyregistry.errors import (
@@ -28,11 +28,13 @@ from pyregistry.errors import (
     RegistryError,
     RegistryUnavailable,
 )
-from pyregistry.models import Claim, ModelStatus
+from pyregistry.models import Claim, Claimed, ModelStatus
 from pyregistry.retry import message_of
 from pyregistry.stores.folder import FolderStore
 
 __all__ = ["Owner"]
+
+T = TypeVar("T")
 
 _log = logging.getLogger("pyregistry.flight")
 
@@ -275,3 +277,23 @@ class Owner:
             ask(sweep)
         except OSError as error:
             _log.warning("leftovers could not be removed: %s", error)
+
+    def claim_or_compensate(self, ask_for: Callable[[], T]) -> T:
+        """Return the answer to a claim or a retry. If the caller is cancelled, release a claim that was won."""
+        try:
+            return ask_for()
+        except Exception:
+            raise
+        except BaseException:
+            run_to_completion(self._compensate, ask_for)
+            raise
+
+    def _compensate(self, ask_for: Callable[[], Any]) -> None:
+        try:
+            # The claim id makes the request idempotent. A copy that arrives after the release finds an ended claim.
+            answer = ask_for()
+            claim = answer.claim if isinstance(answer, Claimed) else answer
+            if isinstance(claim, Claim):
+                self._backend().release(claim)
+        except RegistryError as error:
+            _log.warning("a claim that was asked for may have been won, and ends with its lease: %s", error)
