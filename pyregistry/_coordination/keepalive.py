@@ -1,4 +1,4 @@
-"""Keeps claims alive: one thread for all clients of a process, on blocking connections of its own.
+"""Keep claims alive, with one thread for all clients of a process, on blocking connections of its own.
 
 It depends on nobody's event loop. A forked child keeps nothing for its parent.
 """
@@ -28,15 +28,15 @@ T = TypeVar("T")
 
 _log = logging.getLogger("pyregistry.keeper")
 
-# A claim is renewed at a third of its lease: two renewals may fail before it ends. What is due within a
-# twelfth goes out in the same batch; one that failed is tried again after a thirtieth.
+# A claim is renewed at a third of its lease, so two renewals may fail before it ends. Claims that are due within a
+# twelfth of their lease go out in the same batch. A failed renewal is tried again after a thirtieth.
 _TOGETHER = 1 / 12
 _RETRY_AFTER = 1 / 30
-_LINGER = 2.0  # seconds that a connection, and the thread, wait for more claims before they end
-_REFUSED_FOR = 1.0  # seconds for which a connection that was refused is not asked for before the next claim
+_LINGER = 2.0  # seconds without a claim after which a connection, and the thread, end
+_REFUSED_FOR = 1.0  # seconds without a new attempt after a connection was refused
 
-# Seconds that a renewal may wait for its answer: a tenth of the lease, within these bounds. A server that does
-# not answer must not cost the claims on others their lease.
+# Timeout of a renewal in seconds: a tenth of the lease, within these bounds. A silent server must not delay the
+# renewals on other servers beyond their leases.
 _LEAST_TIMEOUT, _MOST_TIMEOUT = 0.5, 3.0
 
 
@@ -50,8 +50,8 @@ _everyone: weakref.WeakSet[Keepalive] = weakref.WeakSet()
 
 
 def _forget_parent() -> None:
-    """In a forked child: its parent renews; the thread and whatever lock it held did not come along."""
-    global _keeper  # noqa: PLW0603 - one keeper per process is the point
+    """Reset the keepalive in a forked child. The parent renews its claims; the thread and its locks are not copied."""
+    global _keeper  # noqa: PLW0603 - the process has one keepalive thread
     _keeper = KeepaliveThread()
     for client in list(_everyone):
         client.reset()
@@ -61,12 +61,12 @@ os.register_at_fork(after_in_child=_forget_parent)
 
 
 def _was_refused(error: RegistryUnavailable) -> bool:
-    """Whether a connection was refused, as at the server's limit: not merely silent, and not opened in vain."""
+    """Return whether a connection was refused, as at the server's limit, rather than silent or refused for now."""
     return not isinstance(error, NotNow) and not error.timed_out
 
 
 class Keepalive:
-    """The claims that one client keeps alive.
+    """The claims of one client that are kept alive.
 
     Attributes:
         claims: what is kept, by token: a claim id may serve for several models.
@@ -88,27 +88,27 @@ class Keepalive:
         _everyone.add(self)
 
     def reset(self) -> None:
-        """Keep nothing."""
+        """Drop all claims and connections."""
         self.claims: dict[int, LeasedClaim] = {}
         self.ready = False
-        self._preparing = threading.Lock()  # held by the one thread that connects for all
+        self._preparing = threading.Lock()  # held by the thread that connects on behalf of all callers
         self._refused_until = 0.0
         self._idle_since: float | None = None
         self._backend: Backend | None = None
-        self._before: Backend | None = None  # the one before, until the new one has answered
+        self._before: Backend | None = None  # the previous connection, until the new one has answered
         self._patience = _MOST_TIMEOUT
         self._closed = False
-        self._why = ""  # why no claim is kept any more, once the client shuts down
+        self._why = ""  # why claims are refused; set when the client shuts down
         self._owners = threading.Condition()
-        self._owned: set[ActiveDownload] = set()  # under which a caller downloads; under `_owners`
-        self._wakes: set[Callable[[], object]] = set()  # of the callers that wait; under `_owners`
+        self._owned: set[ActiveDownload] = set()  # claims with a running download; guarded by `_owners`
+        self._wakes: set[Callable[[], object]] = set()  # wake-ups of waiting callers; guarded by `_owners`
 
     def has_claims(self) -> bool:
-        """Whether there is anything to renew."""
+        """Return whether there is a claim to renew."""
         return bool(self.claims) and not self._closed
 
     def wakes_at(self, at: float) -> float:
-        """When the first of the claims wants something, or, from now on, there was none for so long."""
+        """Return when the first claim is due, or when the client counts as idle (`now`)."""
         if self.has_claims():
             self._idle_since = None
             return min(kept.wakes_at for kept in self.claims.values())
@@ -116,17 +116,17 @@ class Keepalive:
         return at if self._closed else self._idle_since + _LINGER
 
     def is_idle(self, at: float) -> bool:
-        """Whether there was nothing to renew for some time."""
+        """Return whether there was no claim for `_LINGER` seconds."""
         if self.has_claims():
             return False
         return self._closed or (self._idle_since is not None and at >= self._idle_since + _LINGER)
 
     def abandon(self) -> None:
-        """Keep nothing from now on. For the garbage collector, in whatever thread: it takes no lock."""
+        """Stop renewing. Takes no lock, because the garbage collector calls it in any thread."""
         self._closed = True
 
     def check(self) -> None:
-        """Can this client's claims be kept alive?
+        """Check that the claims of this client can be kept alive.
 
         Raises:
             ConfigurationError: its settings can't be cloned.
@@ -136,7 +136,7 @@ class Keepalive:
             self._checked = True
 
     def prepare(self) -> None:
-        """Have a connection that keeps claims, if that is possible, before one is given. Blocks.
+        """Open the connection that renews claims, if possible, before a claim is asked for. Blocks.
 
         Raises:
             ConfigurationError: the settings of the client can't be cloned.
@@ -155,14 +155,14 @@ class Keepalive:
             try:
                 backend.connect()
             except RegistryError:
-                # What is wrong is told by the claim; where there is a connection for that one, it renews too.
+                # The claim itself reports the error. If the claim finds a connection, that one renews too.
                 self._refused_until = now() + _REFUSED_FOR
                 return
             with _keeper.lock:
                 self.ready = self._backend is backend and not self._why
 
     def check_open(self) -> None:
-        """May a claim be made that this client is to keep?
+        """Check that this client may claim.
 
         Raises:
             RegistryClosed: the client shuts down.
@@ -171,11 +171,11 @@ class Keepalive:
             raise RegistryClosed(f"no claim is made any more: {self._why}")
 
     def keep(self, claim: Claim) -> None:
-        """Renew this claim until it is dropped."""
+        """Renew a claim until it is dropped."""
         self.keep_on([LeasedClaim(claim)])
 
     def hold(self, claim: Claim, since: float, *, bound: bool, stall: StallDeadline | None) -> ActiveDownload:
-        """Renew this claim until it is dropped, and tell its owner if it is lost.
+        """Renew a claim until it is dropped, and signal its owner if it is lost.
 
         Args:
             claim: what was given.
@@ -189,12 +189,12 @@ class Keepalive:
         with self._owners:
             self._owned.add(held)
         with _keeper.lock:
-            if not self._why:  # else its caller gives it back
+            if not self._why:  # else the caller releases it
                 self.keep_on([held])
         return held
 
     def ended(self, held: ActiveDownload) -> None:
-        """Renew this claim no more: its owner has ended, and left nothing behind."""
+        """Drop a claim whose owner has ended and cleaned up."""
         self.drop(held.claim)
         with self._owners:
             self._owned.discard(held)
@@ -202,7 +202,7 @@ class Keepalive:
 
     @contextmanager
     def waiting(self, wake: Callable[[], object]) -> Iterator[None]:
-        """Call this, from whatever thread, when the client shuts down meanwhile."""
+        """Call `wake`, in any thread, if the client shuts down within the block."""
         with self._owners:
             self._wakes.add(wake)
         try:
@@ -212,10 +212,10 @@ class Keepalive:
                 self._wakes.discard(wake)
 
     def keep_on(self, dropped: list[LeasedClaim]) -> None:
-        """Renew these as if they had never been dropped."""
+        """Renew claims again that were dropped."""
         with _keeper.lock:
             if self._why and dropped and not self._closed:
-                # Won while the client was told to shut down. The caller may be an event loop.
+                # Won during the shutdown. A thread releases them, because the caller may be an event loop.
                 threading.Thread(target=self._release, args=(dropped,), name="pyregistry-release").start()
             elif not self._closed:
                 for kept in dropped:
@@ -229,20 +229,20 @@ class Keepalive:
                 _keeper.wake_by(kept.wakes_at)
 
     def look_at(self, held: ActiveDownload) -> None:
-        """Renew this claim now: something was heard that may have ended it."""
+        """Renew a claim now, because an event may have ended it."""
         with _keeper.lock:
             held.asked_at = now()
             held.due = 0.0
         self._wake_for(held)
 
     def drop(self, claim: Claim) -> None:
-        """Renew this claim no more."""
+        """Stop renewing a claim."""
         with _keeper.lock:
             self.claims.pop(claim.token, None)
 
     def drop_models(self, targets: list[ModelKey], token: int | None = None) -> list[LeasedClaim]:
-        """Renew no claim of these models, or only not the one with this token; returns what was kept."""
-        if not self.claims:  # nearly always
+        """Drop the claims of models, or the one with this token, and return them."""
+        if not self.claims:  # the usual case
             return []
         refs = {target.ref for target in targets}
         with _keeper.lock:
@@ -256,7 +256,7 @@ class Keepalive:
         return dropped
 
     def close(self) -> None:
-        """Keep nothing, now and later. The claims end with their leases, unless the client shuts down."""
+        """Stop renewing for good. The claims end with their leases, unless the client shuts down."""
         if self._why:
             self._give_back(finished=True)
         with _keeper.lock:
@@ -269,12 +269,12 @@ class Keepalive:
             each.tell_lost("its client was closed")
 
     def announce(self) -> None:
-        """The client is about to shut down: no more claims. Takes no lock, so that a signal handler may call it."""
+        """Refuse new claims, because the client is about to shut down. Takes no lock: signal handlers call it."""
         self._why = "the client was shut down"
         self.ready = False
 
     def shut_down(self, timeout: float) -> None:
-        """Give back all claims, and refuse more; then wait for the owners and give back what is left. Blocks.
+        """Release all claims and refuse new ones, wait for the owners, and release the rest. Blocks.
 
         Args:
             timeout: seconds to wait for the owners in other threads.
@@ -291,7 +291,7 @@ class Keepalive:
         self._give_back(finished=True)
 
     def _give_back(self, *, finished: bool) -> None:
-        """Tell the owners of all claims that are kept, and release these.
+        """Signal the owners of all claims, and release the claims.
 
         Args:
             finished: whether those too whose download has ended well, and is being published.
@@ -311,11 +311,11 @@ class Keepalive:
         self._release(given)
 
     def _release(self, given: Sequence[LeasedClaim]) -> None:
-        """Give these back, so that another owner can go on at once. Raises nothing."""
+        """Release claims, so that another client can claim the models at once. Raises nothing."""
         if not given:
             return
         with _keeper.lock:
-            # Out of the keeper's sight: its thread hangs up where no claims are left.
+            # Take the connection, because the thread closes the connections of a client without claims.
             backend, self._backend = self._connection(), None
         answers = backend.release_many([kept.claim for kept in given])
         for kept, answer in zip(given, answers, strict=True):
@@ -327,7 +327,7 @@ class Keepalive:
         backend.close()
 
     def hang_up(self) -> None:
-        """Close the connection; another is made when it is needed."""
+        """Close the connections. The next renewal opens a new one."""
         with _keeper.lock:
             backends = (self._backend, self._before)
             self._backend = self._before = None
@@ -337,7 +337,7 @@ class Keepalive:
                 backend.close()
 
     def _connection(self) -> Backend:
-        """A backend that is as patient as the shortest lease allows; the caller holds the lock."""
+        """Return a backend whose timeout fits the shortest lease. The caller holds the lock."""
         patience = _timeout(self.claims.values())
         if self._backend is None or patience != self._patience:
             if self._before is None:
@@ -349,7 +349,7 @@ class Keepalive:
         return self._backend
 
     def _call(self, backend: Backend, verb: Callable[[Backend], T]) -> T:
-        """The answer to a verb: by the connection of its own, or where that is refused by another there is."""
+        """Return the answer to a verb. If its own connection is refused, another open one serves."""
         try:
             reply = verb(backend)
         except RegistryUnavailable as error:
@@ -367,11 +367,11 @@ class Keepalive:
                 with _keeper.lock:
                     before, self._before = self._before, None
                 if before is not None:
-                    before.close()  # once its calls have ended
+                    before.close()  # after its calls have ended
         return reply
 
     def see_to_them(self) -> None:
-        """End what is stalled, renew what is due now or very soon, in batches.
+        """End stalled downloads, and renew the claims that are due, in batches.
 
         Raises nothing: the thread has others to serve.
         """
@@ -388,7 +388,7 @@ class Keepalive:
             for batch in chunks(due, backend.max_batch):
                 self._renew(backend, [kept for kept in batch if kept.claim.token in self.claims])
         except Exception as error:
-            # The other batches too: a server that does not answer has cost enough time.
+            # The other batches count as failed too, because the silent server has cost enough time.
             with _keeper.lock:
                 failed = [
                     kept
@@ -398,7 +398,7 @@ class Keepalive:
                 for kept in failed:
                     kept.due = now() + kept.lease * _RETRY_AFTER
             if self._closed or not failed:
-                return  # closed, or all dropped, under this call
+                return  # closed, or all dropped, during this call
             _log.warning(
                 "%d claims could not be renewed, %d of them beyond their lease; trying on: %s",
                 len(failed),
@@ -432,7 +432,7 @@ class Keepalive:
             known = self.claims.pop(kept.claim.token, None) is not None
         why = result.why if isinstance(result, Rejection) else str(result)
         if isinstance(result, Rejection) and not result.lost:
-            # One that is dropped, or about to be, was ended by its owner; that is no loss.
+            # The owner has ended a claim that is dropped, or is about to be; that is no loss.
             if known and not kept.over:
                 kept.tell_lost(why)
             return False
@@ -471,10 +471,10 @@ class Keepalive:
     def _end_stalled(self, held: ActiveDownload) -> None:
         stall, held.stall = held.stall, None
         if stall is None:
-            return  # its download has ended in this moment
+            return  # its download has just ended
         why = f"no progress for {stall.timeout:g} s"
         self.drop(held.claim)
-        # Told first: what it does from here on is for nothing.
+        # The signal comes first, because the result of the download no longer counts.
         held.lost.set(why)
         try:
             with _keeper.lock:
