@@ -50,22 +50,24 @@ class BatchingTransport(AsyncTransport):
         super()._reset()
         self._pipe = None
         self._url: str | None = None
-        self._speaks = True  # whether the server may speak on the connection of its own accord: by RESP3
-        self._queue: dict[CommandTemplate, list[PendingRequest]] = {}  # what is to be written
-        self._same: dict[Hashable, PendingRequest] = {}  # what can be joined
+        self._speaks = True  # whether the connection has pushes (RESP3)
+        self._queue: dict[CommandTemplate, list[PendingRequest]] = {}  # requests to write
+        self._same: dict[Hashable, PendingRequest] = {}  # requests that callers can join, by their key
         self._scheduled = False
         self._connecting: asyncio.Task[None] | None = None
         self._loading: asyncio.Task[None] | None = None
-        self._unloaded: list[PendingRequest] = []  # what waits for scripts to be loaded, or for `open`
-        self._refused_now: list[PendingRequest] = []  # what waits for a refusal to pass
-        self._failures = 0  # since the last answer
+        self._unloaded: list[
+            PendingRequest
+        ] = []  # requests that wait for scripts to be loaded, or for `open`
+        self._refused_now: list[PendingRequest] = []  # requests that are refused for now
+        self._failures = 0  # failed connection attempts since the last answer
         # See `pyregistry._redis.transport.coalescing`.
-        self._under_way = 0  # requests that are written to the pipe and not answered
-        self._active = 0  # the same, at the end of the last turn in which any was written
-        self._woken = 0  # callers that the last read of replies woke
-        self._waking = 0  # the same, of the read in progress
-        self._wrote = False  # whether anything was written in this turn
-        self._left = BATCH  # requests to gather until they are written
+        self._under_way = 0  # requests that are written and not answered
+        self._active = 0  # `_under_way` at the end of the last loop iteration with a write
+        self._woken = 0  # callers that the last read of replies has woken
+        self._waking = 0  # `_woken` of the read in progress
+        self._wrote = False  # whether this loop iteration has written
+        self._left = BATCH  # requests to gather before the next write
 
     def _ask(self, op: Request[Any], key: Hashable, future: asyncio.Future[Any]) -> PendingRequest:
         head, call = op.head, PendingRequest(op, key, future)
@@ -100,19 +102,19 @@ class BatchingTransport(AsyncTransport):
             self._gather_anew()
 
     def _rests(self) -> bool:
-        """Whether nothing waits to be written."""
+        """Return whether no request waits to be written."""
         waits = self._queue or self._unloaded or self._refused_now
         return not waits and self._loading is None
 
     # The server's side
 
     def _writable(self) -> int:
-        """How many commands may be written now."""
+        """Return how many commands may be written now."""
         pipe = self._pipe
         return 0 if pipe is None or self._loading is not None else pipe.room
 
     def _flush(self) -> None:
-        """Write what may be written."""
+        """Write the queued requests that may be written."""
         pipe = self._pipe
         if pipe is None:
             if self._closed:
@@ -122,8 +124,8 @@ class BatchingTransport(AsyncTransport):
         elif self._queue and (room := self._writable()) > 0 and not (self._due and self._open_first(pipe)):
             self._write(self._gather(pipe, room))
 
-    def _open_first(self, pipe: PipelinedConnection) -> bool:  # type: ignore[override]  # it waits for nothing
-        """`open` is due, before what writes: whether it is under way now, for what waits."""
+    def _open_first(self, pipe: PipelinedConnection) -> bool:  # type: ignore[override]  # it does not block
+        """Run `open` before the first write, if it is due; return whether it runs now."""
         writing = [head for head in self._queue if head.writes]
         if not writing:
             return False
@@ -133,7 +135,7 @@ class BatchingTransport(AsyncTransport):
         return True
 
     def _write(self, batches: Sequence[Batch]) -> None:
-        """Write these batches, of one connection, together."""
+        """Write batches of one connection with one system call."""
         packed: list[bytes] = []
         expected: list[Expected] = []
         for batch in batches:
@@ -154,10 +156,10 @@ class BatchingTransport(AsyncTransport):
         self._left = gather(max(self._active, self._woken), self._under_way)
 
     def _prepare(self, batch: Batch, packed: list[bytes], expected: list[Expected]) -> None:
-        """It goes out next; what has to go before it is put there."""
+        """Add the commands that must precede a batch. A subclass overrides this."""
 
     def _packed(self, batch: Batch) -> bytes:
-        """What travels; nothing, if that can't be: its callers are told, and the others' calls go on."""
+        """Return the packed batch; empty if packing fails, which its callers get as their error."""
         try:
             return batch.packed()
         except Exception as error:
@@ -167,7 +169,7 @@ class BatchingTransport(AsyncTransport):
         return b""
 
     def _gather(self, pipe: PipelinedConnection, room: int) -> list[Batch]:
-        """What is to be written, in so many batches at most; the rest stays in the queue."""
+        """Take at most `room` batches from the queue."""
         batches: list[Batch] = []
         queue, self._queue = self._queue, {}
         for head, asked in queue.items():
@@ -181,7 +183,7 @@ class BatchingTransport(AsyncTransport):
                     if not call.wanted():
                         self._forget(call)
             items = [call.op.items for call in calls]
-            if 0 not in items and 0 < sum(items) <= BATCH and len(batches) < room:  # nearly always
+            if 0 not in items and 0 < sum(items) <= BATCH and len(batches) < room:  # the usual case
                 batches.append(Batch(self, pipe, head, calls, sum(items)))
                 continue
             batch: Batch | None = None
@@ -198,20 +200,20 @@ class BatchingTransport(AsyncTransport):
         return batches
 
     def _forget(self, call: PendingRequest) -> None:
-        """From now on it can't be joined."""
+        """Keep later callers from joining a request."""
         if call.key is not None:
             del self._same[call.key]
             call.key = None
 
     def _changed(self, pipe: PipelinedConnection) -> None:
-        """Replies have come, or it may be written to again, or it has ended."""
+        """React to replies, to free room in the write buffer, and to the end of a connection."""
         if pipe is self._pipe and pipe.error is not None:
             self._unplug()
         if self._waking:
             self._woken, self._waking = self._waking, 0
             self._gather_anew()
             if self._woken > 1:
-                # The turn ends right after the callers that were woken, and ask again in it.
+                # Flush right after the callers that the replies woke, because they send their next requests first.
                 self._soon()
         if self._queue:
             if not self._scheduled:
@@ -220,7 +222,7 @@ class BatchingTransport(AsyncTransport):
             pipe.retire()
 
     def answered(self, batch: Batch, reply: Any) -> None:
-        """The server has answered a batch."""
+        """Give the reply of a batch to its callers."""
         if batch.pipe is self._pipe:
             self._under_way -= len(batch.calls)
         if isinstance(reply, Exception):
@@ -247,7 +249,7 @@ class BatchingTransport(AsyncTransport):
                     self._waking -= 1
                     self._settle(call, (answer,))
                     continue
-                # Nearly every one is waited for by one alone.
+                # Usually one caller waits.
                 try:
                     alone.set_result(call.op.decode((answer,)))
                 except Exception as error:
@@ -260,19 +262,19 @@ class BatchingTransport(AsyncTransport):
             at = upto
 
     def lost(self, batch: Batch, error: Exception) -> None:
-        """There will be no answer to a batch: it may have run."""
+        """Repeat or fail the requests of a batch that gets no reply. It may have run."""
         if self._pipe is batch.pipe:
             self._unplug()
             self._failures += 1
             if isinstance(error, redis_errors.TimeoutError):
-                # Who waited behind what the server left unanswered, has waited for it as long; else each in
-                # a long queue would wait for the silence of all before him.
+                # A request behind an overdue reply has waited as long, so its attempt counts too. Otherwise a long
+                # queue would wait for one timeout after the other.
                 self._not_connected(error)
         self._again(batch.calls, error, ran=True)
 
     def _refused(self, batch: Batch, error: Exception) -> None:
         if isinstance(error, redis_errors.NoScriptError) and batch.pipe is self._pipe:
-            # What was sent before this is known meets the same; it comes back before the scripts are there.
+            # Batches sent before this reply get the same error, and return before the scripts are loaded.
             self._unloaded += batch.calls
             if self._loading is None:
                 loop = asyncio.get_running_loop()
@@ -291,10 +293,10 @@ class BatchingTransport(AsyncTransport):
                 self._fail(call, lambda _call: _refusal(error))
 
     def _try_later(self, calls: Sequence[PendingRequest], error: Exception) -> None:
-        """The server is the right one, and may do it soon; what it does not refuse goes on meanwhile."""
+        """Repeat requests later that the server refuses for now. Other requests go on."""
         if not calls:
             return
-        if not self._refused_now:  # else a timer, one for all, runs already
+        if not self._refused_now:  # otherwise the shared timer runs already
             at = now()
             left = min((call.ends - at for call in calls if call.ends > at), default=0.0)
             wait = pause(1 + max(call.attempts for call in calls), left)
@@ -302,11 +304,11 @@ class BatchingTransport(AsyncTransport):
         self._refused_now += calls
 
     def _try_again(self, error: Exception) -> None:
-        """A refusal may have passed."""
+        """Send the requests again that were refused for now."""
         calls, self._refused_now = self._refused_now, []
         self._again(calls, error, ran=False)
         if self._pipe is not None:
-            self._changed(self._pipe)  # where all have given up, a closed client may hang up now
+            self._changed(self._pipe)  # without waiting requests a closed client closes the connection
 
     def _retire(self, pipe: PipelinedConnection) -> None:
         if pipe is self._pipe:
@@ -321,7 +323,7 @@ class BatchingTransport(AsyncTransport):
     async def _load_again(
         self, pipe: PipelinedConnection, load: Callable[[CommandConnection], Awaitable[Opened]]
     ) -> None:
-        """`open` is due, and maybe the scripts are gone; nothing else is written meanwhile."""
+        """Run `open`, and load the scripts if they are gone. Nothing else is written meanwhile."""
         trouble: Exception = redis_errors.NoScriptError("the scripts were flushed again and again")
         try:
             self.server = await load(PipelinedCommands(pipe))
@@ -347,11 +349,11 @@ class BatchingTransport(AsyncTransport):
                 self._soon()
 
     def _opened(self, connection: Any, opened: Opened) -> None:
-        """`open` has run on the connection; or it was refused, and is due before the first write."""
+        """Record that `open` has run on a connection, or is due before the first write."""
         self._due = bool(opened.due)
 
     async def _connect(self) -> None:
-        """Connect, as often as anybody waits for it."""
+        """Connect, and repeat that while a request waits."""
         try:
             while any(call.wanted() for asked in self._queue.values() for call in asked):
                 if self._failures:
@@ -362,7 +364,7 @@ class BatchingTransport(AsyncTransport):
                 except Exception as error:
                     self._failures += 1
                     self._not_connected(self._judge(error))
-            self._failures = 0  # who comes next has waited for nothing yet
+            self._failures = 0  # later requests start with a full count of attempts
         except asyncio.CancelledError:
             self._not_connected(RegistryUnavailable("connecting was cancelled"))
             raise
@@ -382,7 +384,7 @@ class BatchingTransport(AsyncTransport):
         if pipe.error is not None:
             raise pipe.error
         if self._due and isinstance(self._refusal, redis_errors.ReadOnlyError):
-            # It serves for reading; but another connection may lead to the primary.
+            # The connection serves reads. A later one may lead to the primary.
             asyncio.get_running_loop().call_later(_LOOK_AGAIN, self._retire, pipe)
         return pipe
 
@@ -392,7 +394,7 @@ class BatchingTransport(AsyncTransport):
     # What becomes of calls
 
     def _again(self, calls: Iterable[PendingRequest], error: Exception, *, ran: bool) -> None:
-        """Put these back to the head of the queue, if they may be sent again after this."""
+        """Put requests back to the head of the queue if they may be sent again; fail the others."""
         error = recognised(error)
         passes = isinstance(error, (*NOT_RUN, *NO_ANSWER)) and not isinstance(error, DENIED)
         refused = isinstance(error, PASSING)
@@ -425,7 +427,7 @@ class BatchingTransport(AsyncTransport):
             self._fail(call, self._failure if call.maybe_ran else self._closed_error)
 
     def _taken(self) -> list[PendingRequest]:
-        """What was in the queue."""
+        """Empty the queue, and return its requests."""
         queue, self._queue = self._queue, {}
         return [call for asked in queue.values() for call in asked]
 
@@ -438,7 +440,7 @@ class BatchingTransport(AsyncTransport):
         return RegistryClosed(f"the client of {self._source.shown} is closed")
 
     def _fail(self, call: PendingRequest, error: Callable[[PendingRequest], Exception]) -> None:
-        """Each who waits gets an error of his own: it is changed on its way."""
+        """Give each waiting caller an error of its own, because callers modify it (traceback, context)."""
         self._forget(call)
         for future in call.waiting():
             future.set_exception(error(call))
@@ -459,7 +461,7 @@ class BatchingTransport(AsyncTransport):
         self._waking += len(live)
         live[0].set_result(result)
         for future in live[1:]:
-            # A result of his own for each, unless nobody can change it.
+            # A result of its own for each caller, unless the result is immutable.
             future.set_result(told if op.shared else op.decode(answers))
 
     def _tell_error(
@@ -473,7 +475,7 @@ class BatchingTransport(AsyncTransport):
                 error = another
 
     def _undo(self, op: Request[T], result: T) -> None:
-        """Give back what nobody has."""
+        """Release what was granted to a request without callers."""
         if op.undo is not None:
             self._send_owed(op.undo(result))
 

@@ -41,22 +41,22 @@ class MultiplexedTransport(BatchingTransport):
 
     # The callers' side
 
-    # No coroutine of its own where none is needed: it would cost as much as all else of a call.
-    def call(self, op: Request[T], patience: float | None = None) -> Awaitable[T]:  # type: ignore[override]  # whoever calls it awaits it
-        """The reply of one operation; raises what `AsyncTransport.call` raises."""
+    # Not a coroutine function, because a coroutine costs as much as the rest of a call.
+    def call(self, op: Request[T], patience: float | None = None) -> Awaitable[T]:  # type: ignore[override]  # callers await the result
+        """Return the reply to one request. Raises as `AsyncTransport.call` does."""
         future: asyncio.Future[T] = self._future()
         if patience is None:
             self._join(op, future)
         else:
-            # No other's: each has a patience of its own.
+            # Not joined with others, because its patience is its own.
             self._ask(op, None, future).patience = patience
         return future if op.undo is None else self._answer_or_undo(op, future)
 
     def claim(  # type: ignore[override]  # as above
         self, claiming: ClaimTemplate, name: str, claim_id: str | None, expected_bytes: int | None
     ) -> asyncio.Future[ClaimResult]:
-        """The claim of a model. Who is cancelled gives it back (`give_back`)."""
-        # As `_future`, in place: of claims there are many.
+        """Claim a model. A caller that is cancelled must call `give_back`."""
+        # `_future` inlined, because claims are the most frequent call.
         loop = get_running_loop()
         if loop is not self._loop or self._closed:
             self._check_open()
@@ -66,7 +66,7 @@ class MultiplexedTransport(BatchingTransport):
             key = claiming, name  # the operation's `same`, if one is made
             try:
                 call = self._same.get(key)
-            except TypeError:  # no name can be that: it is told what is wrong with it
+            except TypeError:  # unhashable: the validator raises InvalidArgument
                 call = None
             if call is None:
                 self._ask(claiming.claim(name), key, future)
@@ -77,7 +77,7 @@ class MultiplexedTransport(BatchingTransport):
         return future
 
     def give_back(self, call: Awaitable[ClaimResult]) -> None:
-        """Give back what was won in the moment between the answer and the turn of who was cancelled then."""
+        """Release a claim whose caller was cancelled between the reply and its next step."""
         future = cast("asyncio.Future[ClaimResult]", call)
         if _has_result(future):
             self._send_owed(self._ops.give_back(future.result()))
@@ -86,13 +86,13 @@ class MultiplexedTransport(BatchingTransport):
         try:
             return await future
         except asyncio.CancelledError:
-            # Cancelled in the moment between the answer and the task's turn?
+            # Cancelled between the reply and the next step of the task?
             if _has_result(future):
                 self._undo(op, future.result())
             raise
 
     async def call_many(self, ops: Sequence[Request[T]]) -> list[T | Exception]:
-        """The replies of some operations, in order, or the errors that `call` would raise."""
+        """Return the replies to requests, in order, or the errors that `call` would raise."""
         try:
             self._check_open()
             self._bind_to_running_loop()
@@ -112,8 +112,8 @@ class MultiplexedTransport(BatchingTransport):
         return [cast("Exception | None", future.exception()) or future.result() for future in futures]
 
     async def close(self) -> None:
-        """Close the connection. Calls under way get their answers, be it later; more are refused."""
-        self._bind_to_running_loop()  # refused where another loop uses it
+        """Close the connection. Calls under way still get their answers; new calls are refused."""
+        self._bind_to_running_loop()  # raises while another loop uses it
         self._closed = True
         connecting = self._connecting
         if connecting is not None:
@@ -124,19 +124,19 @@ class MultiplexedTransport(BatchingTransport):
         pipe = self._pipe
         if pipe is not None:
             self._changed(pipe)
-            # What is given back for those who are gone, this waits for; whoever waits himself will be told.
+            # Wait for releases on behalf of cancelled callers, not for waiting callers.
             if self._loading is None and not any(batch.waited_for() for batch in pipe.awaited(Batch)):
                 await pipe.closed
 
     async def ear(self) -> Any:
-        """What the listener hears events on: the connection of the calls, unless the server can't speak there."""
+        """Return the connection for events: the shared one, or a new one under RESP2, which has no pushes."""
         while (pipe := self._pipe) is None:
             await self.connect()
         return PubSubReader(pipe) if self._speaks else await super().ear()
 
     def after_fork_in_child(self) -> None:
-        """In a forked child: use nothing that is the parent's."""
-        # Never to be freed: that would close, or complain of, what is the parent's.
+        """Leave the connection to the parent, in a forked child."""
+        # Never freed, because that would close the parent's connection or warn about it.
         ctypes.pythonapi.Py_IncRef(ctypes.py_object(dict(self.__dict__)))
         super().after_fork_in_child()
 
@@ -148,7 +148,7 @@ class MultiplexedTransport(BatchingTransport):
         return loop.create_future()
 
     def _join(self, op: Request[Any], future: asyncio.Future[Any]) -> None:
-        """Ask, or wait for what is asked already."""
+        """Queue a request, or join an equal one that is not written yet."""
         key = op.same
         call = None if key is None else self._same.get(key)
         if call is None:
