@@ -181,3 +181,29 @@ def test_the_wrong_node_of_a_cluster(connect_any: Connect, make_server: MakeServ
         connect_any(url=wrong)
     (finding,) = doctor.examine(wrong, namespace)
     assert "this is a cluster: MOVED " in finding.message
+
+
+def test_a_slot_that_moves_to_another_node(
+    connect_any: Connect, make_server: MakeServer, namespace: str
+) -> None:
+    """While a slot moves, a key that is gone raises ServerRefused (ASK), and several keys NotNow (TRYAGAIN)."""
+    servers_ = [make_server(cluster_enabled="yes", cluster_port=str(servers.free_port())) for _ in range(2)]
+    first, second = (redis.Redis.from_url(each.url) for each in servers_)
+    with first, second:
+        slots_of(first, 0, 16383)
+        port = int(second.connection_pool.connection_kwargs["port"])
+        command: Any = first.execute_command
+        command("CLUSTER", "MEET", "127.0.0.1", port, second.config_get("cluster-port")["cluster-port"])
+        until(lambda: is_ok(first) and is_ok(second), "the cluster is up")
+        registry = connect_any(url=servers_[0].url, timeout=0.3)
+        registry.set_status("there", "S3", ModelStatus.DOWNLOADED)
+        slot = key_slot(f"pyregistry:{{{namespace}}}:meta".encode())
+        other: Any = second.execute_command("CLUSTER MYID")  # type: ignore[no-untyped-call]  # redis-py
+        command("CLUSTER", "SETSLOT", slot, "MIGRATING", other)
+        assert registry.get_status("there", "S3") is ModelStatus.DOWNLOADED
+        with pytest.raises(ServerRefused, match="this is a cluster: ASK "):
+            registry.get_status("moved", "S3")
+        with pytest.raises(NotNow, match="this is a cluster: TRYAGAIN "):
+            registry.try_claim_for_download("moved", "S3", lease=5.0)
+        command("CLUSTER", "SETSLOT", slot, "STABLE")
+        assert registry.get_status("moved", "S3") is None
