@@ -357,7 +357,7 @@ def watchers(folders: Path) -> int:
     found = 0
     for command in Path("/proc").glob("[0-9]*/cmdline"):
         with suppress(OSError):
-            found += all(word in command.read_bytes() for word in (b"_idle.py", os.fsencode(folders)))
+            found += all(word in command.read_bytes() for word in (b"embedded/idle.py", os.fsencode(folders)))
     return found
 
 
