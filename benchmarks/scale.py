@@ -26,7 +26,7 @@ from pyregistry import Claim, Claimed, Registry
 from pyregistry._core.model_key import entry_of
 from pyregistry._core.values import chunks
 from pyregistry._redis.protocol.keys import Keyspace
-from pyregistry._redis.protocol.scripts import Script
+from pyregistry._redis.protocol.scripts import BATCH, Script
 from pyregistry._redis.protocol.transitions import FINISH, RENEW
 from pyregistry.embedded import EmbeddedServer
 
@@ -47,7 +47,7 @@ def run(
 ) -> None:
     """Runs a script of the owner's for all these claims, in full batches down one pipeline."""
     pipeline = client.pipeline(transaction=False)
-    for batch in chunks(claims):
+    for batch in chunks(claims, BATCH):
         names = [keys.record(entry_of(claim.model_name, str(claim.provider), None, None)) for claim in batch]
         items = [value for claim in batch for value in (claim.claim_id, claim.token, *more)]
         arguments: list[Any] = [*keys.shared, *names, keys.channel, *items]

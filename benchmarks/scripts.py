@@ -131,7 +131,7 @@ def _forget(server: Server, client: redis.Redis, what: str, count: int) -> None:
     """The records of this job go; those that were there stay."""
     ops = RequestFactory(setup.NAMESPACE, None, ())
     pipeline: Any = client.pipeline(transaction=False)
-    for part in chunks(range(count)):
+    for part in chunks(range(count), BATCH):
         names = [setup.model_name("cost", number) for number in part]
         gone = [setup.operation(ops, "delete_model", name, None, setup.PROVIDER) for name in names]
         pipeline.execute_command(*setup.batched(gone))

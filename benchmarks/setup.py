@@ -11,6 +11,7 @@ from pyregistry import Claim, Claimed, ModelStatus, Registry
 from pyregistry._core.values import chunks
 from pyregistry._redis.protocol.request import Request
 from pyregistry._redis.protocol.requests import RequestFactory
+from pyregistry._redis.protocol.scripts import BATCH
 from pyregistry._redis.protocol.transitions import FINISH
 from pyregistry.backend.values import Ending, StatusChange
 
@@ -51,7 +52,7 @@ def end(url: str, claims: Sequence[Claim], status: str) -> None:
         client.script_load(FINISH.text)
         for part in chunks(claims, 6400):
             pipeline = client.pipeline(transaction=False)
-            for batch in chunks(part):
+            for batch in chunks(part, BATCH):
                 pipeline.execute_command(*batched([finish_of(ops, claim, status) for claim in batch]))
             pipeline.execute()
 

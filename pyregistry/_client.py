@@ -6,7 +6,6 @@ import logging
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
-from pyregistry._coordination.keepalive import Keepalive
 from pyregistry._coordination.options import EnsureRequest
 from pyregistry._coordination.session_async import AsyncSession
 from pyregistry._coordination.session_sync import Session
@@ -22,10 +21,6 @@ class Client:
     """The part that both clients share."""
 
     _session: AsyncSession | Session
-
-    @property
-    def _keepalive(self) -> Keepalive:
-        return self._session.keepalive
 
     @property
     def namespace(self) -> str:

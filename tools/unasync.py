@@ -39,6 +39,8 @@ BY_HAND = {
 HEADER = "# Made from {source} by tools/unasync.py: change that one.\n"
 
 RULES = [
+    # The blocking client takes the fast path, also on a redis-py client of the caller's.
+    (r"\breturn cls\(source, ops, AsyncTransport\(", "return cls(source, ops, FastPathTransport("),
     # Code for asyncio alone.
     (r"(?ms)^ *# --- asyncio only: begin$.*?^ *# --- asyncio only: end\n", ""),
     (r"(?m)^ {12}transport: .*\n(?: {16}.*\n)*", ""),  # this option exists in the asyncio client alone

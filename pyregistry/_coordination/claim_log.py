@@ -11,7 +11,7 @@ from pyregistry._coordination.lease import LeasedClaim
 from pyregistry._coordination.local_faults import LocalBackoff
 from pyregistry._core.claim_ids import ClaimIds
 from pyregistry._core.model_key import ModelKey
-from pyregistry._core.values import KEPT, ClaimResult, Default, Rejection
+from pyregistry._core.values import KEPT, ClaimResult, Lease, Rejection
 from pyregistry.backend.values import Cancelled, Connected, StatusSet
 from pyregistry.errors import DamagedRecord
 from pyregistry.models import Claim, Claimed, ModelRef, ModelStatus
@@ -19,8 +19,6 @@ from pyregistry.models import Claim, Claimed, ModelRef, ModelStatus
 __all__ = ["ClaimLog"]
 
 _log = logging.getLogger("pyregistry")
-
-Lease = float | Default | None
 
 
 class ClaimLog:

@@ -21,7 +21,6 @@ from pyregistry._coordination.local_faults import MOST_FAULTS, check_descriptors
 from pyregistry._coordination.options import EnsureRequest
 from pyregistry._coordination.owner_async import AsyncOwner
 from pyregistry._coordination.session_async import AsyncSession
-from pyregistry._coordination.store_identity_async import AsyncStoreIdentity
 from pyregistry._coordination.supervise_async import work
 from pyregistry._coordination.waiters import RECHECK, KnownState, WaitEntry
 from pyregistry._core import backoff
@@ -73,7 +72,6 @@ class AsyncEnsure:
         self._listens = False
         self._failure: BaseException | None = None
         self._faults = 0
-        self._identity = AsyncStoreIdentity(session, wish.store, self._backend)
         self.owner = AsyncOwner(session, wish, self._backend)
 
     async def ensure(self, download: Callable[..., Any]) -> ModelRecord:
@@ -120,7 +118,7 @@ class AsyncEnsure:
                 self._session.uses.touch(self._wish.target, [self._wish.target])
 
     async def _take(self, wait_entry: WaitEntry[Wakeup, Lock]) -> ModelRecord | ActiveDownload:
-        await self._identity.check()
+        await self.owner.identity.check()
         need = wait_entry.asked  # only an answer to a later query is fresh enough
         while True:
             self._wakeup.clear()
@@ -406,7 +404,7 @@ class AsyncEnsure:
         Returns:
             Whether the files are accepted.
         """
-        await self._identity.check(anew=True)
+        await self.owner.identity.check(anew=True)
         version = wait_entry.version
         left = 0.0
         if record.finished_at is not None and (self._wish.store is None or record.location):

@@ -21,7 +21,6 @@ from pyregistry._coordination.local_faults import MOST_FAULTS, check_descriptors
 from pyregistry._coordination.options import EnsureRequest
 from pyregistry._coordination.owner_sync import Owner
 from pyregistry._coordination.session_sync import Session
-from pyregistry._coordination.store_identity_sync import StoreIdentity
 from pyregistry._coordination.supervise_sync import work
 from pyregistry._coordination.waiters import RECHECK, KnownState, WaitEntry
 from pyregistry._core import backoff
@@ -73,7 +72,6 @@ class Ensure:
         self._listens = False
         self._failure: BaseException | None = None
         self._faults = 0
-        self._identity = StoreIdentity(session, wish.store, self._backend)
         self.owner = Owner(session, wish, self._backend)
 
     def ensure(self, download: Callable[..., Any]) -> ModelRecord:
@@ -120,7 +118,7 @@ class Ensure:
                 self._session.uses.touch(self._wish.target, [self._wish.target])
 
     def _take(self, wait_entry: WaitEntry[Wakeup, Lock]) -> ModelRecord | ActiveDownload:
-        self._identity.check()
+        self.owner.identity.check()
         need = wait_entry.asked  # only an answer to a later query is fresh enough
         while True:
             self._wakeup.clear()
@@ -404,7 +402,7 @@ class Ensure:
         Returns:
             Whether the files are accepted.
         """
-        self._identity.check(anew=True)
+        self.owner.identity.check(anew=True)
         version = wait_entry.version
         left = 0.0
         if record.finished_at is not None and (self._wish.store is None or record.location):

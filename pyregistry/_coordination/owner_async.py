@@ -50,6 +50,7 @@ class AsyncOwner:
         backend: Returns the backend, with its patience limited to the remaining timeout of the call.
 
     Attributes:
+        identity: Check that the store belongs to the namespace.
         finished: Token of the download that this owner has finished; ``None`` if there is none.
     """
 
@@ -62,7 +63,7 @@ class AsyncOwner:
         self._session = session
         self._request = request
         self._backend = backend
-        self._identity = AsyncStoreIdentity(session, request.store, backend)
+        self.identity = AsyncStoreIdentity(session, request.store, backend)
         self.finished: int | None = None
 
     @contextmanager
@@ -93,7 +94,7 @@ class AsyncOwner:
         store, owned = self._request.store, OwnedClaim.of(held)
         if store is None:
             return (owned,)
-        await self._identity.check(anew=True)
+        await self.identity.check(anew=True)
         await self._tidy(partial(store.sweep, owned.ref, owned.token, None))
         try:
             return (owned, await ask(store.staging, owned))

@@ -51,6 +51,7 @@ class Owner:
         backend: Returns the backend, with its patience limited to the remaining timeout of the call.
 
     Attributes:
+        identity: Check that the store belongs to the namespace.
         finished: Token of the download that this owner has finished; ``None`` if there is none.
     """
 
@@ -63,7 +64,7 @@ class Owner:
         self._session = session
         self._request = request
         self._backend = backend
-        self._identity = StoreIdentity(session, request.store, backend)
+        self.identity = StoreIdentity(session, request.store, backend)
         self.finished: int | None = None
 
     @contextmanager
@@ -94,7 +95,7 @@ class Owner:
         store, owned = self._request.store, OwnedClaim.of(held)
         if store is None:
             return (owned,)
-        self._identity.check(anew=True)
+        self.identity.check(anew=True)
         self._tidy(partial(store.sweep, owned.ref, owned.token, None))
         try:
             return (owned, ask(store.staging, owned))

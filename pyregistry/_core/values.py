@@ -119,7 +119,7 @@ def first_error(results: Sequence[T | Exception]) -> list[T]:
     raise error
 
 
-def chunks(items: Sequence[T], size: int = 64) -> Iterator[Sequence[T]]:
+def chunks(items: Sequence[T], size: int) -> Iterator[Sequence[T]]:
     """Split the items into chunks of at most `size` items. `size` defaults to 64."""
     for start in range(0, len(items), size):
         yield items[start : start + size]

@@ -13,7 +13,7 @@ import redis
 from pyregistry._core.model_key import ModelKey, entry_of
 from pyregistry._core.values import DEFAULT_TIMEOUT, STATUSES
 from pyregistry._redis.protocol.keys import Keyspace
-from pyregistry._redis.protocol.request import CommandTemplate, PlainRequest
+from pyregistry._redis.protocol.request import plain_command
 from pyregistry._redis.protocol.requests import RequestFactory
 from pyregistry._redis.transport.endpoint import endpoint_of
 from pyregistry._redis.transport.pooled_sync import Transport
@@ -43,32 +43,11 @@ class _PlainTransport(Transport):
             raise
 
 
-class _Server:
-    """Sends plain reading commands."""
-
-    def __init__(self, transport: Transport) -> None:
-        self._transport = transport
-
-    def ask(self, name: str, verb: str, *words: Any) -> Any:
-        """Send one command and return the raw reply: bytes, numbers, lists.
-
-        Args:
-            name: Name of the caller's function, for errors.
-            verb: The command, one word or two.
-            words: The arguments: text, bytes or numbers.
-
-        Raises:
-            RegistryError: As every call of a client.
-        """
-        head = CommandTemplate(name, None, verb=verb)
-        return self._transport.call(PlainRequest(head, lambda replies: replies[0], argv=words))
-
-
 @contextmanager
-def _plain_server(url: str, namespace: str, timeout: float) -> Iterator[_Server]:
+def _plain_server(url: str, namespace: str, timeout: float) -> Iterator[Transport]:
     transport = _PlainTransport(endpoint_of(url, timeout, {}), RequestFactory(namespace, None, ()))
     try:
-        yield _Server(transport)
+        yield transport
     finally:
         transport.close()
 
@@ -90,7 +69,7 @@ def ping(url: str, namespace: str, timeout: float, *, write: bool) -> None:
     entry = entry_of(_NOBODY, _PROVIDER, None, None)
     if not write:
         with _plain_server(url, namespace, timeout) as server:
-            server.ask("ping", "MGET", Keyspace(namespace).record(entry))
+            server.call(plain_command("ping", "MGET", Keyspace(namespace).record(entry)))
         return
     ops = RequestFactory(namespace, None, ())
     transport = Transport(endpoint_of(url, timeout, {}), ops)
@@ -124,7 +103,7 @@ def namespaces(
         cursor: bytes = b"0"
         while True:
             try:
-                cursor, keys = server.ask("namespaces", "SCAN", cursor, *_MATCH)
+                cursor, keys = server.call(plain_command("namespaces", "SCAN", cursor, *_MATCH))
             except AccessDenied as error:
                 raise AccessDenied(
                     f"namespaces are found with SCAN, which is not allowed here: {error}"
@@ -135,10 +114,12 @@ def namespaces(
         return {name: _records(server, name) for name in sorted(found)}, cursor == b"0"
 
 
-def _records(server: _Server, namespace: str) -> int | None:
+def _records(server: Transport, namespace: str) -> int | None:
     indexes = Keyspace(namespace).indexes
     try:
-        counts: list[int] = [server.ask("namespaces", "ZCARD", indexes[status]) for status in STATUSES]
+        counts: list[int] = [
+            server.call(plain_command("namespaces", "ZCARD", indexes[status])) for status in STATUSES
+        ]
         return sum(counts)
     except ServerRefused:
         return None  # the user has no rights to this namespace

@@ -19,7 +19,7 @@ from pyregistry._redis.backend_sync import RedisBackend
 # --- asyncio only: end
 from pyregistry._redis.cache.tracking_async import AsyncTrackedTransport
 from pyregistry._redis.keepalive import keepalive_backend
-from pyregistry._redis.protocol.request import CommandTemplate, PlainRequest, Request
+from pyregistry._redis.protocol.request import Request, plain_command
 from pyregistry._redis.protocol.requests import RequestFactory
 from pyregistry._redis.protocol.scripts import BATCH
 from pyregistry._redis.transport.endpoint import ClientEndpoint, UrlEndpoint, endpoint_of
@@ -418,10 +418,8 @@ class AsyncRedisBackend:
     async def listeners(self) -> int | None:
         """See `AsyncBackend.listeners`."""
         channel = self.ops.keys.channel
-        head = CommandTemplate("listeners", None, verb="PUBSUB SHARDNUMSUB")
-        op: Request[Any] = PlainRequest(head, lambda replies: replies[0], argv=(channel,))
         try:
-            reply = await self._call(op)
+            reply = await self._call(plain_command("listeners", "PUBSUB SHARDNUMSUB", channel))
         except ServerRefused:
             return None
         # RESP2 returns a list, RESP3 a map.

@@ -15,7 +15,7 @@ from pyregistry._core.model_key import ModelKey
 from pyregistry._core.values import ClaimResult, Default, ProgressUpdate, Rejection, chunks
 from pyregistry._redis.cache.tracking_sync import TrackedTransport
 from pyregistry._redis.keepalive import keepalive_backend
-from pyregistry._redis.protocol.request import CommandTemplate, PlainRequest, Request
+from pyregistry._redis.protocol.request import Request, plain_command
 from pyregistry._redis.protocol.requests import RequestFactory
 from pyregistry._redis.protocol.scripts import BATCH
 from pyregistry._redis.transport.endpoint import ClientEndpoint, OwnEndpoint, endpoint_of
@@ -118,7 +118,7 @@ class RedisBackend:
             raise InvalidArgument("client", f"must be a redis.Redis, not {type(client).__name__}")
         source = ClientEndpoint(client)
         ops = RequestFactory(namespace, owner, providers)
-        return cls(source, ops, Transport(source, ops))
+        return cls(source, ops, FastPathTransport(source, ops))
 
     @property
     def owner(self) -> str:
@@ -389,10 +389,8 @@ class RedisBackend:
     def listeners(self) -> int | None:
         """See `Backend.listeners`."""
         channel = self.ops.keys.channel
-        head = CommandTemplate("listeners", None, verb="PUBSUB SHARDNUMSUB")
-        op: Request[Any] = PlainRequest(head, lambda replies: replies[0], argv=(channel,))
         try:
-            reply = self._call(op)
+            reply = self._call(plain_command("listeners", "PUBSUB SHARDNUMSUB", channel))
         except ServerRefused:
             return None
         # RESP2 returns a list, RESP3 a map.

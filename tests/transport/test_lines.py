@@ -326,6 +326,19 @@ def test_a_call_alone_that_waits_for_its_turn_is_told_of_the_end(registry: Regis
 # A user's own client
 
 
+def test_every_blocking_client_takes_the_fast_path(server_url: str, namespace: str) -> None:
+    """A client of a URL, with or without near cache, and one of a redis-py client take the fast path."""
+    with redis.Redis.from_url(server_url) as client:
+        registries = [
+            Registry(client, namespace),
+            Registry.from_url(server_url, namespace),
+            Registry.from_url(server_url, namespace, near_cache=True),
+        ]
+        for registry in registries:
+            with registry:
+                assert isinstance(transport_of(registry), fast_path_sync.FastPathTransport)
+
+
 def test_a_users_pool_is_shared(proxy: Proxy, namespace: str) -> None:
     """A client made from a user's pool uses that pool's connections and leaves them open."""
     pool = redis.BlockingConnectionPool.from_url(proxy.url, max_connections=1, timeout=SECONDS)

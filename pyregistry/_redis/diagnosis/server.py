@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pyregistry._redis.protocol.keys import Keyspace
-from pyregistry._redis.protocol.request import CommandTemplate, PlainRequest
+from pyregistry._redis.protocol.request import plain_command
 from pyregistry._redis.transport.pooled_sync import Transport
 from pyregistry.backend.findings import Finding, Level
 from pyregistry.errors import ServerRefused
@@ -31,9 +31,7 @@ class Server:
 
     def ask(self, verb: str, *words: Any) -> Any:
         """Send one command and return the raw reply: bytes, numbers, lists."""
-        return self._transport.call(
-            PlainRequest(CommandTemplate("doctor", None, verb=verb), lambda replies: replies[0], argv=words)
-        )
+        return self._transport.call(plain_command("doctor", verb, *words))
 
     def config(self) -> dict[str, str] | None:
         """Return the settings that the checks use; None if CONFIG is forbidden."""

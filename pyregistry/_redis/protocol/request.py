@@ -193,3 +193,14 @@ class PlainRequest(msgspec.Struct, Generic[T], eq=False):
         if not packed:
             packed = self._packed = self.head.filled(self.keys, self.argv)
         return packed
+
+
+def plain_command(name: str, verb: str, *words: Any) -> PlainRequest[Any]:
+    """Make a request that sends one reading command, and returns the raw reply: bytes, numbers, lists.
+
+    Args:
+        name: The call, for errors.
+        verb: The command, of one word or two.
+        words: Its arguments: text, bytes or numbers.
+    """
+    return PlainRequest(CommandTemplate(name, None, verb=verb), lambda replies: replies[0], argv=words)
