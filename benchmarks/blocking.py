@@ -39,7 +39,7 @@ from benchmarks.servers import Server, binaries, serve
 from pyregistry import ModelStatus, Registry
 from pyregistry._core import validation as checks
 from pyregistry._redis.protocol.request import Request
-from pyregistry._redis.protocol.requests import RequestFactory
+from pyregistry._redis.protocol.request_factory import RequestFactory
 from pyregistry._redis.protocol.transitions import SCRIPTS
 from pyregistry.backend.values import StatusChange
 

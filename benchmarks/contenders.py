@@ -19,7 +19,7 @@ from benchmarks import setup
 from benchmarks.measure import Absent, Job
 from benchmarks.options import Options
 from benchmarks.servers import Server
-from pyregistry._redis.protocol.requests import RequestFactory
+from pyregistry._redis.protocol.request_factory import RequestFactory
 from pyregistry._redis.protocol.scripts import BATCH
 from pyregistry._redis.protocol.transitions import SCRIPTS
 

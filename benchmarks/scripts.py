@@ -14,7 +14,7 @@ from benchmarks.measure import Absent, Figure, Job, progress
 from benchmarks.options import Options
 from benchmarks.servers import Server
 from pyregistry._core.values import chunks
-from pyregistry._redis.protocol.requests import RequestFactory
+from pyregistry._redis.protocol.request_factory import RequestFactory
 from pyregistry._redis.protocol.scripts import BATCH
 from pyregistry._redis.protocol.transitions import SCRIPTS
 

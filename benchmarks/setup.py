@@ -10,7 +10,7 @@ import redis
 from pyregistry import Claim, Claimed, ModelStatus, Registry
 from pyregistry._core.values import chunks
 from pyregistry._redis.protocol.request import Request
-from pyregistry._redis.protocol.requests import RequestFactory
+from pyregistry._redis.protocol.request_factory import RequestFactory
 from pyregistry._redis.protocol.scripts import BATCH
 from pyregistry._redis.protocol.transitions import FINISH
 from pyregistry.backend.values import Ending, StatusChange

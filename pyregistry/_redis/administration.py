@@ -14,7 +14,7 @@ from pyregistry._core.model_key import ModelKey, entry_of
 from pyregistry._core.values import DEFAULT_TIMEOUT, STATUSES
 from pyregistry._redis.protocol.keys import Keyspace
 from pyregistry._redis.protocol.request import plain_command
-from pyregistry._redis.protocol.requests import RequestFactory
+from pyregistry._redis.protocol.request_factory import RequestFactory
 from pyregistry._redis.transport.endpoint import endpoint_of
 from pyregistry._redis.transport.pooled_sync import Transport
 from pyregistry.errors import AccessDenied, RegistryUnavailable, ServerRefused

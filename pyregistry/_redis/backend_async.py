@@ -18,9 +18,9 @@ from pyregistry._redis.backend_sync import RedisBackend
 
 # --- asyncio only: end
 from pyregistry._redis.cache.tracking_async import AsyncTrackedTransport
-from pyregistry._redis.keepalive import keepalive_backend
+from pyregistry._redis.keepalive_backend import keepalive_backend
 from pyregistry._redis.protocol.request import Request, plain_command
-from pyregistry._redis.protocol.requests import RequestFactory
+from pyregistry._redis.protocol.request_factory import RequestFactory
 from pyregistry._redis.protocol.scripts import BATCH
 from pyregistry._redis.transport.endpoint import ClientEndpoint, UrlEndpoint, endpoint_of
 from pyregistry._redis.transport.multiplexed import MultiplexedTransport

@@ -14,9 +14,9 @@ import redis
 from pyregistry._core.model_key import ModelKey
 from pyregistry._core.values import ClaimResult, Default, ProgressUpdate, Rejection, chunks
 from pyregistry._redis.cache.tracking_sync import TrackedTransport
-from pyregistry._redis.keepalive import keepalive_backend
+from pyregistry._redis.keepalive_backend import keepalive_backend
 from pyregistry._redis.protocol.request import Request, plain_command
-from pyregistry._redis.protocol.requests import RequestFactory
+from pyregistry._redis.protocol.request_factory import RequestFactory
 from pyregistry._redis.protocol.scripts import BATCH
 from pyregistry._redis.transport.endpoint import ClientEndpoint, OwnEndpoint, endpoint_of
 from pyregistry._redis.transport.fast_path_sync import FastPathTransport

@@ -8,7 +8,7 @@ from typing import Any
 from pyregistry import AsyncRegistry, Registry
 from pyregistry._coordination.keepalive import Keepalive
 from pyregistry._core.clock import now
-from pyregistry._redis.protocol.requests import RequestFactory
+from pyregistry._redis.protocol.request_factory import RequestFactory
 from pyregistry._redis.transport.pending import Batch
 
 # Any: tests look at attributes that no protocol names, on either client or a facade of the asyncio one.

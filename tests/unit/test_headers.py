@@ -16,7 +16,7 @@ from pyregistry._core.validation import target
 from pyregistry._core.values import Default, ProgressUpdate
 from pyregistry._redis.protocol import records as wire
 from pyregistry._redis.protocol.request import Request, pack
-from pyregistry._redis.protocol.requests import RequestFactory
+from pyregistry._redis.protocol.request_factory import RequestFactory
 from pyregistry._redis.protocol.scripts import BATCH, Script, load, lua_folder
 from pyregistry._redis.protocol.transitions import OPEN, SCRIPTS
 from pyregistry.backend.values import Cancellation, Ending, StatusChange

@@ -28,7 +28,7 @@ from pyregistry._redis.cache.cached_reads_async import AsyncCachedReads
 from pyregistry._redis.cache.client_cache import PING_EVERY, REMEMBER, TRACKING, ClientCache
 from pyregistry._redis.protocol.outcomes import ATTEMPTS
 from pyregistry._redis.protocol.records import Opened
-from pyregistry._redis.protocol.requests import RequestFactory
+from pyregistry._redis.protocol.request_factory import RequestFactory
 from pyregistry._redis.transport.connection_async import CommandConnection
 from pyregistry._redis.transport.endpoint import UrlEndpoint
 from pyregistry._redis.transport.exchange_async import ask

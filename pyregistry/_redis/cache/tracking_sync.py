@@ -49,7 +49,7 @@ from pyregistry._redis.cache.client_cache import (
 from pyregistry._redis.protocol.outcomes import ATTEMPTS, DENIED, NO_ANSWER, NOT_RUN, refusal
 from pyregistry._redis.protocol.records import Opened
 from pyregistry._redis.protocol.request import Request, pack
-from pyregistry._redis.protocol.requests import RequestFactory
+from pyregistry._redis.protocol.request_factory import RequestFactory
 from pyregistry._redis.transport.connection_sync import CallConnection, connection_of
 from pyregistry._redis.transport.endpoint import OwnEndpoint
 from pyregistry._redis.transport.exchange_sync import ask

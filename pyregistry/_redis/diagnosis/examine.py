@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pyregistry._core.values import DEFAULT_TIMEOUT
 from pyregistry._redis.diagnosis.records import Census
 from pyregistry._redis.diagnosis.server import Server, facts_of, judge
-from pyregistry._redis.protocol.requests import RequestFactory
+from pyregistry._redis.protocol.request_factory import RequestFactory
 from pyregistry._redis.transport.endpoint import endpoint_of
 from pyregistry._redis.transport.pooled_sync import Transport
 from pyregistry.backend.findings import Finding, Level

@@ -21,8 +21,7 @@ from pyregistry._core.values import (
 )
 from pyregistry._redis.protocol import records as wire
 from pyregistry._redis.protocol.request import CommandTemplate, PlainRequest, Request
-from pyregistry._redis.protocol.scripts import Script
-from pyregistry._redis.protocol.templates import (
+from pyregistry._redis.protocol.request_base import (
     MOST_HEADS,
     MOST_OPS,
     SPLIT,
@@ -32,6 +31,7 @@ from pyregistry._redis.protocol.templates import (
     keep,
     microseconds,
 )
+from pyregistry._redis.protocol.scripts import Script
 from pyregistry._redis.protocol.transitions import (
     CLAIM,
     FINISH,

@@ -15,7 +15,7 @@ from pyregistry._core.values import (
 )
 from pyregistry._redis.protocol import records as wire
 from pyregistry._redis.protocol.request import CommandTemplate, PlainRequest, Request
-from pyregistry._redis.protocol.templates import (
+from pyregistry._redis.protocol.request_base import (
     Answers,
     RequestBase,
     branch_fields,

@@ -39,7 +39,7 @@ from pyregistry._redis.protocol.outcomes import (
 )
 from pyregistry._redis.protocol.records import Opened
 from pyregistry._redis.protocol.request import Request
-from pyregistry._redis.protocol.requests import RequestFactory
+from pyregistry._redis.protocol.request_factory import RequestFactory
 from pyregistry._redis.protocol.transitions import OPEN
 from pyregistry._redis.transport.connection_sync import (
     CallConnection,

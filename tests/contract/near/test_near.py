@@ -29,7 +29,7 @@ from pyregistry import (
 from pyregistry._core.clock import now
 from pyregistry._redis.cache import client_cache, tracking_async, tracking_sync
 from pyregistry._redis.cache.client_cache import ClientCache
-from pyregistry._redis.protocol.requests import RequestFactory
+from pyregistry._redis.protocol.request_factory import RequestFactory
 from tests.support.faults.truncate import Cutter
 from tests.support.internals import ops_of, subscriber_of, transport_of
 from tests.support.marks import left_open

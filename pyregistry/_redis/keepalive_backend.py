@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TypeVar
 
-from pyregistry._redis.protocol.requests import RequestFactory
+from pyregistry._redis.protocol.request_factory import RequestFactory
 from pyregistry._redis.transport.endpoint import ClientEndpoint, OwnEndpoint
 from pyregistry._redis.transport.pooled_sync import Transport
 
