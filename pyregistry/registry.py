@@ -1,5 +1,5 @@
 # Made from aio.py by tools/unasync.py: change that one.
-"""The blocking client: signatures, docs, and one call of the backend for each method."""
+"""The blocking client. Its methods build an operation, send it, and interpret the reply."""
 
 from __future__ import annotations
 
@@ -62,22 +62,23 @@ __all__ = ["Registry", "create_registry_backend"]
 T = TypeVar("T")
 
 ASKED: Final = object()
-"""Begins what was asked of more than a name, which no name that anybody gives can be equal to."""
+"""First item of a cache key with more parts than the name. A private object: no argument of a caller equals it."""
 
 
 class Registry(Client):
     """A registry of model downloads on a Redis or Valkey server.
 
-    Every method may raise `RegistryUnavailable` (no answer came, and nothing was changed), `ServerRefused` (the
-    server answered with an error) and `RegistryClosed`. A method that writes may raise `OutcomeUnknown`. A method that
-    takes a model may raise `InvalidModelName` and `InvalidArgument`, before a request is sent, and `DamagedRecord`.
+    Every method may raise `RegistryUnavailable` (no server answered; nothing was changed), `ServerRefused` (the
+    server answered with an error) and `RegistryClosed`. Methods that write may raise `OutcomeUnknown`. Methods
+    that take a model may raise `DamagedRecord`. They raise `InvalidModelName` and `InvalidArgument` before anything
+    is sent.
 
     Args:
-        client: a redis-py client of the caller. It is shared, and `close` leaves it open.
-        namespace: name of the registry. One cache has one namespace. Defaults to ``"default"``.
-        owner: human-readable name of the client. Defaults to ``host:pid``. Truncated to 64 bytes.
-        providers: words for providers beyond the four, at most 60. Calls without a provider look at these too.
-        touch_interval: as in `from_url`.
+        client: A redis-py client. The registry shares it and does not close it.
+        namespace: Name of the registry on the server. One cache has one namespace. Defaults to ``default``.
+        owner: Human-readable client name. Defaults to ``host:pid``; truncated to 64 bytes.
+        providers: Words for providers beyond the four, at most 60. Calls without a provider look them up too.
+        touch_interval: As in `from_url`.
     """
 
     _session: Session
@@ -108,29 +109,31 @@ class Registry(Client):
         stale_for: float | None = None,
         **options: Any,
     ) -> Self:
-        """Make a client with connections of its own. It sends nothing yet.
+        """Create a client with its own connections. Nothing is sent yet.
 
         Args:
-            url: ``redis://``, ``rediss://``, ``unix://``, or ``embedded://`` for this user's own server; or
-                ``redis+sentinel://host1:26379,host2:26379/service/0`` (``rediss+sentinel://``: with TLS) for the
-                primary of a service that Redis Sentinel watches.
-            namespace: name of the registry. One cache has one namespace. Defaults to ``"default"``.
-            owner: human-readable name of the client. Defaults to ``host:pid``. Truncated to 64 bytes.
-            providers: words for providers beyond the four, at most 60. Calls without a provider look at these too.
-            timeout: seconds that a connection attempt or an answer may take; a call that the server refuses for now is
-                repeated for so long.
-            touch_interval: seconds within which `touch_model` tells the server of a model's use at most once: the
-                first use at once, later ones together with those of other models; ``None``: of each.
-            near_cache: answer `is_downloaded`, `get_status` and `get_model_record` from memory, as long as the
-                server, which tracks what was read, has not said that it changed.
-            stale_for: with ``near_cache``: while nobody answers, `is_downloaded` and `get_status` tell what was known
-                last, for so many seconds after it was proved last; ``None``: they raise `RegistryUnavailable`. A
-                WARNING says it once, and `stale_answers` counts. Nothing else is answered so.
-            **options: more settings of redis-py's connections (``password``, ``ssl_ca_certs``, ...); under
-                Sentinel also ``sentinel_kwargs``, those of connections to the sentinels where they differ.
+            url: ``redis://``, ``rediss://``, ``unix://``, or ``embedded://`` for the embedded server of this user.
+                ``redis+sentinel://host1:26379,host2:26379/service/0`` names the primary of a service that Redis
+                Sentinel watches; ``rediss+sentinel://`` adds TLS.
+            namespace: Name of the registry on the server. One cache has one namespace. Defaults to ``default``.
+            owner: Human-readable client name. Defaults to ``host:pid``; truncated to 64 bytes.
+            providers: Words for providers beyond the four, at most 60. Calls without a provider look them up too.
+            timeout: Seconds allowed for a connection attempt or a reply. A call that the server refuses for now is
+                retried for as long. Defaults to 5 s.
+            touch_interval: Seconds in which `touch_model` reports a use of one model at most once. The first use is
+                sent at once; later uses are batched with those of other models. Defaults to ``None``: every use is
+                sent.
+            near_cache: Answer `is_downloaded`, `get_status` and `get_model_record` from memory. The server tracks the
+                records that were read and invalidates them when they change. Defaults to False.
+            stale_for: Seconds for which `is_downloaded` and `get_status` return the last known status while no server
+                answers. They count from the last proof of that status. No other call gives stale answers. The log
+                reports stale answers once (WARNING), and `stale_answers` counts them. Needs ``near_cache``. Defaults
+                to ``None``: both calls raise `RegistryUnavailable`.
+            **options: Further settings of redis-py's connections (``password``, ``ssl_ca_certs``, ...). Under
+                Sentinel, ``sentinel_kwargs`` overrides them for connections to the sentinels.
 
         Raises:
-            ConfigurationError: the URL or an option makes no sense.
+            ConfigurationError: The URL or an option is invalid.
         """
         if stale_for is not None:
             checks.microseconds("stale_for", stale_for)
@@ -150,7 +153,7 @@ class Registry(Client):
 
     @classmethod
     def _on(cls, backend: Backend, touch_interval: float | None = None) -> Self:
-        """A client of any backend."""
+        """Create a client of any backend."""
         client = cls.__new__(cls)
         client._begin(backend, touch_interval)
         return client
@@ -159,10 +162,10 @@ class Registry(Client):
         check_runtime()
         self._backend = backend
         self._session = Session(backend, touch_interval)
-        # Shortcuts of the calls that a server makes for each request.
+        # Direct references for `is_downloaded` and `touch_model`, because servers call them for each request.
         self._cache = backend.cache
         self._touches = self._session.touches
-        # A client that is not referenced any more counts as closed.
+        # A client without references counts as closed, because no caller can renew or finish its claims.
         weakref.finalize(self, self._session.keepalive.abandon)
 
     def __enter__(self) -> Self:
@@ -178,24 +181,25 @@ class Registry(Client):
         self.close()
 
     def connect(self) -> None:
-        """Connect and check server version and permissions, at least for reading. Idempotent.
+        """Connect and check server version and permissions. Idempotent.
 
-        A WARNING in the log names the missing right of a user who may not wait (``ensure``, ``download``, ``watch``).
+        The server must allow reads at least. The log warns if the user lacks the right to wait (``ensure``,
+        ``download``, ``watch``).
 
         Raises:
-            RegistryUnavailable: no server answers.
-            NotNow: the server refuses even reads, for longer than ``timeout``.
-            EmbeddedUnavailable: the embedded server is not installed, or does not start.
-            AccessDenied: wrong credentials, or rights are missing.
-            ServerTooOld: older than Redis 7.0 or Valkey 7.2.
-            SchemaTooNew: a newer pyregistry wrote this namespace.
+            RegistryUnavailable: No server answers.
+            NotNow: The server refuses even reads, and still does after ``timeout``.
+            EmbeddedUnavailable: The embedded server is not installed, or does not start.
+            AccessDenied: The credentials are wrong, or permissions are missing.
+            ServerTooOld: The server is older than Redis 7.0 or Valkey 7.2.
+            SchemaTooNew: A newer pyregistry wrote this namespace.
         """
         self._session.connected(self._backend.connect())
 
     def close(self) -> None:
-        """Send the last touches, and close the connections. Idempotent.
+        """Send the pending touches and close the connections. Idempotent.
 
-        Claims that were kept alive end with their leases; `shutdown` gives them back.
+        Renewal of the client's claims stops, and they end with their leases. `shutdown` releases them.
         """
         session = self._session
         session.keepalive.close()
@@ -204,16 +208,18 @@ class Registry(Client):
         self._backend.close()
 
     def shutdown(self, *, timeout: float = SHUTDOWN_TIMEOUT) -> None:
-        """Give back all claims that this client keeps, so that others go on at once, and close it. Idempotent.
+        """Release all claims that this client keeps alive, and close the client. Idempotent.
 
-        Downloads are told (``claim.lost``; async ones are cancelled), and their attempts are not counted; calls
-        that wait for a download end with `RegistryClosed`. A download that has ended, and is being
-        published, is finished. For the end of a program: a server's lifespan, `atexit`. A signal handler must
-        not call it, because it interrupts code that may hold a lock: see `release_on_signal`.
+        Other clients can claim the models at once. Running downloads see ``claim.lost``; async ones are cancelled.
+        Their attempts do not count. Calls that wait for a download raise `RegistryClosed`. A download that has
+        ended and is being published is finished.
+
+        Call this at the end of a program, such as in a server's lifespan or in `atexit`. A signal handler must not
+        call it, because the handler interrupts code that may hold a lock: see `release_on_signal`.
 
         Args:
-            timeout: seconds to wait until the downloads of other threads and tasks have ended, and their staging
-                folders are removed. Claims are given back before. Defaults to 5 s.
+            timeout: Seconds to wait until the downloads of other threads and tasks have ended and their staging
+                folders are removed. The claims are released before the wait. Defaults to 5 s.
         """
         checks.microseconds("timeout", timeout, zero=True)
         ask(self._session.keepalive.shut_down, timeout)
@@ -236,24 +242,23 @@ class Registry(Client):
     ) -> ClaimResult:
         """Claim the download of a model. Exactly one caller wins.
 
-        A claim whose lease has ended without a word is taken over, and so is one that was released.
+        The call takes over a released claim, and a claim whose lease ended without renewal.
 
         Args:
-            name: the model.
-            provider: where it comes from.
-            revision: which revision; two revisions are two records.
-            subset: which part of the files.
-            lease: seconds that the claim holds without renewal; the caller then renews it. Defaults to 30 s, renewed by
-                this client until the claim is finished, released, given another status, or deleted, or the client
-                is closed. ``None``: the claim never ends.
-            claim_id: name of this attempt, 1 to 64 bytes, never used before. Defaults to a random one.
-            owner: human-readable owner of the claim. Defaults to the client's.
-            max_attempts: number of owners that may be lost before the model becomes a permanent ERROR. Defaults to no
-                limit.
-            expected_bytes: size of the download in bytes. Defaults to unknown.
+            name: Model name.
+            provider: Provider of the model.
+            revision: Revision of the model. Each revision has its own record. Defaults to ``None``: unpinned.
+            subset: Part of the files. Defaults to ``None``: the whole model.
+            lease: Seconds for which the claim holds without renewal; the caller renews it. Defaults to 30 s, kept
+                alive by this client until the claim is finished or released, its record is deleted or set to
+                another status, or the client is closed. ``None``: the claim never expires.
+            claim_id: Unique name of this attempt, 1 to 64 bytes, never used before. Defaults to a random one.
+            owner: Human-readable name of the claim's owner. Defaults to the client's.
+            max_attempts: Maximum number of lost owners; the model is then permanently in ERROR. Defaults to no limit.
+            expected_bytes: Size of the download in bytes.
 
         Returns:
-            `Claimed`, to the owner alone, or `AlreadyExists` with the status.
+            `Claimed` for the winner, otherwise `AlreadyExists` with the status.
         """
         if lease is KEPT:
             self._prepare()
@@ -266,7 +271,7 @@ class Registry(Client):
         return result
 
     def _prepare(self) -> None:
-        """Have the connection that keeps a claim alive before the claim is asked for."""
+        """Open the keepalive connection before the claim is requested."""
         keepalive = self._session.keepalive
         if not keepalive.ready:
             keepalive.prepare()
@@ -279,19 +284,19 @@ class Registry(Client):
         owner: str | None = None,
         max_attempts: int | None = None,
     ) -> list[ClaimResult]:
-        """Claim many models at once, in batches; each is won or not by itself.
+        """Claim many models in batches. Each claim succeeds or fails independently.
 
         Args:
-            models: `ModelRef`, or (name, provider).
-            lease: as in `try_claim_for_download`.
-            owner: human-readable owner of the claim. Defaults to the client's.
-            max_attempts: as in `try_claim_for_download`.
+            models: Each a `ModelRef` or a tuple (name, provider).
+            lease: As in `try_claim_for_download`.
+            owner: Human-readable name of the claims' owner. Defaults to the client's.
+            max_attempts: As in `try_claim_for_download`.
 
         Returns:
             One result for each model, in order.
 
         Raises:
-            RegistryError: one failed; its ``results`` are what the others got.
+            RegistryError: A claim failed. The error's ``results`` hold the results of the others.
         """
         if lease is KEPT:
             self._prepare()
@@ -307,7 +312,7 @@ class Registry(Client):
                 keys, lease=lease, owner=owner, max_attempts=max_attempts, tell=tell
             )
         except BaseException:
-            # Nobody learns of what was won: it ends with its lease.
+            # The caller never gets these claims, so their renewal stops and they end with their leases.
             for result in told:
                 if isinstance(result, Claimed):
                     self._session.keepalive.drop(result.claim)
@@ -323,34 +328,37 @@ class Registry(Client):
         bytes_done: int | None = None,
         bytes_total: int | None = None,
     ) -> Claim | None:
-        """Renew a claim and report progress. Works after the end of the lease, if no other owner took over.
+        """Renew a claim and record the progress of its download.
+
+        An expired claim is renewed too, unless another owner has taken it over.
 
         Args:
-            claim: the claim.
-            lease: seconds from now; a lease is never shortened. Defaults to the claim's own. ``None``: for ever.
-            message: text for people; ``None`` clears it. Defaults to no change.
-            bytes_done: bytes downloaded so far. Defaults to no change.
-            bytes_total: size of the download in bytes. Defaults to no change.
+            claim: Claim to renew.
+            lease: Seconds from now. A renewal never shortens a lease. Defaults to the claim's own lease. ``None``:
+                the claim never expires.
+            message: Progress message. ``None`` clears it. Defaults to the current one.
+            bytes_done: Number of bytes downloaded.
+            bytes_total: Size of the download in bytes.
 
         Returns:
-            The claim as it is now; ``None`` if it is lost, or was ended by this owner.
+            The renewed claim, or ``None`` if the claim is lost or this owner has ended it.
         """
         update = ProgressUpdate(message, bytes_done, bytes_total)
         (result,) = self._backend.renew([claim], lease=lease, updates=[update])
         return first_error([self._session.renewed(claim, result)])[0]
 
     def refresh_many(self, claims: Iterable[Claim], *, lease: Lease = Default.ITS_OWN) -> list[Claim | None]:
-        """Renew many claims at once, in batches.
+        """Renew many claims in batches.
 
         Args:
-            claims: the claims.
-            lease: as in `refresh_download_claim`.
+            claims: Claims to renew.
+            lease: As in `refresh_download_claim`.
 
         Returns:
-            One result for each claim, in order: the claim as it is now, or ``None``.
+            One result for each claim, in order: the renewed claim, or ``None``.
 
         Raises:
-            RegistryError: one failed; its ``results`` are what the others got.
+            RegistryError: A renewal failed. The error's ``results`` hold the results of the others.
         """
         asked = list(claims)
         renewed = self._backend.renew_many(asked, lease=lease)
@@ -375,20 +383,22 @@ class Registry(Client):
         retry_in: float | None = None,
         permanent: bool = False,
     ) -> bool:
-        """End the download of a claim. Works after the end of the lease, if no other owner took over.
+        """Finish a claim with the outcome of its download. Idempotent.
+
+        An expired claim is finished too, unless another owner has taken it over.
 
         Args:
-            claim: the claim.
+            claim: Claim to finish.
             status: DOWNLOADED or ERROR.
-            message: for people; at most 4,096 bytes.
-            size_bytes: how large the files are (DOWNLOADED).
-            location: where they are, relative to the cache (DOWNLOADED).
-            resolved_revision: which commit was downloaded (DOWNLOADED).
-            retry_in: seconds before which nobody may retry (ERROR).
-            permanent: nobody may retry (ERROR).
+            message: Human-readable message, at most 4,096 bytes.
+            size_bytes: Size of the files in bytes (DOWNLOADED).
+            location: Location of the files, relative to the cache (DOWNLOADED).
+            resolved_revision: Downloaded commit (DOWNLOADED).
+            retry_in: Back-off in seconds (ERROR).
+            permanent: Forbid retries (ERROR). Defaults to False.
 
         Returns:
-            Whether the claim was current, or had ended in the same way before.
+            Whether the claim was still current, or had finished with the same outcome before.
         """
         ending = Ending(
             status_of(status), message,
@@ -399,13 +409,15 @@ class Registry(Client):
         return self._session.ended(claim, f"finished as {status}", why_not)
 
     def release_download_claim(self, claim: Claim) -> bool:
-        """Release a claim, so that another client can claim the model at once. The attempt is not counted.
+        """Release a claim so that another owner can claim the model at once. Idempotent.
+
+        The attempt does not count.
 
         Args:
-            claim: the claim.
+            claim: Claim to release.
 
         Returns:
-            Whether the claim was current, or was released before.
+            Whether the claim was still current, or had been released before.
         """
         why_not = self._backend.release(claim)
         return self._session.ended(claim, "released", why_not)
@@ -422,21 +434,21 @@ class Registry(Client):
         owner: str | None = None,
         max_attempts: int | None = None,
     ) -> Claim | None:
-        """Claim a model whose download ended in an error. Exactly one caller wins.
+        """Claim a model in ERROR for a retry. Exactly one caller wins.
 
         Args:
-            name: the model.
-            provider: where it comes from.
-            revision: which revision.
-            subset: which part of the files.
-            lease: as in `try_claim_for_download`.
-            claim_id: as in `try_claim_for_download`.
-            owner: human-readable owner of the claim. Defaults to the client's.
-            max_attempts: no more attempts than that, the first included.
+            name: Model name.
+            provider: Provider of the model.
+            revision: Revision of the model. Defaults to ``None``: unpinned.
+            subset: Part of the files. Defaults to ``None``: the whole model.
+            lease: As in `try_claim_for_download`.
+            claim_id: As in `try_claim_for_download`.
+            owner: Human-readable name of the claim's owner. Defaults to the client's.
+            max_attempts: Maximum number of attempts, including the first. Defaults to no limit.
 
         Returns:
-            The claim; ``None`` if it is no error, or a permanent one, if its back-off lasts, or somebody
-            else won.
+            The claim. ``None`` if the model is not in ERROR, the error is permanent, the back-off is not over, or
+            another caller won.
         """
         if lease is KEPT:
             self._prepare()
@@ -489,60 +501,67 @@ class Registry(Client):
         on_unproven: OnUnproven = "cancel",
         touch: bool = True,
     ) -> ModelRecord:
-        """Ensure that a model is downloaded. One caller of the fleet downloads it, and the others wait.
+        """Ensure that a model is downloaded. One caller of the whole fleet downloads it; the others wait.
 
-        Who wins the claim runs ``download(claim)``, or ``download(claim, folder)`` with a store. The claim is kept
-        alive meanwhile; ``claim.report()`` says how far it is, ``claim.describe()`` what it was. DOWNLOADED is said
-        when the function has returned. An owner that dies is replaced when its lease ends; one that is
-        cancelled gives its claim back at once.
+        The caller that wins the claim runs ``download(claim)``, or ``download(claim, folder)`` with a store. The
+        client keeps the claim alive meanwhile. ``claim.report()`` reports progress; ``claim.describe()`` sets the
+        size, location and commit. The model becomes DOWNLOADED when the function has returned. A dead owner is
+        replaced when its lease ends. A cancelled owner releases its claim at once.
 
         Args:
-            name: the model.
-            provider: where it comes from.
-            download: a plain function; it runs in the caller's thread. When the claim is
-                lost it has to stop: see ``claim.lost``. What it returns is not looked at.
-            revision: which revision.
-            subset: which part of the files.
-            store: puts each model into a folder of its own, published by one rename.
-            verify: a plain function, ``verify(record)`` says whether the files of a DOWNLOADED model are there;
-                if not, its record is deleted by its token, and it is downloaded again.
-            retry: how often the fleet tries the download, lost owners included. ``None``: the first error is final.
-            lease: seconds that the claim holds without renewal; it is renewed at a third of that.
-            owner: human-readable owner of the claim. Defaults to the client's.
-            expected_bytes: size of the download in bytes. Defaults to unknown.
-            timeout: seconds to wait for other owners, in all. Defaults to no limit. It does not limit a download of
-                this caller.
-            stall_timeout: seconds after which a download that has reported progress, and reports no more, is ended
-                as an ERROR that may be retried; ``None``: never.
-            visibility_timeout: seconds in which files that a DOWNLOADED record speaks of may still come to be
-                seen (a push outruns file systems): so long after the end of their download they are looked for again.
-            on_unavailable: when nobody answers: ``"raise"``, or ``"verify"``: what ``verify``, or the store,
-                finds on disk is taken, with a WARNING; who was waiting already goes on waiting.
-            on_unproven: an owner that can't prove its lease by its end is ``"cancel"``led, or may ``"continue"``, and
-                publishes and finishes once its claim is proved again.
-            touch: whether a model that is there already counts as used by this call, as by `touch_model`. The
-                server is told in the background: this neither delays the call nor makes it fail. Of one model
-                it is told at most once in ``touch_interval``, or in a second where the client has none.
-                ``False`` is for a caller that only looks. Defaults to True.
+            name: Model name.
+            provider: Provider of the model.
+            download: Plain function. It runs in the caller's thread.
+                It must stop once ``claim.lost`` is set. The return value is ignored.
+            revision: Revision of the model. Defaults to ``None``: unpinned.
+            subset: Part of the files. Defaults to ``None``: the whole model.
+            store: Store that gives each download its own folder and publishes it as a whole: by one rename, or by a
+                manifest. Defaults to ``None``: ``download`` places the files.
+            verify: Plain function. ``verify(record)`` returns whether the files of a DOWNLOADED model are
+                present. If not, the record is deleted by its token, and the model is downloaded again.
+            retry: Retry policy of the fleet; lost owners count as attempts. Defaults to `RetryPolicy()`. ``None``: no
+                retry.
+            lease: Seconds for which the claim holds without renewal. It is renewed after a third of that. Defaults
+                to 30 s.
+            owner: Human-readable name of the claim's owner. Defaults to the client's.
+            expected_bytes: Size of the download in bytes.
+            timeout: Total seconds to wait for other owners. The caller's own download is not limited. Defaults to
+                ``None``: the call waits as long as an owner lives.
+            stall_timeout: Seconds without progress after which a download that has reported progress is ended as a
+                retryable ERROR. Defaults to ``None``: never.
+            visibility_timeout: Seconds after the end of a download in which its files may still become visible here,
+                because a push outruns file systems. The files are checked again until then. Defaults to 60 s.
+            on_unavailable: Reaction when no server answers. ``"raise"``, the default, raises. ``"verify"`` accepts
+                the files that ``verify``, or the store, finds on disk, and logs a WARNING. Callers that already wait
+                keep waiting.
+            on_unproven: Reaction of an owner that can't prove its lease before it ends. ``"cancel"``, the default,
+                cancels the download. ``"continue"`` lets it run; it is published and finished once the claim is
+                proved again.
+            touch: Count this call as a use of a model that is already downloaded, as by `touch_model`. The use is
+                sent in the background: it neither delays the call nor makes it fail. A model's use is sent at most
+                once in ``touch_interval``, or once a second for a client without one. ``False`` is for a caller that
+                only checks. Defaults to True.
 
         Returns:
-            The record of the model that is there.
+            The record of the downloaded model.
 
         Raises:
-            DownloadFailed: the model is in ERROR, and is not retried now.
-            LocalFault: this machine can't download, and no other one did meanwhile. The registry records nothing.
-            WaitTimedOut: no owner finished the download in time.
-            CacheMismatch: the store's folder is not the cache of this namespace.
-            RegistryUnavailable: nobody answers, and ``on_unavailable`` allows nothing else; or nobody could be told
-                of the end of a download before its lease was over.
-            OutcomeUnknown: as above, and the server may have been told.
-            ServerRefused: the server says no: rights are missing, its memory is full.
-            DamagedRecord: the record can't be read.
-            RegistryClosed: the client is closed, or shuts down, while this waits or downloads.
-            InvalidArgument: an argument is wrong. Nothing was sent.
-            ConfigurationError: claims can't be kept alive: connections like those of your own client can't be made.
-            OSError: the store's files can't be looked at.
-            Exception: what ``verify`` raised.
+            DownloadFailed: The model is in ERROR and is not retried (now).
+            LocalFault: This machine can't download, and no other did meanwhile. The fault is not recorded for the
+                fleet.
+            WaitTimedOut: No owner has finished the download within ``timeout``.
+            CacheMismatch: The store's folder is not the cache of this namespace.
+            RegistryUnavailable: No server answers, and ``on_unavailable`` is ``"raise"`` or finds no files. Or the
+                outcome of a download could not be recorded before its lease ended.
+            OutcomeUnknown: As above, and the server may have recorded the outcome.
+            ServerRefused: The server answered with an error, such as missing permissions or full memory.
+            DamagedRecord: The record can't be read.
+            RegistryClosed: The client was closed or shut down during the wait or the download.
+            InvalidArgument: An argument is invalid. Nothing was sent.
+            ConfigurationError: Claims can't be kept alive, because no connections like those of the given client can
+                be made.
+            OSError: The store's files can't be examined.
+            Exception: The error that ``verify`` raised.
         """
         wish = self._wish(
             self._backend.keys_of(name, provider, revision, subset), store=store, verify=verify, retry=retry,
@@ -574,34 +593,34 @@ class Registry(Client):
     ) -> Download:
         """Return the block form of `ensure`: a context manager, to be entered once.
 
-        ``with registry.download(name, provider) as got:`` waits, and gives an `OwnedClaim` to who is to
-        download, in the block, and the `ModelRecord` to the others. To leave the block finishes the download; an
-        exception that leaves it is recorded as ERROR. With a store the files go to ``store.staging(claim)``.
+        ``with registry.download(name, provider) as got:`` waits. The owner gets an `OwnedClaim` and downloads
+        in the block; the other callers get the `ModelRecord`. Leaving the block finishes the download. An exception
+        that leaves the block is recorded as ERROR. With a store, the files go to ``store.staging(claim)``.
 
         Args:
-            name: the model.
-            provider: where it comes from.
-            revision: which revision.
-            subset: which part of the files.
-            store: as in `ensure`.
-            verify: as in `ensure`.
-            retry: as in `ensure`; the block itself is not repeated.
-            lease: as in `ensure`.
-            owner: as in `ensure`.
-            expected_bytes: as in `ensure`.
-            timeout: as in `ensure`.
-            stall_timeout: as in `ensure`.
-            visibility_timeout: as in `ensure`.
-            on_unavailable: as in `ensure`.
-            on_unproven: as in `ensure`.
-            touch: as in `ensure`.
+            name: Model name.
+            provider: Provider of the model.
+            revision: Revision of the model. Defaults to ``None``: unpinned.
+            subset: Part of the files. Defaults to ``None``: the whole model.
+            store: As in `ensure`.
+            verify: As in `ensure`.
+            retry: As in `ensure`; the block itself is not repeated.
+            lease: As in `ensure`.
+            owner: As in `ensure`.
+            expected_bytes: As in `ensure`.
+            timeout: As in `ensure`.
+            stall_timeout: As in `ensure`.
+            visibility_timeout: As in `ensure`.
+            on_unavailable: As in `ensure`.
+            on_unproven: As in `ensure`.
+            touch: As in `ensure`.
 
         Raises:
-            ClaimLost: the claim was lost in the block; what it did does not count.
-            RegistryUnavailable, OutcomeUnknown: on leaving: nobody could be told before the lease was over.
-            OSError: on leaving: the files could not be published; the model is recorded as ERROR.
-            InvalidArgument, ConfigurationError: at once: as in `ensure`.
-            RegistryError, OSError, Exception: on entering: as in `ensure`.
+            ClaimLost: The claim was lost in the block. The download does not count.
+            RegistryUnavailable, OutcomeUnknown: On exit, the outcome could not be recorded before the lease ended.
+            OSError: On exit, the files could not be published. The model is recorded as ERROR.
+            InvalidArgument, ConfigurationError: At the call, as in `ensure`.
+            RegistryError, OSError, Exception: On entry, as in `ensure`.
         """
         wish = self._wish(
             self._backend.keys_of(name, provider, revision, subset), store=store, verify=verify, retry=retry,
@@ -612,14 +631,14 @@ class Registry(Client):
         return Download(self._session, wish)
 
     def watch(self, name: str | None = None, provider: ProviderLike | None = None) -> EventStream:
-        """Return the events of the registry as they happen: an iterator of `RegistryEvent`.
+        """Watch the changes of models. Returns an iterator of `RegistryEvent`.
 
-        Where events may be missing (the connection was made anew, or they were not taken fast enough) there is
-        an `EventGap`: read the state again. As a context manager it listens from when it is entered.
+        An `EventGap` marks a place where events may be missing: after a reconnect, or when the caller reads too
+        slowly. Read the state again after it. As a context manager, the stream subscribes on entry.
 
         Args:
-            name: of this model alone, in all its revisions and subsets.
-            provider: of this provider alone.
+            name: Only events of this model, in all its revisions and subsets. Defaults to all models.
+            provider: Only events of this provider. Defaults to all providers.
         """
         if name is not None:
             checks.target(name, provider or ModelProvider.HUGGING_FACE, None, None)
@@ -629,7 +648,7 @@ class Registry(Client):
             lambda ref: name in (None, ref.name) and wanted in (None, ref.provider),
         )
 
-    # What anybody may do
+    # Operations that need no claim
 
     def set_status(
         self,
@@ -645,24 +664,26 @@ class Registry(Client):
         size_bytes: int | None = None,
         location: str | None = None,
     ) -> None:
-        """Set the status of a model from outside of a claim. A claim of it ends, unless DOWNLOADING stays.
+        """Set the status of a model, regardless of its owner.
+
+        A current claim of the model ends, unless the status is DOWNLOADING before and after the call.
 
         Args:
-            name: the model.
-            provider: where it comes from.
-            status: DOWNLOADING (which then never ends by itself), DOWNLOADED or ERROR.
-            message: for people; ``None`` clears it.
-            revision: which revision.
-            subset: which part of the files.
-            retry_in: of an ERROR: seconds in which nobody retries it; ``None``: it may be retried at once.
-            permanent: of an ERROR: nobody retries it.
-            size_bytes: of a DOWNLOADED: how large the files are; ``None``: as before.
-            location: of a DOWNLOADED: where the files are, relative to the cache; ``None``: as before.
+            name: Model name.
+            provider: Provider of the model.
+            status: DOWNLOADING, DOWNLOADED or ERROR. A DOWNLOADING that is set here never expires.
+            message: Human-readable message. Defaults to ``None``, which clears it.
+            revision: Revision of the model. Defaults to ``None``: unpinned.
+            subset: Part of the files. Defaults to ``None``: the whole model.
+            retry_in: Back-off of an ERROR, in seconds. Defaults to ``None``: a retry is allowed at once.
+            permanent: Forbid retries of an ERROR. Defaults to False.
+            size_bytes: Size of the files of a DOWNLOADED, in bytes. Defaults to ``None``: unchanged.
+            location: Location of the files of a DOWNLOADED, relative to the cache. Defaults to ``None``: unchanged.
 
         Raises:
-            EvictionInProgress: its files are being removed.
-            InvalidArgument: an option is not for this status.
-            OutcomeUnknown: no answer came; it is not sent again by itself.
+            EvictionInProgress: The model's files are being removed.
+            InvalidArgument: An option does not apply to this status.
+            OutcomeUnknown: No reply came. The call is not retried automatically.
         """
         target = checks.target(name, provider, revision, subset)
         wanted = status_of(status)
@@ -670,7 +691,7 @@ class Registry(Client):
             wanted, message,
             retry_in=retry_in, permanent=permanent, size_bytes=size_bytes, location=location,
         )  # fmt: skip
-        # Our own claim of it ends by this, and that is no loss.
+        # This call ends the client's own claim of the model, so its keepalive must not report a lost claim.
         stays = wanted is ModelStatus.DOWNLOADING
         dropped = [] if stays else self._session.keepalive.drop_models([target])
         try:
@@ -692,29 +713,29 @@ class Registry(Client):
         retry_in: float | None = None,
         permanent: bool = False,
     ) -> bool:
-        """Cancel the download of a model, of any owner.
+        """Cancel the download of a model, regardless of its owner.
 
-        Its owner stops at once, and callers that wait for it get `DownloadFailed` with the reason. The model is in
-        ERROR: nobody downloads it before a cool-down is over, or, if it is permanent, before its record is deleted or
-        its status set.
+        The owner stops at once. Callers that wait for the download get `DownloadFailed` with the reason. The model
+        is in ERROR and is not downloaded until a cool-down is over. A permanent ERROR lasts until its record is
+        deleted or its status is set.
 
         Args:
-            name: the model.
-            provider: where it comes from.
-            message: why, for people; who cancels is said with it.
-            revision: which revision.
-            subset: which part of the files.
-            expected_token: only the download that has this token; ``None``: any.
-            retry_in: the cool-down, in seconds; ``None``: 300. 0: another may begin at once.
-            permanent: nobody downloads it by itself any more.
+            name: Model name.
+            provider: Provider of the model.
+            message: Human-readable reason. The caller's name is recorded with it.
+            revision: Revision of the model. Defaults to ``None``: unpinned.
+            subset: Part of the files. Defaults to ``None``: the whole model.
+            expected_token: Cancel only the download with this token. Defaults to ``None``: any download.
+            retry_in: Cool-down in seconds. Defaults to 300 s. 0: a new download may begin at once.
+            permanent: Forbid automatic downloads of this model. Defaults to False.
 
         Returns:
-            Whether a download was under way, and has ended.
+            Whether a download was running and has been cancelled.
 
         Raises:
-            InvalidArgument: ``retry_in`` with ``permanent``, or an argument out of its range.
-            DamagedRecord: its record can't be read.
-            OutcomeUnknown: no answer came, and without ``expected_token`` it is not sent again by itself.
+            InvalidArgument: ``retry_in`` is given with ``permanent``, or an argument is out of range.
+            DamagedRecord: The record can't be read.
+            OutcomeUnknown: No reply came. Without ``expected_token`` the call is not retried automatically.
         """
         target = checks.target(name, provider, revision, subset)
         if retry_in is None and not permanent:
@@ -731,18 +752,19 @@ class Registry(Client):
         revision: str | None = None,
         subset: str | None = None,
     ) -> bool:
-        """Mark a model as used now. A touch alone does not protect its files from eviction.
+        """Record a use of a model. A touch alone does not protect its files from eviction.
 
-        With ``touch_interval`` this takes no time: the server is told later, unless it was told already.
+        With ``touch_interval`` the call returns at once. The use is sent later, unless the interval's use of this
+        model has been sent already.
 
         Args:
-            name: the model.
-            provider: where it comes from; ``None``: all providers' copies.
-            revision: which revision.
-            subset: which part of the files.
+            name: Model name.
+            provider: Provider of the model. Defaults to ``None``: the copies of all providers.
+            revision: Revision of the model. Defaults to ``None``: unpinned.
+            subset: Part of the files. Defaults to ``None``: the whole model.
 
         Returns:
-            Whether it is known; with ``touch_interval``, True.
+            Whether the model is known. With ``touch_interval``, always True.
         """
         touches = self._touches
         if touches is not None:
@@ -753,7 +775,7 @@ class Registry(Client):
                 if question in touches.noted:
                     return True
             except TypeError:
-                pass  # no name can be that: it is told what is wrong with it below
+                pass  # unhashable argument: the validator below raises InvalidArgument
             touches.touch(question, self._backend.keys_of(name, provider, revision, subset))
             return True
         known = self._backend.touch_model(name, provider, revision, subset)
@@ -761,16 +783,16 @@ class Registry(Client):
         return known
 
     def touch_models(self, models: Iterable[Model]) -> list[bool]:
-        """Mark many models as used now, in batches.
+        """Record a use of many models in batches.
 
         Args:
-            models: `ModelRef`, (name, provider), or a name for all providers' copies.
+            models: Each a `ModelRef`, a tuple (name, provider), or a name for the copies of all providers.
 
         Returns:
-            Whether each is known, in order.
+            Whether each model is known, in order.
 
         Raises:
-            RegistryError: one failed; its ``results`` are what the others got.
+            RegistryError: A touch failed. The error's ``results`` hold the results of the others.
         """
         groups = [self._backend.keys_of(*ref_of(model)) for model in models]
         targets = [target for group in groups for target in group]
@@ -794,20 +816,20 @@ class Registry(Client):
         """Delete the record of a model. Its files stay.
 
         Args:
-            name: the model.
-            provider: where it comes from; ``None``: all providers' copies.
-            revision: which revision.
-            subset: which part of the files.
-            expected_token: only the record that has this token.
-            force: also if it is held, being evicted, or can't be read.
+            name: Model name.
+            provider: Provider of the model. Defaults to ``None``: the copies of all providers.
+            revision: Revision of the model. Defaults to ``None``: unpinned.
+            subset: Part of the files. Defaults to ``None``: the whole model.
+            expected_token: Delete only the record with this token. Defaults to ``None``: any record.
+            force: Delete the record even if it is held, being evicted, or unreadable. Defaults to False.
 
         Returns:
-            How many records are gone by this call.
+            Number of records that this call deleted.
 
         Raises:
-            EvictionInProgress: its files are being removed. (Other providers' copies are gone.)
-            ModelHeld: somebody holds its files. (Other providers' copies are gone.)
-            OutcomeUnknown: no answer came; without a token it is not sent again by itself.
+            EvictionInProgress: The model's files are being removed. Records of other providers are deleted.
+            ModelHeld: The model's files are held. Records of other providers are deleted.
+            OutcomeUnknown: No reply came. Without a token the call is not retried automatically.
         """
         targets = self._backend.keys_of(name, provider, revision, subset)
         dropped = self._session.keepalive.drop_models(targets, expected_token)
@@ -831,13 +853,13 @@ class Registry(Client):
         revision: str | None = None,
         subset: str | None = None,
     ) -> bool:
-        """Return whether a model is DOWNLOADED. A server can ask this before each request.
+        """Return whether a model is DOWNLOADED. Fast enough for a check before each request of a server.
 
         Args:
-            name: the model.
-            provider: where it comes from; ``None``: any copy will do.
-            revision: which revision.
-            subset: which part of the files.
+            name: Model name.
+            provider: Provider of the model. Defaults to ``None``: a copy of any provider.
+            revision: Revision of the model. Defaults to ``None``: unpinned.
+            subset: Part of the files. Defaults to ``None``: the whole model.
         """
         cache = self._cache
         if cache is not None:
@@ -846,12 +868,12 @@ class Registry(Client):
             if provider is not None or revision is not None or subset is not None:
                 question = (ASKED, name, provider, revision, subset)
             try:
-                # In this order: the answer is as new as what vouches for it.
+                # Check the epoch before reading the answer, so that the answer is at least as new as its proof.
                 may = now() < known.epoch.until or (question in known.answers and cache.validate())
                 if may and (answer := known.answers.get(question)) is not None:
                     return answer is True
             except TypeError:
-                pass  # no name can be that, and it is told below what is wrong with it
+                pass  # unhashable argument: the validator below raises InvalidArgument
             return cache.is_downloaded(question, name, provider, revision, subset)
         return self.get_status(name, provider, revision=revision, subset=subset) is ModelStatus.DOWNLOADED
 
@@ -866,13 +888,13 @@ class Registry(Client):
         """Return the status of a model.
 
         Args:
-            name: the model.
-            provider: where it comes from; ``None``: any; one that is DOWNLOADED is preferred.
-            revision: which revision.
-            subset: which part of the files.
+            name: Model name.
+            provider: Provider of the model. Defaults to ``None``: any provider, preferably a DOWNLOADED copy.
+            revision: Revision of the model. Defaults to ``None``: unpinned.
+            subset: Part of the files. Defaults to ``None``: the whole model.
 
         Returns:
-            Its status, or ``None`` if it is unknown.
+            The status, or ``None`` if the model is unknown.
         """
         return self._backend.get_status(name, provider, revision, subset)
 
@@ -887,27 +909,28 @@ class Registry(Client):
         """Return the record of a model.
 
         Args:
-            name: the model.
-            provider: where it comes from; ``None``: any; one that is DOWNLOADED is preferred.
-            revision: which revision.
-            subset: which part of the files.
+            name: Model name.
+            provider: Provider of the model. Defaults to ``None``: any provider, preferably a DOWNLOADED copy.
+            revision: Revision of the model. Defaults to ``None``: unpinned.
+            subset: Part of the files. Defaults to ``None``: the whole model.
 
         Returns:
-            Its record, or ``None`` if it is unknown. From memory (``near_cache``) with the last use as of then.
+            The record, or ``None`` if the model is unknown. With ``near_cache``, ``last_used_at`` of a cached record
+            is the value at the time of its read.
         """
         return self._backend.get_record(name, provider, revision, subset)
 
     def get_model_records(self, models: Iterable[Model]) -> list[ModelRecord | None]:
-        """Return the records of many models, in batches.
+        """Return the records of many models, read in batches.
 
         Args:
-            models: `ModelRef`, (name, provider), or a name for any provider's copy.
+            models: Each a `ModelRef`, a tuple (name, provider), or a name for a copy of any provider.
 
         Returns:
-            The record of each, or ``None``, in order.
+            The record of each model, or ``None``, in order.
 
         Raises:
-            RegistryError: one failed; its ``results`` are the others.
+            RegistryError: A read failed. The error's ``results`` hold the other records.
         """
         groups = [self._backend.keys_of(*ref_of(model)) for model in models]
         targets = [target for group in groups for target in group]
@@ -924,17 +947,17 @@ class Registry(Client):
     def get_models_by_last_used(
         self, limit: int | None = None, status: ModelStatus | str | None = None
     ) -> list[ModelRecord]:
-        """Return the models in the order of their last use, oldest first.
+        """Return the models in LRU order, oldest first.
 
         Args:
-            limit: no more than that; ``None``: all.
-            status: only these.
+            limit: Maximum number of records. Defaults to ``None``: all.
+            status: Only records with this status. Defaults to ``None``: any status.
         """
         most = None if limit is None else checks.whole("limit", limit)
         wanted = None if status is None else status_of(status)
         if most == 0:
             return []
-        # By what it is of: a model that is used while this reads may come twice, and its later use counts.
+        # Keyed by model: a model that is used during the scan may appear twice, and the later record counts.
         found: dict[tuple[object, ...], ModelRecord] = {}
         batch_size = 500 if most is None else min(most, 500)
         for record in self._iterate(batch_size, wanted):
@@ -948,13 +971,14 @@ class Registry(Client):
     def iter_models_by_last_used(
         self, batch_size: int = 500, status: ModelStatus | str | None = None
     ) -> Iterator[ModelRecord]:
-        """Iterate over the models in the order of their last use, oldest first. Reads in batches, for very many models.
+        """Iterate over the models in LRU order, oldest first, in batches. Suited to very many models.
 
-        None that is there throughout is missed; one that is used meanwhile may come again.
+        A model that exists during the whole scan is always returned. A model that is used meanwhile may be returned
+        twice.
 
         Args:
-            batch_size: how many to read at a time, 1 to 500.
-            status: only these.
+            batch_size: Number of records per read, 1 to 500. Defaults to 500.
+            status: Only records with this status. Defaults to ``None``: any status.
         """
         checks.whole("batch_size", batch_size, least=1, most=500)
         return self._iterate(batch_size, None if status is None else status_of(status))
@@ -965,18 +989,18 @@ class Registry(Client):
                 yield cast("ModelRecord", record)
 
     def get_status_counts(self) -> StatusCounts:
-        """Return how many records are DOWNLOADING, DOWNLOADED, and ERROR."""
+        """Return the number of records in DOWNLOADING, DOWNLOADED and ERROR."""
         return self._backend.counts()
 
 
 def create_registry_backend(config: BackendConfig) -> Registry:
-    """Connect, and return a client of the backend that the configuration names.
+    """Connect and return the registry client that the configuration names.
 
     Args:
-        config: from `BackendConfig.redis` or `BackendConfig.from_env`.
+        config: Configuration from `BackendConfig.redis` or `BackendConfig.from_env`.
 
     Raises:
-        RegistryError: what `Registry.from_url` and `Registry.connect` raise.
+        RegistryError: As for `Registry.from_url` and `Registry.connect`.
     """
     backend = Registry.from_url(config.url, config.namespace, **config.options)
     try:

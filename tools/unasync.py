@@ -66,10 +66,10 @@ RULES = [
     (r"\basync iterator\b", "iterator"),
     (r"\basyncio client\b", "blocking client"),
     (
-        r"download: plain or async; .*\n( +)lost; in a thread it has to look at",
-        r"download: a plain function; it runs in the caller's thread. When the claim is\n\1lost it has to stop: see",
+        r"download: Plain or async function\. .*\n( +)An async one is cancelled when the claim is lost\.",
+        r"download: Plain function. It runs in the caller's thread.\n\1It must stop once ``claim.lost`` is set.",
     ),
-    (r"verify: plain or async, ", "verify: a plain function, "),
+    (r"verify: Plain or async function\.", "verify: Plain function."),
     # Replacements that exist in the blocking client alone.
     (
         r"from pyregistry\._redis\.transport\.multiplexed import MultiplexedTransport\n",
