@@ -1,4 +1,4 @@
-"""What both clients share: their properties, and the checks of what `ensure` is asked for."""
+"""Base class of both clients: shared properties, and the argument checks of `ensure`."""
 
 from __future__ import annotations
 
@@ -18,28 +18,28 @@ _log = logging.getLogger("pyregistry")
 
 
 class Client:
-    """The part that both clients share."""
+    """Base class of `Registry` and `AsyncRegistry`."""
 
     _session: AsyncSession | Session
 
     @property
     def namespace(self) -> str:
-        """Which registry this is: one cache, shared or a node's own."""
+        """Name of the registry. It stands for one cache, shared or local to a node."""
         return self._session.backend.namespace
 
     @property
     def owner(self) -> str:
-        """The name of this client, for people."""
+        """Human-readable name of this client."""
         return self._session.backend.owner
 
     @property
     def server_version(self) -> str | None:
-        """Product and version of the server, such as ``valkey 9.1.2``; ``None`` before it is known."""
+        """Product and version of the server, such as ``valkey 9.1.2``. ``None`` before the first connection."""
         return self._session.backend.server_version
 
     @property
     def stale_answers(self) -> int:
-        """How many statuses were told as they were last known, while nobody answered (``stale_for``)."""
+        """Number of stale answers: last known statuses given while no server answered (``stale_for``)."""
         cache = self._session.backend.cache
         return 0 if cache is None else cache.stale_answers
 
@@ -62,7 +62,7 @@ class Client:
         return EnsureRequest(target=keys[0], **wishes)
 
     def _listable(self, record: ModelRecord | DamagedRecord | None, status: ModelStatus | None) -> bool:
-        """Whether a scanned record is listed: not one that is gone, damaged, or of another status by now."""
+        """Return whether to list a scanned record. Deleted and damaged records, and other statuses, are skipped."""
         if isinstance(record, DamagedRecord):
             _log.warning("left out: %s", record)
             return False

@@ -1,4 +1,4 @@
-"""Has a client give back its claims when a signal ends the process."""
+"""Signal handlers that release a client's claims before the process ends."""
 
 from __future__ import annotations
 
@@ -30,26 +30,27 @@ ENDING = (signal.SIGTERM, signal.SIGINT)
 def release_on_signal(
     registry: Client, *, signals: Iterable[int] = ENDING, timeout: float = SHUTDOWN_TIMEOUT
 ) -> SignalHandlers:
-    """Have a client give back its claims when a signal comes, so that others go on at once.
+    """Release a client's claims on a signal, so that other clients can claim the models at once.
 
-    The first signal does what `Registry.shutdown` does, in a thread of its own, but leaves the client open: reads and
-    touches go on, so that a server can answer its last requests. Then the handler that was set before is
-    called, such as uvicorn's or gunicorn's. Where there was none, the first signal raises ``SystemExit(128 + number)``
-    in the main thread, which unwinds the program; later ones do nothing. A signal that was ignored stays ignored.
+    The first signal runs the claim release of `Registry.shutdown` in its own thread. The client stays open: reads
+    and touches continue, so that a server can answer its last requests. Then the previous handler is called, such as
+    uvicorn's or gunicorn's. Without a previous handler, the first signal raises ``SystemExit(128 + number)`` in the
+    main thread, which unwinds the program; later signals do nothing. An ignored signal stays ignored.
 
-    Call it in the main thread after the server has set its own handlers: in a lifespan, in ``post_worker_init``.
-    In another thread, where Python allows no handlers, it does nothing but say so in the log (INFO).
+    Call this function in the main thread after the server has set its own handlers: in a lifespan, or in
+    ``post_worker_init``. In any other thread it only logs that it does nothing (INFO), because Python sets handlers
+    in the main thread alone.
 
     Args:
-        registry: a `Registry` or an `AsyncRegistry`.
-        signals: which signals. Defaults to SIGTERM and SIGINT.
-        timeout: as in `Registry.shutdown`.
+        registry: A `Registry` or an `AsyncRegistry`.
+        signals: Signals to handle. Defaults to SIGTERM and SIGINT.
+        timeout: As in `Registry.shutdown`. Defaults to 5 s.
 
     Returns:
-        A context manager, which sets the former handlers again when it is left. It need not be used as one.
+        A context manager that restores the previous handlers on exit. Its use is optional.
 
     Raises:
-        InvalidArgument: the registry is none, a signal is none, or the timeout is no length of time.
+        InvalidArgument: `registry` is not a client, a signal is unknown, or the timeout is invalid.
     """
     if not isinstance(registry, Client):
         raise InvalidArgument(
@@ -66,7 +67,7 @@ def release_on_signal(
 
 
 class SignalHandlers:
-    """The handlers that `release_on_signal` has set; a context manager, which takes them back."""
+    """The handlers that `release_on_signal` has set. A context manager that restores the previous ones."""
 
     def __init__(self, registry: Client, numbers: Iterable[signal.Signals], timeout: float) -> None:
         self._registry = registry
@@ -94,24 +95,24 @@ class SignalHandlers:
         self.restore()
 
     def restore(self) -> None:
-        """Set the former handlers again, where no others were set meanwhile. Main thread alone. Idempotent."""
+        """Restore the previous handlers, except where others were set meanwhile. Main thread only. Idempotent."""
         for number, before in self._before.items():
             if signal.getsignal(number) == self._handle:
                 signal.signal(number, signal.SIG_DFL if before is None else before)
         self._before.clear()
 
     def _shut_down_elsewhere(self) -> None:
-        """Not in the handler: what it interrupts may hold a lock."""
+        """Shut down in another thread, because the code that the handler interrupts may hold a lock."""
         shut_down, arguments = self._registry._session.keepalive.shut_down, (self._timeout,)
-        if GREENLETS:  # the handler may run in the greenlet that runs all others, and can't wait for a start
+        if GREENLETS:  # `Thread.start` would block the hub greenlet, where the handler may run
             _thread.start_new_thread(shut_down, arguments)
-        else:  # not a daemon: the end of the process waits for it
+        else:  # not a daemon thread, so that the process waits for it before it ends
             threading.Thread(target=shut_down, args=arguments, name="pyregistry-shutdown").start()
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         first, self._told = not self._told, True
         if first:
-            # Whatever closes the client before the thread below has begun gives back.
+            # A `close` that runs before the thread below starts must release the claims too.
             self._registry._session.keepalive.announce()
             self._shut_down_elsewhere()
         before = self._before.get(number)
@@ -124,7 +125,10 @@ class SignalHandlers:
 
 
 def _raise(error: BaseException) -> None:
-    """Raise it in the main thread; in a running event loop between two callbacks, so that none of them is cut."""
+    """Raise an error in the main thread. In a running event loop, raise it between two callbacks.
+
+    An error in the middle of a callback would interrupt that callback.
+    """
     try:
         loop = asyncio.get_running_loop()
     except RuntimeError:

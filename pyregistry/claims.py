@@ -1,4 +1,4 @@
-"""What a download function gets: its claim, and the signal that the claim is lost."""
+"""The arguments of a download function: its claim, with the signal that the claim is lost."""
 
 from __future__ import annotations
 
@@ -7,4 +7,4 @@ from pyregistry._coordination.lease import LossSignal, OwnedClaim
 __all__ = ["LossSignal", "Lost", "OwnedClaim"]
 
 Lost = LossSignal
-"""The former name of `LossSignal`."""
+"""Former name of `LossSignal`."""

@@ -1,4 +1,4 @@
-"""Which backend to use, from a program or from the environment."""
+"""The configuration of the backend, from a program or from the environment."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ _KUBERNETES = ("kubernetes", "k8s", "crd")
 
 
 class BackendConfig(msgspec.Struct, frozen=True):
-    """Names a backend.
+    """The URL, namespace and options of a backend.
 
     Attributes:
-        url: where the server is.
-        namespace: which registry there.
-        options: more arguments of ``Registry.from_url``.
-        told_by: which environment variable gave what; empty if a program gave it.
+        url: URL of the server.
+        namespace: Name of the registry on the server. Defaults to ``default``.
+        options: Further arguments of ``Registry.from_url``.
+        told_by: Source of each value: field name to environment variable. Empty for a configuration made in code.
     """
 
     url: str
@@ -39,30 +39,31 @@ class BackendConfig(msgspec.Struct, frozen=True):
 
     @classmethod
     def redis(cls, url: str, namespace: str = "default", **options: Any) -> BackendConfig:
-        """A Redis or Valkey server.
+        """Create the configuration of a Redis or Valkey server.
 
         Args:
-            url: as for ``Registry.from_url``.
-            namespace: which registry there; one cache has one namespace.
-            **options: more arguments of ``Registry.from_url``.
+            url: As for ``Registry.from_url``.
+            namespace: Name of the registry on the server. One cache has one namespace. Defaults to ``default``.
+            **options: Further arguments of ``Registry.from_url``.
         """
         return cls(url, namespace, options)
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str] | None = None, **options: Any) -> BackendConfig:
-        """What the environment says.
+        """Create the configuration that the environment variables describe.
 
-        ``PYREGISTRY_URL`` (and ``PYREGISTRY_NAMESPACE``) come first. Then the variables of ModelExpress:
-        ``MX_METADATA_BACKEND``, which must be ``redis`` if it is there, with ``MX_REDIS_URL``, or ``REDIS_URL``, or
-        ``MX_REDIS_HOST`` and ``MX_REDIS_PORT`` (6379). Then ``REDIS_HOST`` and ``REDIS_PORT``, both. (``REDIS_PORT``
-        alone is ignored: Kubernetes sets it in each pod where a service is named redis.)
+        ``PYREGISTRY_URL`` takes precedence. ``PYREGISTRY_NAMESPACE`` sets the namespace. Next are the variables of
+        ModelExpress. ``MX_METADATA_BACKEND`` must be ``redis`` if it is set. The server is given by
+        ``MX_REDIS_URL``, or by ``REDIS_URL``, or by ``MX_REDIS_HOST`` and ``MX_REDIS_PORT`` (defaults to 6379). Last
+        are ``REDIS_HOST`` and ``REDIS_PORT``, which must both be set. ``REDIS_PORT`` alone is ignored, because
+        Kubernetes sets it in each pod where a service is named redis.
 
         Args:
-            environ: instead of ``os.environ``.
-            **options: more arguments of ``Registry.from_url``.
+            environ: Environment variables. Defaults to ``os.environ``.
+            **options: Further arguments of ``Registry.from_url``.
 
         Raises:
-            ConfigurationError: nothing is set, or only half of it, or what is set contradicts itself.
+            ConfigurationError: No server is set, a setting is incomplete, or settings contradict each other.
         """
         found = {name: value.strip() for name, value in (os.environ if environ is None else environ).items()}
         namespace = found.get("PYREGISTRY_NAMESPACE", "default")
@@ -108,7 +109,7 @@ class BackendConfig(msgspec.Struct, frozen=True):
 
 
 def _server(host: str, port: str, told_by: str) -> str:
-    """The URL of a host and a port."""
+    """Return the URL of a host and a port."""
     if not (port.isascii() and port.isdecimal()) or not 1 <= int(port) <= 65535:
         raise ConfigurationError(f"{told_by} is not a port: {port!r}")
     return f"redis://{shown_host(host, int(port))}/0"

@@ -1,4 +1,4 @@
-"""The errors that pyregistry raises; what a caller may need is on them as attributes.
+"""The errors that pyregistry raises. Their attributes hold the details that a caller may need.
 
 ::
 
@@ -68,15 +68,15 @@ class RegistryError(Exception):
     """The root of all errors of pyregistry.
 
     Attributes:
-        results: what a call for many models had achieved when it failed, in order; ``None`` in it stands for
-            a model that failed or was not reached. Empty for calls for one model.
+        results: Results of a call for many models at the time of its failure, in order. ``None`` stands for a model
+            that failed or was not reached. Empty for calls for one model.
     """
 
     results: Sequence[object] = ()
 
 
 class _OfOneModel(Exception):
-    """What errors have that are about one model."""
+    """Mixin of errors about one model."""
 
     def __init__(self, message: str, *, model_name: str, provider: str) -> None:
         super().__init__(message)
@@ -88,7 +88,7 @@ class InvalidArgument(RegistryError, ValueError):
     """An argument is out of its range or of the wrong form. Nothing was sent.
 
     Attributes:
-        argument: the name of the argument.
+        argument: Name of the argument.
     """
 
     def __init__(self, argument: str, why: str) -> None:
@@ -97,15 +97,15 @@ class InvalidArgument(RegistryError, ValueError):
 
 
 class InvalidModelName(InvalidArgument):
-    """A model name is empty, too long, not valid UTF-8, or holds control characters."""
+    """A model name is empty, too long, not valid UTF-8, or contains control characters."""
 
 
 class ConfigurationError(RegistryError):
-    """The URL, the environment or the options contradict each other or make no sense."""
+    """The URL, the environment or the options are invalid or contradict each other."""
 
 
 class CacheMismatch(ConfigurationError):
-    """A folder is not the cache that this namespace stands for: it was replaced, or another one uses it."""
+    """A folder is not the cache of this namespace: it was replaced, or another namespace uses it."""
 
 
 class RegistryClosed(RegistryError):
@@ -113,21 +113,21 @@ class RegistryClosed(RegistryError):
 
 
 class RegistryUnavailable(RegistryError):
-    """No server answered, and nothing was changed: the call may be made again.
+    """No server answered, and nothing was changed. The call may be retried.
 
     Attributes:
-        timed_out: whether the server was silent, rather than that a connection was refused or has ended.
+        timed_out: Whether the server did not reply in time. False: a connection was refused or lost.
     """
 
     timed_out = False
 
 
 class NotNow(RegistryUnavailable):
-    """The server refused, nothing was changed, and the refusal passes by itself: the call may be made again.
+    """The server refused the call temporarily, and nothing was changed. The call may be retried.
 
-    Its words are in the message: ``NOREPLICAS`` (too few replicas for ``min-replicas-to-write``), ``BUSY`` (a script of
-    another program runs for long), ``MISCONF`` (it can't persist), ``LOADING``, ``READONLY``, ``MASTERDOWN``,
-    ``TRYAGAIN``, ``CLUSTERDOWN``.
+    The message contains the server's reply: ``NOREPLICAS`` (too few replicas for ``min-replicas-to-write``), ``BUSY``
+    (a long-running script of another program), ``MISCONF`` (the server can't persist), ``LOADING``, ``READONLY``,
+    ``MASTERDOWN``, ``TRYAGAIN``, ``CLUSTERDOWN``.
     """
 
 
@@ -136,12 +136,12 @@ class EmbeddedUnavailable(RegistryUnavailable):
 
 
 class OutcomeUnknown(RegistryError):
-    """The call was sent, no answer came, and it must not be sent twice.
+    """The call was sent, no reply came, and the call is not idempotent.
 
-    It may or may not have been carried out: read the record, then decide.
+    The server may or may not have carried it out. Read the record before a retry.
 
     Attributes:
-        operation: what was called.
+        operation: Name of the call.
     """
 
     def __init__(self, operation: str, why: str) -> None:
@@ -150,17 +150,18 @@ class OutcomeUnknown(RegistryError):
 
 
 class ServerRefused(RegistryError):
-    """The server answered with an error, and changed nothing."""
+    """The server answered with an error and changed nothing."""
 
 
 class AccessDenied(ServerRefused):
-    """Wrong credentials, or the user lacks a right that pyregistry needs."""
+    """The credentials are wrong, or the user lacks a permission that pyregistry needs."""
 
 
 class StaleCredentials(NotNow, AccessDenied):
-    """What a credential provider gave was refused, on each try: wrong, or too old while the credentials are changed.
+    """The server refused the credentials of a credential provider on each retry.
 
-    A user and password that were given themselves are an `AccessDenied` at once.
+    They are wrong, or outdated during a rotation. A refused user and password that were given directly raise
+    `AccessDenied` at once.
     """
 
 
@@ -168,7 +169,7 @@ class ServerTooOld(ServerRefused):
     """The server is older than Redis 7.0 or Valkey 7.2.
 
     Attributes:
-        version: what the server says that it is, such as ``redis 6.2.14``.
+        version: Product and version that the server reports, such as ``redis 6.2.14``.
     """
 
     def __init__(self, version: str) -> None:
@@ -177,11 +178,11 @@ class ServerTooOld(ServerRefused):
 
 
 class SchemaTooNew(ServerRefused):
-    """The namespace was written by a newer pyregistry.
+    """A newer pyregistry wrote the namespace.
 
     Attributes:
-        found: the schema version of the namespace.
-        supported: the newest one that this pyregistry knows.
+        found: Schema version of the namespace.
+        supported: Newest schema version that this pyregistry supports.
     """
 
     def __init__(self, found: int, supported: int) -> None:
@@ -193,45 +194,45 @@ class SchemaTooNew(ServerRefused):
 
 
 class OutOfMemory(ServerRefused):
-    """The server's memory is full, and its policy is to evict nothing."""
+    """The server's memory is full, and its policy forbids eviction."""
 
 
 class RecordRefused(_OfOneModel, RegistryError):
     """The state of the record forbids the call.
 
     Attributes:
-        model_name: the model.
-        provider: its provider.
+        model_name: Model name.
+        provider: Provider of the model.
     """
 
 
 class EvictionInProgress(RecordRefused):
-    """The model's files are being removed, under a lease that still holds."""
+    """The model's files are being removed under a lease that has not ended."""
 
 
 class ModelHeld(RecordRefused):
-    """Somebody holds the model's files against removal."""
+    """The model's files are held against removal."""
 
 
 class DamagedRecord(RecordRefused):
-    """The stored value can't be read; ``delete_model(..., force=True)`` removes it."""
+    """The stored value can't be read. ``delete_model(..., force=True)`` removes it."""
 
 
 class LocalFault(RegistryError):
-    """This machine can't do what a download needs: a folder can't be written to, descriptors are missing, and the like.
+    """This machine can't download, for example because a folder is not writable or file descriptors are missing.
 
-    The fleet is told nothing: the claim was given back, or not asked for, and other replicas can go on. What was
-    wrong is in the message, and the error behind it is the ``__cause__``.
+    The fault is not recorded for the fleet. The claim was released or never requested, and other replicas can
+    download. The message names the fault; ``__cause__`` is the original error.
     """
 
 
 class DownloadFailed(RegistryError):
-    """The model is in ERROR: it can't be retried, or not before a cool-down is over (``record.retry_at``).
+    """The model is in ERROR. A retry is forbidden, or not allowed before the cool-down ends (``record.retry_at``).
 
-    The exception of a download that failed in this very call is its ``__cause__``.
+    If the download failed in this call, ``__cause__`` is its exception.
 
     Attributes:
-        record: the record, with the message of whoever failed.
+        record: The record, with the message of the owner that failed.
     """
 
     def __init__(self, message: str, record: ModelRecord) -> None:
@@ -240,18 +241,18 @@ class DownloadFailed(RegistryError):
 
 
 class ClaimLost(_OfOneModel, RegistryError):
-    """The claim is somebody else's by now, or its owner can't prove it any more.
+    """Another owner has taken over the claim, or this owner can no longer prove it.
 
     Attributes:
-        model_name: the model.
-        provider: its provider.
+        model_name: Model name.
+        provider: Provider of the model.
     """
 
 
 class WaitTimedOut(_OfOneModel, RegistryError, TimeoutError):
-    """Nobody finished the download in the time that the caller could wait.
+    """No owner finished the download within the caller's timeout.
 
     Attributes:
-        model_name: the model.
-        provider: its provider.
+        model_name: Model name.
+        provider: Provider of the model.
     """

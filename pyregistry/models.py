@@ -1,4 +1,4 @@
-"""What the registry speaks of: models, claims, their states, and what happened to them."""
+"""Values of the registry: models, claims, their statuses, and events."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ __all__ = [
 
 
 class _Word(str, Enum):
-    """A word that is equal to its text, and prints as it."""
+    """Base of enums whose members equal their text and print as it."""
 
     __str__ = str.__str__
 
 
 class ModelProvider(_Word):
-    """Where a model comes from. Any other plain word is a provider too."""
+    """The source of a model. Any other plain word is a provider too."""
 
     HUGGING_FACE = "HuggingFace"
     NGC = "Ngc"
@@ -41,15 +41,17 @@ class ModelProvider(_Word):
 
 
 Provider = NewType("Provider", str)
-"""The word of a provider beyond the four, for type checkers: ``Provider("Artifactory")``. At run time it is a str."""
+"""Type of a provider beyond the four, for type checkers: ``Provider("Artifactory")``. At run time it is a str."""
 
 ProviderLike: TypeAlias = Literal["HuggingFace", "Ngc", "Gcs", "S3"] | ModelProvider | Provider
-"""What names a provider. A str that is computed or read is to be wrapped, ``Provider(word)``, so that a type checker
-finds a misspelt literal; at run time any plain word is taken."""
+"""Type of a provider argument. Wrap a computed str as ``Provider(word)``.
+
+A plain ``str`` is not in this type, so that type checkers find a misspelt literal. At run time any plain word is
+accepted."""
 
 
 class ModelStatus(_Word):
-    """What is known of a model's files."""
+    """The status of a model's files."""
 
     DOWNLOADING = "DOWNLOADING"
     DOWNLOADED = "DOWNLOADED"
@@ -58,13 +60,13 @@ class ModelStatus(_Word):
 
 
 class ModelRef(NamedTuple):
-    """One model, as calls that take many of them name it.
+    """The identity of one model, as an argument of calls for many models.
 
     Attributes:
-        name: its name.
-        provider: where it comes from; ``None``: any (not for a claim).
-        revision: a commit, tag or branch; ``None``: unpinned.
-        subset: which part of its files; ``None``: the whole model.
+        name: Model name.
+        provider: Provider of the model. A claim needs one. Defaults to ``None``: any provider.
+        revision: Commit, tag or branch. Defaults to ``None``: unpinned.
+        subset: Part of the files. Defaults to ``None``: the whole model.
     """
 
     name: str
@@ -73,7 +75,7 @@ class ModelRef(NamedTuple):
     subset: str | None = None
 
     def __str__(self) -> str:
-        """As an entry of the index begins, with the name last."""
+        """Return the model in the form of an index entry, with the name last."""
         name, provider, revision, subset = self
         where = "" if provider is None else f"{provider}"
         where += f"@{revision}" if revision else ""
@@ -82,33 +84,33 @@ class ModelRef(NamedTuple):
 
 
 class ModelRecord(msgspec.Struct, frozen=True):
-    """What the registry knows of one model. Compared by value; nothing in it is computed from now.
+    """The state of one model in the registry. Compared by value; no field depends on the current time.
 
     Attributes:
-        model_name: the model.
-        provider: where it comes from (a `ModelProvider`, or another plain word).
-        status: what is known of its files.
-        created_at: when the registry first heard of it (aware, UTC).
-        last_used_at: when it was last used (aware, UTC).
-        message: what its owner, or whoever set the status, said last.
-        revision: which revision this record is of; ``None``: unpinned.
-        subset: which part of the files; ``None``: the whole model.
-        token: the fencing token of the claim that made this state; grows with each new claim.
-        attempts: how many claims there were since the last success, delete or ``set_status``.
-        size_bytes: how large the files are, where known.
-        location: where the files are, relative to the cache.
-        resolved_revision: the commit that was downloaded.
-        owner: who downloads, or downloaded, it.
-        lease_expires_at: when the claim ends unless renewed (aware, UTC); ``None``: no claim, or never.
-        finished_at: since when it is DOWNLOADED, or in ERROR (aware, UTC, by the registry's lease time).
-        bytes_done: how much of a download is done, in bytes.
-        bytes_total: how much there is to download, in bytes.
-        previous_owner: whose claim this download took over.
-        retry_at: an error is not retried before (aware, UTC); where the attempts are used up, the end of the cool-down.
-        permanent: an error that is not retried.
-        max_attempts: of an error: how many attempts the policy of its last owner allows; ``None``: not told.
-        released: its owner gave the download back, and it waits for another since ``lease_expires_at``. A lost owner,
-            whose lease has ended without a word, does not set it.
+        model_name: Model name.
+        provider: Provider of the model: a `ModelProvider` or another plain word.
+        status: Status of the files.
+        created_at: Time of the record's creation (aware, UTC).
+        last_used_at: Time of the last use (aware, UTC).
+        message: Last message of the owner, or of the caller that set the status.
+        revision: Revision of the model. ``None``: unpinned.
+        subset: Part of the files. ``None``: the whole model.
+        token: Fencing token of the claim that made this state. It grows with each new claim.
+        attempts: Number of claims since the last success, delete or ``set_status``.
+        size_bytes: Size of the files in bytes, if known.
+        location: Location of the files, relative to the cache.
+        resolved_revision: Downloaded commit.
+        owner: Owner of the current or last download.
+        lease_expires_at: End of the lease unless renewed (aware, UTC). ``None``: no claim, or it never expires.
+        finished_at: Time of the change to DOWNLOADED or ERROR (aware, UTC, in the registry's lease time).
+        bytes_done: Number of bytes downloaded.
+        bytes_total: Size of the download in bytes.
+        previous_owner: Owner of the claim that this download took over.
+        retry_at: End of the back-off of an ERROR (aware, UTC). With no attempts left, the end of the cool-down.
+        permanent: Whether retries of the ERROR are forbidden.
+        max_attempts: Attempts that the policy of an ERROR's last owner allows. ``None``: not recorded.
+        released: Whether the owner released the download. It has been waiting for the next owner since
+            ``lease_expires_at``. False for a lost owner, whose lease ended without renewal.
     """
 
     model_name: str
@@ -137,28 +139,28 @@ class ModelRecord(msgspec.Struct, frozen=True):
 
     @property
     def used_up(self) -> bool:
-        """Whether it is in ERROR, and its attempts are used up; `retry_at` then ends the cool-down."""
+        """Whether the model is in ERROR with no attempts left. `retry_at` is then the end of the cool-down."""
         most = self.max_attempts
         return self.status is ModelStatus.ERROR and most is not None and self.attempts >= most
 
 
 class Claim(msgspec.Struct, frozen=True, gc=False):
-    """The right to download one model. Whoever has its ``claim_id`` can use it: keep it to yourself.
+    """The right to download one model. Any process with its ``claim_id`` can use it, so keep the id secret.
 
     Attributes:
-        model_name: the model.
-        provider: where it comes from.
-        revision: which revision; ``None``: unpinned.
-        subset: which part of the files; ``None``: the whole model.
-        claim_id: names this attempt, and is its secret (not shown by ``repr``).
-        owner: who claims, for people.
-        token: the fencing token; a later claim of the same model always has a larger one.
-        lease: how long the claim holds without renewal, in seconds; ``None``: for ever.
-        lease_expires_at: when the lease ends (aware, UTC, by the registry's lease time); ``None``: never.
-        attempts: which attempt this is, from 1.
-        taken_over: whether another owner's claim ended without a word, or was released.
-        previous_owner: that owner.
-        previous_bytes_done: how far it had got, in bytes.
+        model_name: Model name.
+        provider: Provider of the model.
+        revision: Revision of the model. ``None``: unpinned.
+        subset: Part of the files. ``None``: the whole model.
+        claim_id: Unique name and secret of this attempt. ``repr`` omits it.
+        owner: Human-readable name of the owner.
+        token: Fencing token. A later claim of the same model always has a larger one.
+        lease: Seconds for which the claim holds without renewal. ``None``: the claim never expires.
+        lease_expires_at: End of the lease (aware, UTC, in the registry's lease time). ``None``: never.
+        attempts: Number of this attempt, counted from 1.
+        taken_over: Whether the previous owner's claim expired without renewal or was released.
+        previous_owner: Previous owner.
+        previous_bytes_done: Number of bytes that the previous owner had downloaded.
     """
 
     model_name: str
@@ -177,7 +179,7 @@ class Claim(msgspec.Struct, frozen=True, gc=False):
 
     @property
     def ref(self) -> ModelRef:
-        """The model that is claimed."""
+        """The claimed model."""
         return ModelRef(self.model_name, self.provider, self.revision, self.subset)
 
     def __repr__(self) -> str:
@@ -191,19 +193,19 @@ class Claimed(msgspec.Struct, frozen=True, gc=False):
     """The caller owns the download.
 
     Attributes:
-        claim: what renews, finishes or releases it.
+        claim: Claim to renew, finish or release the download.
     """
 
     claim: Claim
 
 
 class AlreadyExists(msgspec.Struct, frozen=True, gc=False):
-    """Somebody else owns the download, or it is over.
+    """Another caller owns the download, or the download is over.
 
     Attributes:
-        status: the status that the claim met.
-        lease_expires_at: when the owner's lease ends unless renewed (aware, UTC); ``None``: never.
-        lease_left: the same in seconds from the server's answer; ``None``: never, or nobody owns it.
+        status: Status of the model at the time of the call.
+        lease_expires_at: End of the owner's lease unless renewed (aware, UTC). ``None``: never.
+        lease_left: The same in seconds from the server's reply. ``None``: never, or the model has no owner.
     """
 
     status: ModelStatus
@@ -212,7 +214,7 @@ class AlreadyExists(msgspec.Struct, frozen=True, gc=False):
 
 
 class StatusCounts(NamedTuple):
-    """How many records there are by status; what is being evicted counts in none."""
+    """The number of records by status. A model in EVICTING is not counted."""
 
     downloading: int
     downloaded: int
@@ -220,9 +222,11 @@ class StatusCounts(NamedTuple):
 
 
 class EventKind(_Word):
-    """What happened to a record. ABANDONED: its owners were lost as often as ``max_attempts`` allows.
+    """The kind of a change.
 
-    CANCELLED: the download was ended by another than its owner.
+    ABANDONED: the model has lost as many owners as ``max_attempts`` allows.
+
+    CANCELLED: a caller other than the owner ended the download.
     """
 
     CLAIMED = "claimed"
@@ -239,15 +243,15 @@ class EventKind(_Word):
 
 
 class RegistryEvent(msgspec.Struct, frozen=True):
-    """One transition, as it was published.
+    """One published transition.
 
     Attributes:
-        kind: what happened.
-        record: the record afterwards (of a deleted one: before); its ``last_used_at`` is
-            ``at``, where the event is no use of it.
-        claim_id: which claim it was about; ``None``: none. A claim that has ended says which it was.
-        by: who called, where that is not the record's owner (``set``, ``cancelled``, ``deleted``).
-        at: when, by the registry's lease time (aware, UTC).
+        kind: Kind of the change.
+        record: The record after the change, or before it if the record was deleted. Its ``last_used_at`` is ``at``
+            if the event is not a use of the model.
+        claim_id: Id of the claim concerned, also of a claim that has ended. ``None``: no claim.
+        by: Name of the caller, if it is not the record's owner (``set``, ``cancelled``, ``deleted``).
+        at: Time of the change in the registry's lease time (aware, UTC).
     """
 
     kind: EventKind
@@ -258,10 +262,10 @@ class RegistryEvent(msgspec.Struct, frozen=True):
 
 
 class EventGap(msgspec.Struct, frozen=True):
-    """Events may be missing here: read the state again.
+    """A gap in the stream of events. Read the state again, because events may be missing.
 
     Attributes:
-        why: what happened, for people.
+        why: Human-readable reason.
     """
 
     why: str

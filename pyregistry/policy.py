@@ -1,4 +1,4 @@
-"""The former name of `pyregistry.retry`."""
+"""Former name of `pyregistry.retry`."""
 
 from __future__ import annotations
 

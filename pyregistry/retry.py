@@ -1,4 +1,4 @@
-"""When a download that failed is tried again."""
+"""The retry policy of failed downloads."""
 
 from __future__ import annotations
 
@@ -17,30 +17,31 @@ _DELAY = 30 * 86400.0
 
 
 class RetryPolicy(msgspec.Struct, frozen=True):
-    """How often a fleet tries a download, and how long it waits in between.
+    """The number of attempts that a fleet makes at a download, and the delays between them.
 
-    The registry counts: attempts of all replicas together, also those whose owner was lost, since the last
-    success, delete or ``set_status``. When they are used up, the model is in ERROR for the cool-down. Then the first
-    caller that wants the model tries again, and attempts are counted anew. The registry decides that: one replica of a
-    fleet comes back.
+    The registry counts the attempts of all replicas since the last success, delete or ``set_status``. Attempts of
+    lost owners count too. When all attempts are used up, the model is in ERROR for the cool-down. Then the next
+    caller that wants the model tries again, and attempts are counted from 1. The registry decides this atomically,
+    so one replica of a fleet retries.
 
-    The defaults outlive an ordinary outage. Six attempts take 102 to 205 s beside the downloads themselves: longer
-    than a restart, a failover, a roll-out or a change of DNS. An incident, or a rate limit (its windows are five
-    minutes at the Hugging Face hub), may last longer: it meets the cool-down of 300 s.
+    The defaults outlast an ordinary outage. Six attempts take 102 to 205 s in addition to the downloads. That is
+    longer than a restart, a failover, a roll-out or a change of DNS. An incident or a rate limit may last longer, so
+    the cool-down is 300 s: the rate-limit windows of the Hugging Face hub are five minutes.
 
     Attributes:
-        attempts: as many owners in all, before a cool-down; 1: no retry.
-        first_delay: seconds before the second attempt.
-        factor: by how much each delay is longer than the one before.
-        max_delay: seconds that no delay exceeds.
-        jitter: the part of a delay that is random, 0 to 1.
-        permanent: exceptions after which nobody tries again.
-        local: exceptions that are this machine's fault. The claim is given back, the attempt does not count, and
-            other replicas download. `LocalFault`, and what a `FolderStore` meets on its disk, are so by themselves.
-        cooldown: seconds after which a model whose attempts are used up is tried anew; ``None``: never.
+        attempts: Maximum number of attempts before a cool-down. 1: no retry. Defaults to 6.
+        first_delay: Seconds before the second attempt. Defaults to 1 s.
+        factor: Ratio of each delay to the one before. Defaults to 4.
+        max_delay: Maximum delay in seconds. Defaults to 120 s.
+        jitter: Random part of a delay, 0 to 1. Defaults to 0.5.
+        permanent: Exception classes that forbid retries. Defaults to none.
+        local: Exception classes that are local faults. The claim is released, the attempt does not count, and other
+            replicas download. `LocalFault` and disk errors of a `FolderStore` are always local. Defaults to none.
+        cooldown: Seconds after which a model with no attempts left is tried again. ``None``: never. Defaults to
+            300 s.
 
     Raises:
-        InvalidArgument: a number is out of its range.
+        InvalidArgument: A number is out of range, or `permanent` or `local` is not a tuple of exception classes.
     """
 
     attempts: int = 6
@@ -73,13 +74,13 @@ class RetryPolicy(msgspec.Struct, frozen=True):
                 raise InvalidArgument(name, "must be a tuple of classes of exceptions")
 
     def delay(self, attempt: int) -> float:
-        """Seconds to wait after this attempt, from 1, has failed."""
-        # The power is cut before it overflows.
+        """Return the seconds to wait after this attempt, counted from 1, has failed."""
+        # The exponent is capped, because a float power above 1.8e308 raises OverflowError.
         longest = min(self.first_delay * self.factor ** min(attempt - 1, 100), self.max_delay)
         return longest * (1 - self.jitter * random.random())
 
     def is_permanent(self, error: BaseException) -> bool:
-        """Whether nobody is to try again after this."""
+        """Return whether this exception forbids retries."""
         return isinstance(error, self.permanent)
 
 
@@ -91,7 +92,7 @@ _URL = re.compile(
 
 
 def message_of(error: BaseException) -> str:
-    """What a record says of an exception: one that fits, and shows no credentials that a URL held."""
+    """Return the message of an exception for a record: truncated, and without the credentials in its URLs."""
     text = f"{type(error).__name__}: {error}".rstrip(": ")
     text = _URL.sub(lambda url: url[1] + url[2] + ("?..." if url[3] else ""), text)
     return text.encode(errors="replace")[: checks.MESSAGE_BYTES].decode(errors="ignore")

@@ -1,4 +1,4 @@
-"""Fixtures for the tests of programs that use pyregistry: a real server, and a clean namespace.
+"""Pytest fixtures for programs that use pyregistry: a real server and a clean namespace.
 
 In the ``conftest.py`` at the top of the tests::
 
@@ -13,9 +13,9 @@ and then::
     async def test_asyncio(pyregistry_url, pyregistry_namespace):
         async with AsyncRegistry.from_url(pyregistry_url, pyregistry_namespace) as registry: ...
 
-The server is a private embedded one (extra ``embedded``), one for each pytest process. The
-environment variable ``PYREGISTRY_TEST_URL`` names a server that runs already; the tests are then
-told apart by their namespaces alone.
+Each pytest process starts its own private embedded server (extra ``embedded``). The environment
+variable ``PYREGISTRY_TEST_URL`` names a running server instead. Tests on it are isolated by their
+namespaces alone.
 """
 
 from __future__ import annotations
@@ -38,14 +38,14 @@ __all__ = ["pyregistry_namespace", "pyregistry_server", "pyregistry_url", "regis
 
 @pytest.fixture(scope="session")
 def pyregistry_server() -> Iterator[EmbeddedServer]:
-    """A private server that runs until the end of the tests."""
+    """Start a private server that runs until the end of the tests."""
     with EmbeddedServer() as server:
         yield server
 
 
 @pytest.fixture(scope="session")
 def pyregistry_url(request: pytest.FixtureRequest) -> str:
-    """The URL of the server: ``PYREGISTRY_TEST_URL``, else that of `pyregistry_server`."""
+    """Return the URL of the server: ``PYREGISTRY_TEST_URL``, else that of `pyregistry_server`."""
     given = os.environ.get("PYREGISTRY_TEST_URL")
     if given:
         return given
@@ -55,7 +55,7 @@ def pyregistry_url(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture
 def pyregistry_namespace(pyregistry_url: str) -> Iterator[str]:
-    """A namespace that nobody else uses; all its keys are deleted after the test."""
+    """Create a unique namespace. All its keys are deleted after the test."""
     namespace = f"test-{os.urandom(8).hex()}"
     yield namespace
     with redis.Redis.from_url(pyregistry_url) as client:
@@ -65,7 +65,7 @@ def pyregistry_namespace(pyregistry_url: str) -> Iterator[str]:
 
 @pytest.fixture
 def registry(pyregistry_url: str, pyregistry_namespace: str) -> Iterator[Registry]:
-    """A connected `pyregistry.Registry` of the namespace, closed after the test."""
+    """Create a connected `pyregistry.Registry` of the namespace. It is closed after the test."""
     from .registry import Registry
 
     with Registry.from_url(pyregistry_url, namespace=pyregistry_namespace) as registry:
