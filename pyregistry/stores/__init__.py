@@ -1,1 +1,1 @@
-"""Where a fleet keeps its files. The public names are in `pyregistry.store`."""
+"""Stores of a fleet's files. The public names are in `pyregistry.store`."""

@@ -1,4 +1,4 @@
-"""What a store does with files and folders, whichever file system is below."""
+"""File operations of a store that work on every file system."""
 
 from __future__ import annotations
 
@@ -17,7 +17,10 @@ _NO_FSYNC = {errno.EINVAL, errno.ENOTSUP, errno.ENOSYS}
 
 
 def is_folder(path: Path) -> bool:
-    """Unlike `Path.is_dir`, takes only absence for a no: what can't be told must not read as gone."""
+    """Return whether a path is a folder.
+
+    Unlike `Path.is_dir`, this raises if the answer is unknown, because an unreadable folder must not count as missing.
+    """
     try:
         return stat.S_ISDIR(path.stat().st_mode)
     except (FileNotFoundError, NotADirectoryError):
@@ -25,7 +28,7 @@ def is_folder(path: Path) -> bool:
 
 
 def entries(folder: Path) -> list[Path]:
-    """What is in a folder; nothing, if there is none."""
+    """Return the entries of a folder. A missing folder has none."""
     try:
         return list(folder.iterdir())
     except FileNotFoundError:
@@ -33,7 +36,7 @@ def entries(folder: Path) -> list[Path]:
 
 
 def tree(folder: str | Path) -> Iterator[tuple[str, os.stat_result]]:
-    """All that is in a folder, at any depth; links are not followed. Each folder comes before what is in it."""
+    """Yield all entries of a folder, at any depth. Links are not followed. Each folder precedes its entries."""
     pending = [os.fspath(folder)]
     while pending:
         found = []
@@ -47,32 +50,32 @@ def tree(folder: str | Path) -> Iterator[tuple[str, os.stat_result]]:
 
 
 def size(folder: Path) -> int:
-    """The sum of the sizes of its files."""
+    """Return the total size of a folder's files in bytes."""
     return sum(info.st_size for _, info in tree(folder) if stat.S_ISREG(info.st_mode))
 
 
 def sync(path: str | Path) -> None:
-    """Have what was written to a file, or the names in a folder, on the disk.
+    """Flush a file's content, or a folder's names, to the disk.
 
     Raises:
-        OSError: with the path, which ``fsync`` does not know.
+        OSError: The flush failed. The error names the path, which ``fsync`` itself does not report.
     """
     opened = os.open(path, os.O_RDONLY)
     try:
         os.fsync(opened)
     except OSError as error:
-        if error.errno not in _NO_FSYNC:  # folders on some file systems
+        if error.errno not in _NO_FSYNC:  # some file systems do not support fsync of folders
             raise OSError(error.errno, f"{error.strerror} (fsync)", os.fspath(path)) from error
     finally:
         os.close(opened)
 
 
 def create(path: Path, content: bytes) -> None:
-    """Make a file that is not there yet, with this in it, durably.
+    """Create a new file with this content, durably.
 
     Raises:
-        FileExistsError: it is there.
-        OSError: with the path, which ``write`` does not know.
+        FileExistsError: The file exists.
+        OSError: The write failed. The error names the path, which ``write`` itself does not report.
     """
     with path.open("xb") as file:
         try:
@@ -84,19 +87,19 @@ def create(path: Path, content: bytes) -> None:
 
 
 def own(folder: str | Path) -> None:
-    """Be able to list a folder and to change what is in it, if it is this user's; else nothing happens."""
+    """Give this user all rights to a folder that it owns. Other folders stay unchanged."""
     with suppress(OSError):
         info = os.lstat(folder)
         if stat.S_ISDIR(info.st_mode) and info.st_mode & stat.S_IRWXU != stat.S_IRWXU:
-            os.chmod(folder, stat.S_IMODE(info.st_mode) | stat.S_IRWXU)  # noqa: PTH101 - as often a str
+            os.chmod(folder, stat.S_IMODE(info.st_mode) | stat.S_IRWXU)  # noqa: PTH101 - often a str
 
 
 def remove(folder: Path) -> None:
-    """Remove a folder, or as much of it as can be; the rest is logged."""
+    """Remove a folder as far as possible. What remains is logged."""
     _own_all(folder)
     try:
-        shutil.rmtree(folder, ignore_errors=True)  # goes on past what stands in the way (.nfsXXXX, no rights)
-        shutil.rmtree(folder)  # says what that was
+        shutil.rmtree(folder, ignore_errors=True)  # skips what it can't remove (.nfsXXXX, no rights)
+        shutil.rmtree(folder)  # raises the error of the first such entry
     except FileNotFoundError:
         pass
     except OSError as error:
@@ -108,12 +111,12 @@ def _own_all(folder: Path) -> None:
     while pending:
         at = pending.pop()
         own(at)
-        with suppress(OSError), os.scandir(at) as scanned:  # what stays closed is told by who removes it
+        with suppress(OSError), os.scandir(at) as scanned:  # `remove` logs a folder that stays unreadable
             pending += [entry.path for entry in scanned if entry.is_dir(follow_symlinks=False)]
 
 
 def remove_empty(*folders: Path) -> None:
-    """Remove those folders that are empty, in this order."""
+    """Remove those of the folders that are empty, in this order."""
     for folder in folders:
         with suppress(OSError):
             folder.rmdir()

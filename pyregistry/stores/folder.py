@@ -32,17 +32,15 @@ from pyregistry.stores.sharing import Sharing, make
 
 Publish = Literal["rename", "manifest"]
 
-_RENAME_AGAIN = (
-    10  # a sweeper may remove the folder of a model, which was empty, just before something comes into it
-)
+_RENAME_AGAIN = 10  # tries; a sweep may remove the empty folder of a model just before the rename into it
 
 
 class Published(msgspec.Struct, frozen=True):
-    """A model's files, whole.
+    """The published files of a model.
 
     Attributes:
-        location: their folder, relative to the root, with ``/`` between its parts.
-        size_bytes: the sum of the sizes of the files in it; what a symbolic link points to does not count.
+        location: Folder of the files, relative to the root, with ``/`` between its parts.
+        size_bytes: Total size of the files in bytes. The targets of symbolic links do not count.
     """
 
     location: str
@@ -84,7 +82,7 @@ class FolderStore:
     ) -> None:
         if publish not in get_args(Publish):
             raise InvalidArgument("publish", f"must be one of {', '.join(get_args(Publish))}")
-        self.root = Path(root).absolute()  # not resolved: a link may be pointed elsewhere later
+        self.root = Path(root).absolute()  # not resolved, because the target of a link may change later
         self._publish = publish
         self._outside_links = outside_links
         self._by_name = by_name
@@ -92,23 +90,23 @@ class FolderStore:
             raise ConfigurationError(f"the root of the store is not a folder: {self.root}")
 
     def check(self) -> None:
-        """Try what a download needs: to make folders and files below the root, flush, rename and remove them.
+        """Try the operations of a download below the root: make, flush, rename and remove folders and files.
 
-        Any number of processes may do so at once. Nothing is left; what was left by a process that was killed
-        meanwhile is removed by a check an hour later.
+        Any number of processes may check at once. The check removes its files. A check one hour later removes the
+        leftovers of a killed process.
 
         Raises:
-            LocalFault: it can't be done on this machine.
+            LocalFault: An operation fails on this machine.
         """
         probe(self.root, rename=self._publish == "rename")
 
     # A download
 
     def staging(self, claim: Claim) -> Path:
-        """The folder that this claim downloads into. Called again, it keeps what is in it.
+        """Return the staging folder of a claim, made if needed. Idempotent; it keeps the folder's content.
 
         Raises:
-            OSError: it can't be made.
+            OSError: The folder can't be made.
         """
         folder = self._staging(folder_of(claim.ref), claim.token)
         make(self.root, *folder.relative_to(self.root).parts)
@@ -116,22 +114,25 @@ class FolderStore:
         return folder
 
     def publish(self, claim: Claim, prove: Callable[[], bool]) -> Published:
-        """Makes what was staged durable, then visible by one rename or one file. May be called again.
+        """Make the staged files durable, then visible by one rename or one manifest. Idempotent.
 
-        Before that, folders and files get the rights that the root has, and links to what is in the download are made
-        relative where they were absolute.
+        First, folders and files get the rights of the root. Absolute links to files of the download become relative.
 
         Args:
-            claim: whose download it is.
-            prove: renews the claim; called last before it is visible. ``False``: the claim is lost.
+            claim: Claim of the download.
+            prove: Function that renews the claim, called last before the files are visible. It returns ``False`` if
+                the claim is lost.
+
+        Returns:
+            The location and size of the published files.
 
         Raises:
-            ClaimLost: `prove` said no. What was staged is still there.
-            InvalidArgument: nothing was staged but empty folders; or a link leads nowhere or, unless it may, out of
-                the folder.
-            FileExistsError: this claim has published already, and has staged more since.
-            FileNotFoundError: there is no staging folder: none was made, or it was discarded or swept.
-            OSError: the disk refused. What can't be made durable is not published.
+            ClaimLost: `prove` returned ``False``. The staged files stay.
+            InvalidArgument: Only empty folders were staged, a link is dangling, or a forbidden link leads out of the
+                folder.
+            FileExistsError: This claim has published already, and has staged more since.
+            FileNotFoundError: The staging folder was never made, or was discarded or swept.
+            OSError: An operation on the disk failed. Files that can't be made durable are not published.
         """
         model = folder_of(claim.ref)
         staging, target = self._staging(model, claim.token), self.root / model / str(claim.token)
@@ -139,14 +140,14 @@ class FolderStore:
             published = self._write_manifest(claim, staging, prove)
         else:
             published = self._rename(claim, staging, target, prove)
-        # Also when called again: the first call may have ended just before.
+        # Repeated on a second call, because the first may have been interrupted before this line.
         disk.sync(target.parent)
         disk.sync(self.root)
         self._remove_empty(model)
         return published
 
     def discard(self, claim: Claim) -> None:
-        """Removes what this claim has staged, if anything. What can't be removed is left to a sweep."""
+        """Remove the staged files of a claim, if any. A sweep removes what remains. Idempotent."""
         model = folder_of(claim.ref)
         staging = self._staging(model, claim.token)
         listed = manifest_of(staging)
@@ -154,37 +155,39 @@ class FolderStore:
             self._remove_files(staging)
             self._remove_empty(model)
 
-    # What is there
+    # Published files
 
     def path(self, record: ModelRecord) -> Path:
-        """Where a model's files are, as an absolute path.
+        """Return the absolute path of a model's files.
 
         Raises:
-            InvalidArgument: the record has no location, or one that is not below the root.
+            InvalidArgument: The record has no location, or one that is not below the root.
         """
         return self.root / plain(record.location)
 
     def contains(self, record: ModelRecord) -> bool:
-        """Whether a model's folder is there, as far as this machine knows; one with a manifest: with all that it lists.
+        """Return whether a model's folder exists, as far as this machine knows.
+
+        A folder with a manifest must contain all files that the manifest lists.
 
         Raises:
-            InvalidArgument: as for `path`.
-            OSError: it can't be told (a dead mount, no rights). That is not a no.
+            InvalidArgument: As for `path`.
+            OSError: The folder can't be examined (a dead mount, no rights). The files may exist.
         """
         return self._is_whole(self.path(record))
 
     def look_again(self, record: ModelRecord) -> bool:
-        """Like `contains`, but lists the folders on the way first.
+        """Check again like `contains`, after listing the parent folders.
 
-        An NFS client remembers for a while what was not there; a listing makes it ask the server.
+        An NFS client caches negative lookups for a while. A listing makes it query the server.
 
         Raises:
-            InvalidArgument: as for `path`.
-            OSError: it can't be told; also if the root itself is gone.
+            InvalidArgument: As for `path`.
+            OSError: The folder can't be examined, or the root does not exist.
         """
         path = self.path(record)
         folder = self.root
-        os.listdir(folder)  # noqa: PTH208  # read to its end, and for that alone
+        os.listdir(folder)  # noqa: PTH208  # only for its effect: it reads the folder to its end
         with suppress(FileNotFoundError, NotADirectoryError):
             for part in path.relative_to(self.root).parts[:-1]:
                 folder /= part
@@ -192,32 +195,35 @@ class FolderStore:
         return self._is_whole(path)
 
     def find(self, ref: ModelRef) -> Published | None:
-        """The newest files of a model, for when the registry is away.
+        """Find the newest files of a model, for use while the registry is unavailable.
+
+        Returns:
+            The newest files, or ``None`` if there are none.
 
         Raises:
-            InvalidArgument: `ref` is not valid, or has no provider.
+            InvalidArgument: `ref` is invalid or has no provider.
         """
         for _, path in self._published(ref):
-            with suppress(FileNotFoundError):  # swept, or evicted, under our eyes
+            with suppress(FileNotFoundError):  # swept or evicted meanwhile
                 return Published(path.relative_to(self.root).as_posix(), disk.size(path))
         return None
 
     # Leftovers
 
     def sweep(self, ref: ModelRef, token: int, location: str | None) -> list[Path]:
-        """Removes what dead claims of a model left. What can't be removed is logged, and left to the next.
+        """Remove the leftovers of a model's dead claims. Failures are logged and left to the next sweep.
 
         Args:
-            ref: the model, with its provider.
-            token: the record's; only folders with a smaller one are removed.
-            location: the record's, which stays. ``None`` (a claim is under way, and the record does not say
-                where the last files are): only what was not published is removed.
+            ref: The model, with its provider.
+            token: Token of the record. Only folders with a smaller token are removed.
+            location: Location of the record, whose files stay. With ``None``, only unpublished files are removed:
+                during a claim the record does not name the last files.
 
         Returns:
-            The folders that are gone from their places.
+            The folders that were moved away or removed.
 
         Raises:
-            InvalidArgument: `ref` is not valid, or has no provider; `location` is not below the root.
+            InvalidArgument: `ref` is invalid or has no provider, or `location` is not below the root.
         """
         models = self._folders(ref)
         kept = None if location is None else PurePosixPath(*plain(location).parts[:2])
@@ -226,50 +232,50 @@ class FolderStore:
         doomed = [each for model in models for each in _leftovers(self.root, model, kept)]
         removed = []
         for of, path in sorted(doomed):
-            if of >= token or path.is_symlink():  # a link is its maker's business
+            if of >= token or path.is_symlink():  # the store makes no links here, so another program owns it
                 continue
             if self._clear(path, of):
                 removed.append(path)
         for model in models:
             trash = self.root / OURS / "trash" / model
-            for path in disk.entries(trash):  # an earlier sweep's too
+            for path in disk.entries(trash):  # includes leftovers of earlier sweeps
                 disk.remove(path)
             self._remove_empty(model)
         return removed
 
-    # Which cache this is
+    # The mark of the cache
 
     def read_mark(self) -> CacheMark | None:
-        """What the root says of itself; ``None``: nothing yet.
+        """Return the mark of the root, or ``None`` if there is none yet.
 
         Raises:
-            CacheMismatch: the mark can't be understood.
+            CacheMismatch: The mark can't be parsed.
         """
         return mark.read(self.root)
 
     def write_mark(self, cache: CacheMark) -> CacheMark:
-        """Says which cache this is, unless that was said before. Returns what the root says of itself now.
+        """Write the mark, unless the root has one. Returns the mark that the root has now.
 
         Raises:
-            CacheMismatch: there is a mark that can't be understood.
+            CacheMismatch: The existing mark can't be parsed.
         """
         return mark.write(self.root, cache)
 
     def draft_mark(self, cache: CacheMark) -> Path:
-        """Writes a file that `replace_mark` can make the mark."""
+        """Write a file that `replace_mark` can make the mark. Returns its path."""
         return mark.write_draft(self.root, cache)
 
     def replace_mark(self, draft: Path) -> None:
-        """Says which cache this is, in place of a damaged mark."""
+        """Replace a damaged mark with a draft."""
         mark.replace(self.root, draft)
 
-    # How it is done
+    # Implementation
 
     def _staged(self, model: str) -> Path:
         return self.root / OURS / "staging" / model
 
     def _remove_empty(self, model: str) -> None:
-        """Remove what is empty of a model's folders. Others may be about to fill them: `make` tries again."""
+        """Remove a model's empty folders. If another process is about to use one, its `make` tries again."""
         for folder in (self.root / OURS / "trash" / model, self._staged(model)):
             disk.remove_empty(folder, folder.parent)
         disk.remove_empty(self.root / model)
@@ -293,7 +299,7 @@ class FolderStore:
                     break
                 except FileNotFoundError:
                     if disk.is_folder(target):
-                        break  # NFS lost the answer, and asked again
+                        break  # NFS lost the reply and repeated the rename
                     if not left or not disk.is_folder(staging):
                         raise
         elif disk.is_folder(target):
@@ -324,26 +330,26 @@ class FolderStore:
         return listed is not None and listed.fits(path)
 
     def _folders(self, ref: ModelRef) -> list[str]:
-        """What a model's folders are called. One of former times only if it can't be another model's too."""
+        """Return the names of a model's folders. The name of older versions counts only if no other model has it."""
         model, former = folder_of(ref), former_folder_of(ref)
         if former == model:
             return [model]
-        if (self.root / former.swapcase()).exists():  # one for all that differ in case
+        if (self.root / former.swapcase()).exists():  # a case-insensitive file system
             return [model]
         return [model, former]
 
     def _published(self, ref: ModelRef) -> list[tuple[int, Path]]:
-        """The whole files of a model, newest first."""
+        """Return the complete downloads of a model, newest first."""
         found = [each for model in self._folders(ref) for each in _by_token(self.root / model)]
         return [each for each in sorted(found, reverse=True) if self._is_whole(each[1])]
 
     def _clear(self, path: Path, token: int) -> bool:
-        """Remove a folder of a dead claim; whether it is gone from its place."""
+        """Remove a folder of a dead claim. Returns whether the folder is gone from its path."""
         if path.name.endswith(FILES):
             was_there = path.exists()
             self._remove_files(path)
             return was_there and not path.exists()
-        # Moved first: what is half removed must never stand where it could be published, or found.
+        # Moved first, so that no half-removed folder can be published or found.
         model = path.parent.name
         for left in reversed(range(_RENAME_AGAIN)):
             try:
@@ -352,7 +358,7 @@ class FolderStore:
                 return True
             except FileNotFoundError as error:
                 if not path.exists():
-                    return False  # another sweeper has it, or its stale owner has just published it
+                    return False  # another sweep has moved it, or its stale owner has just published it
                 if not left:
                     log.warning("%s is left to the next sweep: %s", path, error)
             except OSError as error:
@@ -364,14 +370,14 @@ class FolderStore:
         listed = manifest_of(folder)
         try:
             if listed is not None:
-                listed.unlink(missing_ok=True)  # first, so that nothing is found that is half removed
+                listed.unlink(missing_ok=True)  # removed first, so that no half-removed folder is found
         except OSError as error:
             log.warning("%s is left to the next sweep: %s", folder, error)
         else:
             disk.remove(folder)
 
     def _link_by_name(self, ref: ModelRef) -> None:
-        """Have the link for people lead to the newest files."""
+        """Point the ``by-name`` link of a model to its newest files."""
         link = self.root / BY_NAME / folder_of(ref)
         try:
             done: list[Path | None] = []
@@ -379,7 +385,7 @@ class FolderStore:
                 newest = next((path for _, path in self._published(ref)), None)
                 if newest in done[-1:]:
                     return
-                # Looked for again afterwards, since another process may link to an older one at the same time.
+                # Checked again after the change, because another process may link to an older one at the same time.
                 done.append(newest)
                 if link.exists() and not link.is_symlink():
                     raise FileExistsError(errno.EEXIST, "it is no link", str(link))
@@ -410,7 +416,7 @@ def _nothing_at(staging: Path) -> FileNotFoundError:
 
 
 def _by_token(folder: Path) -> Iterator[tuple[int, Path]]:
-    """The folders in it that are named by a token, in any order."""
+    """Yield the folders that are named by a token, in any order."""
     for path in disk.entries(folder):
         token = path.name.removesuffix(FILES)
         if TOKEN.fullmatch(token) and disk.is_folder(path):
@@ -418,7 +424,7 @@ def _by_token(folder: Path) -> Iterator[tuple[int, Path]]:
 
 
 def _without_files(folder: Path) -> Iterator[tuple[int, Path]]:
-    """What the manifests in it are for: a stale owner may have written one after its files were swept."""
+    """Yield the folders that the manifests name. A stale owner may write a manifest after a sweep of its files."""
     for path in disk.entries(folder):
         token = path.name.removesuffix(MANIFEST)
         if token != path.name and TOKEN.fullmatch(token):
@@ -426,7 +432,7 @@ def _without_files(folder: Path) -> Iterator[tuple[int, Path]]:
 
 
 def _leftovers(root: Path, model: str, kept: PurePosixPath | None) -> Iterator[tuple[int, Path]]:
-    """The folders of a model that may go, whichever token they have."""
+    """Yield the removable folders of a model, with any token."""
     yield from _by_token(root / OURS / "staging" / model)
     for token, path in {*_by_token(root / model), *_without_files(root / model)}:
         listed = manifest_of(path)

@@ -1,4 +1,4 @@
-"""Which files a model has, written last: how files are published where a folder can't be renamed."""
+"""The manifest of a model's files. It is written last, and publishes files where a folder can't be renamed."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from pyregistry.stores.sharing import make_file
 
 
 class Manifest(msgspec.Struct, frozen=True):
-    """The content of a folder that is whole. Names are percent-encoded paths in it, as they may be any bytes.
+    """The content of a complete folder. Names are percent-encoded relative paths, because they may be any bytes.
 
     Attributes:
-        files: how many bytes each file has.
-        links: where each symbolic link leads.
+        files: Size of each file in bytes.
+        links: Target of each symbolic link.
     """
 
     files: dict[str, int]
@@ -27,26 +27,26 @@ class Manifest(msgspec.Struct, frozen=True):
 
     @property
     def size_bytes(self) -> int:
-        """The sum of the sizes of the files."""
+        """Total size of the files in bytes."""
         return sum(self.files.values())
 
     @classmethod
     def of(cls, folder: Path) -> Manifest:
-        """What is in a folder now."""
+        """Create the manifest of a folder's current content."""
         manifest = cls({}, {})
         for path, info in disk.tree(folder):
             name = _encoded(os.path.relpath(path, folder))
             if stat.S_ISREG(info.st_mode):
                 manifest.files[name] = info.st_size
             elif stat.S_ISLNK(info.st_mode):
-                manifest.links[name] = _encoded(os.readlink(path))  # noqa: PTH115 - what it says, not a path
+                manifest.links[name] = _encoded(os.readlink(path))  # noqa: PTH115 - the raw text, not a path
         return manifest
 
     def fits(self, folder: Path) -> bool:
-        """Whether all of it is in that folder.
+        """Return whether the folder contains all files and links of this manifest.
 
         Raises:
-            OSError: it can't be told.
+            OSError: The folder can't be examined.
         """
         try:
             return all(
@@ -62,10 +62,10 @@ class Manifest(msgspec.Struct, frozen=True):
 
 
 def read(path: Path) -> Manifest | None:
-    """A manifest; ``None``: there is none, or it was cut.
+    """Read a manifest. Returns ``None`` if it is missing or truncated.
 
     Raises:
-        OSError: it can't be told.
+        OSError: The file can't be read.
     """
     try:
         return msgspec.json.decode(path.read_bytes(), type=Manifest)
@@ -74,7 +74,7 @@ def read(path: Path) -> Manifest | None:
 
 
 def write(root: Path, path: Path, manifest: Manifest) -> None:
-    """Write a manifest, over one that was cut."""
+    """Write a manifest. It replaces a truncated one."""
     with suppress(FileNotFoundError):
         path.unlink()
     disk.create(path, msgspec.json.format(msgspec.json.encode(manifest), indent=1))

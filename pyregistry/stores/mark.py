@@ -1,4 +1,4 @@
-"""Which cache a root is, and whose: the file ``cache_id`` in it."""
+"""The mark of a root: the file ``cache_id``, which names the cache and its namespace."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from pyregistry.stores import disk
 from pyregistry.stores.names import OURS
 from pyregistry.stores.sharing import make, make_file
 
-# Where links are not supported, the mark is empty for a moment after it was made (seconds).
+# Seconds between reads. Without support for links, the mark is empty for a moment after its creation.
 _READ_AGAIN = (0.01, 0.05, 0.25, 1.0, 2.0)
 
 _NO_LINKS = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK}
 
 
 class CacheMark(msgspec.Struct, frozen=True):
-    """What the file ``cache_id`` in a root says.
+    """The content of the file ``cache_id`` in a root.
 
     Attributes:
-        cache_id: which cache this is.
-        namespace: the namespace that it belongs to.
+        cache_id: Unique id of the cache.
+        namespace: Namespace of the cache.
     """
 
     cache_id: str
@@ -34,15 +34,15 @@ class CacheMark(msgspec.Struct, frozen=True):
 
 
 def path_of(root: Path) -> Path:
-    """The file."""
+    """Return the path of the mark."""
     return root / OURS / "cache_id"
 
 
 def read(root: Path) -> CacheMark | None:
-    """What a root says of itself; ``None``: nothing yet.
+    """Return the mark of a root, or ``None`` if there is none yet.
 
     Raises:
-        CacheMismatch: the mark can't be understood.
+        CacheMismatch: The mark can't be parsed.
     """
     path = path_of(root)
     for pause in (*_READ_AGAIN, None):
@@ -60,10 +60,10 @@ def read(root: Path) -> CacheMark | None:
 
 
 def write(root: Path, mark: CacheMark) -> CacheMark:
-    """Say which cache a root is, unless that was said before. Returns what the root says of itself now.
+    """Write the mark of a root, unless it has one. Returns the mark that the root has now.
 
     Raises:
-        CacheMismatch: there is a mark that can't be understood.
+        CacheMismatch: The existing mark can't be parsed.
     """
     path = path_of(root)
     draft = write_draft(root, mark)
@@ -80,11 +80,11 @@ def write(root: Path, mark: CacheMark) -> CacheMark:
     finally:
         draft.unlink(missing_ok=True)
     _sync(root)
-    return read(root) or write(root, mark)  # the latter if somebody removed it
+    return read(root) or write(root, mark)  # written again if another process removed it meanwhile
 
 
 def write_draft(root: Path, mark: CacheMark) -> Path:
-    """A file that may become the mark, on the disk."""
+    """Write a file, durably, that may become the mark. Returns its path."""
     draft = make(root, OURS) / f"cache_id-{os.urandom(8).hex()}"
     try:
         disk.create(draft, _content(mark))
@@ -97,11 +97,11 @@ def write_draft(root: Path, mark: CacheMark) -> Path:
 
 
 def replace(root: Path, draft: Path) -> None:
-    """Make a draft the mark, whatever was there."""
+    """Make a draft the mark. It replaces any existing one."""
     path = path_of(root)
     try:
         draft.replace(path)
-    except OSError:  # a mount that renames nothing
+    except OSError:  # the mount does not support renames
         path.unlink(missing_ok=True)
         disk.create(path, draft.read_bytes())
         make_file(root, path)
@@ -110,7 +110,10 @@ def replace(root: Path, draft: Path) -> None:
 
 
 def how_to_restore(root: Path, mark: CacheMark) -> str:
-    """What to tell a person whose mark is damaged, and can't heal, as the registry knows which cache it should be."""
+    """Return the instructions to repair a damaged mark by hand.
+
+    It can't be repaired automatically, because the registry already records which cache it must be.
+    """
     return (
         f"{path_of(root)} is damaged. If {root} is the folder that namespace {mark.namespace!r} stands for, "
         f"write this to that file: {_content(mark).decode()}"

@@ -1,4 +1,4 @@
-"""How models and their folders are named below the root of a store."""
+"""The names of models and their folders below the root of a store."""
 
 from __future__ import annotations
 
@@ -16,25 +16,25 @@ BY_NAME = "by-name"
 FILES, MANIFEST = ".files", ".json"
 TOKEN = re.compile(r"0|[1-9][0-9]*")
 
-_FOLDER_BYTES = 180  # the longest name that stays as it is: with all that follows it, below the usual 255
+_FOLDER_BYTES = 180  # longest unshortened name: with all suffixes it stays below the usual limit of 255
 _SEPARATOR = quote(":", safe="")
 _USUAL_CASE = {str(provider).lower(): str(provider) for provider in ModelProvider}
 
 
 def folder_of(ref: ModelRef) -> str:
-    """The name of a model's folder. It is no other model's, on any file system.
+    """Return the name of a model's folder. It is unique to the model on any file system.
 
-    It is ASCII, so that no file system normalises it. A file system may take ``M`` and ``m`` for one, so behind
-    ``+`` stands which letters are upper-case: a hexadecimal number with a bit for each letter. ``=`` stands
-    before the name of the model, and in no folder that an older version made.
+    The name is ASCII, so that no file system normalises it. A suffix after ``+`` records the case of the letters,
+    because a file system may treat ``M`` and ``m`` as equal. The suffix is a hexadecimal number with one bit for
+    each letter. ``=`` separates the name of the model; folders of older versions do not contain it.
 
     Raises:
-        InvalidArgument: `ref` is not valid, or has no provider.
+        InvalidArgument: `ref` is invalid or has no provider.
     """
     entry = _entry_of(ref)
     folder = _quoted(entry).replace(_SEPARATOR, "=", 1)
     if folder.endswith("."):
-        folder = f"{folder[:-1]}%2E"  # Windows and SMB drop it
+        folder = f"{folder[:-1]}%2E"  # Windows and SMB drop a trailing dot
     if len(folder) > _FOLDER_BYTES:
         return _cut(folder, entry)
     case = _case_of(entry)
@@ -42,10 +42,10 @@ def folder_of(ref: ModelRef) -> str:
 
 
 def former_folder_of(ref: ModelRef) -> str:
-    """The name that a model's folder had before, when it did not tell upper from lower case.
+    """Return the folder name of older versions, which did not distinguish upper from lower case.
 
     Raises:
-        InvalidArgument: as for `folder_of`.
+        InvalidArgument: As for `folder_of`.
     """
     entry = _entry_of(ref)
     folder = _quoted(entry)
@@ -53,10 +53,10 @@ def former_folder_of(ref: ModelRef) -> str:
 
 
 def plain(location: str | None) -> PurePosixPath:
-    """A location, checked as text; where links lead is their maker's business.
+    """Return a location as a path, validated as text. Symbolic links are not resolved.
 
     Raises:
-        InvalidArgument: there is none, or it is not below the root.
+        InvalidArgument: The location is missing or not below the root.
     """
     path = PurePosixPath(location or "")
     if not path.parts:
@@ -67,7 +67,7 @@ def plain(location: str | None) -> PurePosixPath:
 
 
 def manifest_of(folder: Path) -> Path | None:
-    """The manifest that a folder of files needs to count; ``None``: it needs none."""
+    """Return the path of the manifest that publishes a folder, or ``None`` if the folder needs none."""
     token = folder.name.removesuffix(FILES)
     return folder.with_name(token + MANIFEST) if token != folder.name and TOKEN.fullmatch(token) else None
 
@@ -81,13 +81,16 @@ def _quoted(entry: str) -> str:
 
 
 def _cut(folder: str, entry: str) -> str:
-    # Longer than the longest whole name, so it is nobody's whole name.
+    # Longer than the longest unshortened name, so it can't equal the unshortened name of another model.
     return f"{folder[:_FOLDER_BYTES]}-{hashlib.sha256(entry.encode()).hexdigest()[:32]}"
 
 
 def _case_of(entry: str) -> int:
-    """A bit for each letter: whether its case is not the usual one, which is the lower, but for known providers."""
-    usual = entry.encode().lower().decode()  # of bytes, so that none but ASCII letters change
+    """Return a bit for each letter: whether its case is unusual.
+
+    Lower case is usual, except in the words of known providers.
+    """
+    usual = entry.encode().lower().decode()  # `bytes.lower` changes ASCII letters only
     for lower, provider in _USUAL_CASE.items():
         if re.match(rf"{lower}[:@#]", usual):
             usual = provider + usual[len(provider) :]

@@ -1,4 +1,4 @@
-"""Whether a root can do what a download needs, tried before anything is claimed."""
+"""The probe of a root: it tries the operations of a download before anything is claimed."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from pyregistry.stores.sharing import make
 _ID = r"[0-9a-f]{16}"
 _LEFT_INSIDE = re.compile(rf"(probe|cache_id|link)-{_ID}")
 _LEFT_OUTSIDE = re.compile(rf"\.pyregistry-probe-{_ID}")
-_OLD = 3600.0  # seconds after which what a process left that was killed is removed
+_OLD = 3600.0  # seconds after which the leftovers of a killed process are removed
 _CONTENT = b"pyregistry\n" * 400
-_DESCRIPTORS = 16  # to flush, list and remove files takes fewer; a download takes some
+_DESCRIPTORS = 16  # flush, list and remove need fewer; the rest is for the download
 
 _REMEDIES = {
     errno.EACCES: "give user {user} the right to write to it (user, group, mode, access lists)",
@@ -41,23 +41,23 @@ _NO_RENAME = (
 
 
 def probe(root: Path, *, rename: bool) -> None:
-    """Try what a download will do: make folders and a file, write, flush, rename, read, list, remove.
+    """Try the operations of a download: make folders and a file, write, flush, rename, read, list, remove.
 
-    What earlier processes left that were killed is removed. Nothing is left.
+    The probe removes its files, and the leftovers of earlier probes whose process was killed.
 
     Args:
-        root: the root of the store.
-        rename: whether a folder has to be renamed.
+        root: Root of the store.
+        rename: Whether to try the rename of a folder.
 
     Raises:
-        LocalFault: it can't be done here.
+        LocalFault: An operation fails on this machine.
     """
     name = f"probe-{os.urandom(8).hex()}"
     inside, outside = root / OURS / name, root / f".pyregistry-{name}"
     staged = inside / "folder" if rename else outside
     try:
         with _trying(root, "make a folder", root / OURS):
-            now = make(root, OURS, name).stat().st_mtime  # of the clock that dates files
+            now = make(root, OURS, name).stat().st_mtime  # clock of the file system
         with _trying(root, "make a folder", staged):
             make(root, *staged.relative_to(root).parts)
         with _trying(root, "write a file", staged / "file"):
@@ -76,7 +76,7 @@ def probe(root: Path, *, rename: bool) -> None:
             shutil.rmtree(outside)
             inside.rmdir()
     finally:
-        # By name, since to list a folder takes a descriptor, and there may be none.
+        # Removed by name, because listing a folder needs a file descriptor, and none may be left.
         for folder in (staged, outside):
             with suppress(OSError):
                 (folder / "file").unlink()
@@ -103,7 +103,7 @@ def _open_many(path: Path) -> None:
     opened: list[int] = []
     try:
         for _ in range(_DESCRIPTORS):
-            opened.append(os.open(path, os.O_RDONLY))  # noqa: PERF401 - what is open is closed if one fails
+            opened.append(os.open(path, os.O_RDONLY))  # noqa: PERF401 - `finally` closes the open ones if one fails
     finally:
         for each in opened:
             os.close(each)

@@ -1,4 +1,4 @@
-"""What a download has left in its folder is made fit to be published: readable, durable, and standing on its own."""
+"""Preparation of staged files for publishing: they become readable, durable and self-contained."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ _NOWHERE = {errno.ENOENT, errno.ENOTDIR, errno.ELOOP}
 
 
 def settle(folder: Path, final: Path, root: Path, *, outside_links: bool) -> None:
-    """Have the files of a download ready to be published.
+    """Prepare the files of a download for publishing.
 
     Args:
-        folder: where they are.
-        final: where they will be.
-        root: the root of the store.
-        outside_links: whether links may lead out of the folder.
+        folder: Folder of the files.
+        final: Path of the folder after publishing.
+        root: Root of the store.
+        outside_links: Whether links may lead out of the folder.
 
     Raises:
-        InvalidArgument: there is no file, or a link that leads nowhere or, unless it may, out of the folder.
-        OSError: the disk refused.
+        InvalidArgument: The folder has no file, a dangling link, or a forbidden link out of the folder.
+        OSError: An operation on the disk failed.
     """
     found = list(_adapted(folder, Sharing.of(root)))
     if all(stat.S_ISDIR(info.st_mode) for _, info in found):
@@ -43,22 +43,22 @@ def settle(folder: Path, final: Path, root: Path, *, outside_links: bool) -> Non
 
 
 def _adapted(folder: Path, sharing: Sharing) -> Iterator[tuple[str, os.stat_result]]:
-    """All that is in a folder, which can be read from now on."""
+    """Yield the entries of a folder, after giving each the rights of the root."""
     sharing.adapt(folder, folder.lstat())
     for path, info in disk.tree(folder):
-        # A folder comes before what is in it, so it is open when that is listed.
+        # `disk.tree` yields a folder before its entries, so the folder is readable when it is listed.
         if stat.S_ISREG(info.st_mode) or stat.S_ISDIR(info.st_mode):
             sharing.adapt(path, info)
         yield path, info
 
 
 def _target(path: Path, folder: Path, final: Path, *, outside_links: bool) -> str | None:
-    """Where a link is to lead instead; ``None``: it may stay.
+    """Return the new target of a link, or ``None`` if the link stays unchanged.
 
     Raises:
-        InvalidArgument: it leads nowhere, or out.
+        InvalidArgument: The link is dangling or leads out of the folder.
     """
-    name, says = path.relative_to(folder), Path(os.readlink(path))  # noqa: PTH115 - as text, unchanged, it is shown
+    name, says = path.relative_to(folder), Path(os.readlink(path))  # noqa: PTH115 - error messages show the raw text
     try:
         path.stat()
     except OSError as error:
@@ -82,7 +82,10 @@ def _target(path: Path, folder: Path, final: Path, *, outside_links: bool) -> st
 
 
 def _leaves(name: Path, says: Path) -> bool:
-    """Whether the way to a target inside leads through a folder outside, which will be another one."""
+    """Return whether a relative link leaves the download on its way to a target inside.
+
+    The folders outside differ after publishing.
+    """
     depth = len(name.parts) - 1
     for part in says.parts:
         depth += -1 if part == ".." else 1
