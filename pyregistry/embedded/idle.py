@@ -1,6 +1,6 @@
-"""Ends the embedded server once nobody uses it: run as a program of its own, with the standard library alone.
+"""A program that ends an unused embedded server. It imports only the standard library.
 
-``python idle.py SOCKET FOLDER SECONDS`` goes into the background, and ends with the server.
+``python idle.py SOCKET FOLDER SECONDS`` runs in the background and ends with the server.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ from contextlib import suppress
 
 __all__ = ["end_unused"]
 
-_LOOK_EVERY = 10.0  # seconds, or a fifth of the time without a client where that is shorter
-_PATIENCE = 10.0  # seconds that the server may take for an answer, or to end
+_LOOK_EVERY = 10.0  # seconds between checks, or a fifth of the idle timeout if that is shorter
+_PATIENCE = 10.0  # seconds allowed to the server for a reply or for its end
 
 
 class _Link:
-    """A connection to the server. Raises OSError where it does not answer."""
+    """A connection to the server. Its methods raise OSError if the server does not answer."""
 
     def __init__(self, path: str) -> None:
         self._socket = socket.socket(socket.AF_UNIX)
@@ -37,7 +37,7 @@ class _Link:
         self._socket.close()
 
     def clients(self) -> tuple[int, int]:
-        """How many others are connected, and how many have been in all."""
+        """Return the number of other clients now, and the number of all connections since the start."""
         self._socket.sendall(b"INFO\r\n")
         said = b""
         while (head := re.match(rb"\$(\d+)\r\n", said)) is None or len(said) < head.end() + int(head[1]) + 2:
@@ -52,7 +52,7 @@ class _Link:
         return connected - 1, total
 
     def shut_down(self) -> None:
-        """End the server, and wait for that. No snapshot: what is in the append-only file stays."""
+        """Shut the server down and wait for its end. No snapshot, because the append-only file has the data."""
         self._socket.sendall(b"SHUTDOWN NOSAVE\r\n")
         with suppress(ConnectionError):
             while self._socket.recv(4096):
@@ -68,29 +68,29 @@ class _Link:
 def end_unused(path: str, folder: str) -> int:
     """End the server at this socket, unless it has clients.
 
-    The socket is taken out of the way first, so that no client can come between the look and the end; one that comes
-    then waits until it is back, or starts the next server.
+    The socket is renamed first, so that no client can connect between the check and the shutdown. A client that
+    arrives meanwhile waits until the socket is back, or starts the next server.
 
     Args:
-        path: the socket.
-        folder: the data folder.
+        path: Path of the socket.
+        folder: Data folder of the server.
 
     Returns:
-        How many clients it has; 0: it has ended.
+        Number of clients. 0: the server has ended.
 
     Raises:
-        OSError: it does not answer, or is ended by another process.
+        OSError: The server does not answer, or another process is ending it.
     """
     with _Link(path) as link:
         others, _ = link.clients()
         if others:
             return others
-        # Else a client that finds no socket may take the server for one that has lost it for good.
+        # A fresh time stops clients without a socket from ending the server as lost (`SharedServer.end_lost`).
         os.utime(os.path.join(folder, "server.socket"))  # noqa: PTH118 - as few imports as possible
         aside = f"{path}.{os.getpid()}"
         os.rename(path, aside)  # noqa: PTH104 - as above
         try:
-            for _ in range(2):  # whoever connected just before is accepted by the second answer
+            for _ in range(2):  # the server accepts a client that connected just before by the second reply
                 others, _ = link.clients()
             if not others:
                 link.shut_down()
@@ -103,7 +103,10 @@ def end_unused(path: str, folder: str) -> int:
 
 
 def _wait_unused(path: str, seconds: float) -> None:
-    """Until nobody else has been connected for so long. It stays connected only to look: it is no client."""
+    """Wait until the server has had no other client for this many seconds.
+
+    The connection is open only during each check, and does not count as a client.
+    """
     known, since = -1, time.monotonic()
     while time.monotonic() - since < seconds:
         time.sleep(min(_LOOK_EVERY, seconds / 5))
@@ -118,17 +121,17 @@ def _look(path: str) -> tuple[int, int]:
         with _Link(path) as link:
             return link.clients()
     except OSError:
-        time.sleep(1.0)  # another process may have the socket out of the way while it looks
+        time.sleep(1.0)  # another process may have renamed the socket for its own check
         with _Link(path) as link:
             return link.clients()
 
 
 def main() -> None:
-    """The program."""
+    """Run the program."""
     path, folder, seconds = sys.argv[1:]
     if os.fork():
-        return  # whoever started it waits for this one
-    with suppress(OSError):  # it has ended by itself
+        return  # the starter waits for this parent process only
+    with suppress(OSError):  # the server has ended
         _wait_unused(path, float(seconds))
         while end_unused(path, folder):
             _wait_unused(path, float(seconds))

@@ -1,4 +1,4 @@
-"""The lock that one starter of a server holds, and then the server itself."""
+"""The lock of a data folder. The starter of a server takes it, and the server inherits it."""
 
 from __future__ import annotations
 
@@ -15,18 +15,21 @@ from pyregistry.errors import ConfigurationError
 logger = logging.getLogger("pyregistry.embedded")
 
 
-# A child that was forked while a lock is open here would share it for its whole life, so a fork
-# waits until the lock is handed to the server. (What `subprocess` starts inherits none, and does
-# not come here.)
+# A fork waits until the lock is handed to the server, because a child that is forked while the lock is
+# open here would share it for its whole life. A program that `subprocess` starts inherits no lock and
+# does not run these hooks.
 _forks = threading.RLock()
 os.register_at_fork(before=_forks.acquire, after_in_parent=_forks.release, after_in_child=_forks.release)
 
 
 @contextmanager
 def locked(folder: Path) -> Iterator[int | None]:
-    """The open file by which the folder is locked, or None if somebody else has the lock.
+    """Lock a folder. Yields the open lock file, or None if another process has the lock.
 
-    Closed here, it stays locked by the server that has inherited it.
+    The file is closed on exit. It stays locked by a server that has inherited it.
+
+    Raises:
+        ConfigurationError: The lock file can't be opened or locked.
     """
     path = folder / "server.lock"
     with _forks:

@@ -1,4 +1,4 @@
-"""A server of one process: `EmbeddedServer`."""
+"""The private server of one process: `EmbeddedServer`."""
 
 from __future__ import annotations
 
@@ -24,29 +24,29 @@ logger = logging.getLogger("pyregistry.embedded")
 
 
 class EmbeddedServer:
-    """A private server, for tests and demonstrations; a context manager, which starts and stops it.
+    """A private server for tests and demonstrations. A context manager that starts and stops it.
 
-    It ends with the process that made it, also when that process is killed (then only after all
-    children which that process has forked, and a temporary folder is left). In a forked child
-    `stop` and `kill` do nothing. After `stop` or `kill` it can be started again, at the same
-    address. Not for use by several threads at once.
+    The server ends with the process that made it, even if that process is killed. After a kill, it ends
+    once all forked children of that process have ended, and a temporary folder remains. In a forked child
+    `stop` and `kill` do nothing. After `stop` or `kill` the server can be started again at the same
+    address. Not thread-safe.
 
     Args:
-        data_dir: the folder of its data and log, made if it is missing and never removed. None: a
-            temporary one, which `stop` removes.
-        port: a TCP port of 127.0.0.1, which every user of this machine can reach; 0: any that is
-            free. None: no port, only a unix socket, which only this user can reach.
-        persistent: whether it writes an append-only file, which the next start on the same data
-            folder reads.
-        binary: the server's program. None: what ``PYREGISTRY_SERVER_BINARY`` names, else the one
-            of the extra.
-        password: what clients must give; `url` holds it.
-        config: more settings of the server, each value as in its configuration file:
+        data_dir: Folder of the data and log. Made if missing, and never removed. Defaults to a temporary
+            folder, which `stop` removes.
+        port: TCP port on 127.0.0.1, which every user of this machine can reach. 0: any free port. Defaults to
+            None: only a unix socket, which only this user can reach.
+        persistent: Whether to write an append-only file, which the next start on the same data folder
+            loads. Defaults to False.
+        binary: The server's program. Defaults to that of ``PYREGISTRY_SERVER_BINARY``, else to that of the
+            extra.
+        password: Password for clients. `url` contains it. Defaults to none.
+        config: Further settings of the server. Values have the form of its configuration file:
             ``{"maxmemory": "10mb"}``.
 
     Raises:
-        ConfigurationError: a setting holds a line break, or the temporary folder's path is too long
-            for a socket.
+        ConfigurationError: A setting contains a line break, or the temporary folder's path is too long for
+            a socket.
     """
 
     def __init__(
@@ -65,8 +65,7 @@ class EmbeddedServer:
         self._binary = binary
         self._password = password
         self._port = port
-        # Named here and not by mkdtemp, so that the address is known from the start and never
-        # changes.
+        # Named here instead of by mkdtemp, so that the address is known before the start and never changes.
         self._own_folder = Path(tempfile.gettempdir(), f"pyregistry-{os.urandom(6).hex()}")
         self._data = self._own_folder if data_dir is None else data_dir.resolve()
         self._socket = self._own_folder / "server.sock" if port is None else None
@@ -96,10 +95,10 @@ class EmbeddedServer:
 
     @property
     def url(self) -> str:
-        """The URL for clients, as redis-py reads it; with the password, if there is one.
+        """URL for clients in redis-py's form, with the password if one is set.
 
         Raises:
-            ConfigurationError: the port is to be any, and before the first start there is none.
+            ConfigurationError: `port` is 0, and the server was not started yet.
         """
         if self._socket is not None:
             return folders.unix_url(self._socket, self._password)
@@ -109,17 +108,17 @@ class EmbeddedServer:
 
     @property
     def pid(self) -> int | None:
-        """The server's process; None before `start` and after `stop` or `kill`."""
+        """Process id of the server. None before `start` and after `stop` or `kill`."""
         return None if self._process is None else self._process.pid
 
     def start(self) -> None:
-        """Start the server and wait until it answers, at most 30 s. Nothing happens if it runs.
+        """Start the server and wait until it answers, at most 30 s. Idempotent.
 
         Raises:
-            EmbeddedUnavailable: its program is not installed, it did not start (with the end of its
-                log), or another server uses its data folder.
-            ConfigurationError: the program that was named does not exist; a folder can't be made;
-                or this process is a forked child of the one that made this object.
+            EmbeddedUnavailable: The program is not installed, the server did not start (the message has
+                the end of its log), or another server uses the data folder.
+            ConfigurationError: The named program does not exist, or a folder can't be made. Or this process
+                is a forked child of the process that made this object.
         """
         if os.getpid() != self._maker:
             raise ConfigurationError(
@@ -127,7 +126,7 @@ class EmbeddedServer:
             )
         if self._process is not None and self._process.poll() is None:
             return
-        self._end(signal.SIGKILL)  # where the server ended by itself, its watcher is left
+        self._end(signal.SIGKILL)  # ends the watcher of a server that ended on its own
         binary = find_binary(self._binary)
         folders.make_private(self._own_folder)
         folders.make_folder(self._data)
@@ -147,9 +146,9 @@ class EmbeddedServer:
                     raise
 
     def stop(self) -> None:
-        """End the server (SIGTERM; SIGKILL after 10 s) and remove its temporary folder.
+        """Stop the server (SIGTERM; SIGKILL after 10 s) and remove its temporary folder. Idempotent.
 
-        Nothing happens if it is stopped, or in another process than the one that made it.
+        Does nothing in a process other than the one that made this object.
         """
         if os.getpid() != self._maker:
             return
@@ -159,9 +158,9 @@ class EmbeddedServer:
             shutil.rmtree(self._own_folder)
 
     def kill(self) -> None:
-        """End the server by SIGKILL, as a crash does; its files stay until `stop`.
+        """Kill the server with SIGKILL, like a crash. Its files stay until `stop`. Idempotent.
 
-        Nothing happens if it is stopped, or in another process than the one that made it.
+        Does nothing in a process other than the one that made this object.
         """
         if os.getpid() == self._maker:
             self._end(signal.SIGKILL)
@@ -177,10 +176,9 @@ class EmbeddedServer:
                     if lock is not None:
                         self._process = process.spawn(binary, settings, log, lock)
                         break
-                # What a killed server had forked, to rewrite its file, may keep the lock a moment.
+                # A forked child of a killed server, which rewrites the append-only file, may hold the lock briefly.
                 process.pause(deadline, f"another server uses the data folder {self._data}")
-            # Ends the server if this process dies without doing so: that closes the pipe, to which
-            # nobody writes.
+            # The watcher ends the server if this process dies first, because that closes the unused pipe.
             self._watcher = subprocess.Popen(
                 ["/bin/sh", "-c", 'read -r _; kill -TERM "$0"', str(self._process.pid)],
                 stdin=subprocess.PIPE,
@@ -188,7 +186,7 @@ class EmbeddedServer:
                 stderr=subprocess.DEVNULL,
                 start_new_session=True,
             )
-            # The number is compared because another server may have been faster to take the port.
+            # The process ids are compared, because another server may have taken the port first.
             while process.serving_pid(self.url) != self._process.pid:
                 end = process.tail(log, start_of_log)
                 if self._process.poll() is not None:
@@ -200,7 +198,7 @@ class EmbeddedServer:
         logger.debug("started %r", self)
 
     def _end(self, how: signal.Signals) -> None:
-        # The watcher first: it must not outlive the process that it would end.
+        # The watcher ends first, so that it can't signal another process with the server's reused id.
         if self._watcher is not None:
             self._watcher.kill()
             self._watcher.communicate()

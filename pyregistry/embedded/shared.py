@@ -1,4 +1,4 @@
-"""This user's own server, which processes share (``embedded://``)."""
+"""The embedded server of this user, shared by all its processes (``embedded://``)."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ __all__ = ["IDLE_SECONDS", "run_foreground", "shared_url", "stop_shared", "stop_
 logger = logging.getLogger("pyregistry.embedded")
 
 IDLE_SECONDS = 300.0
-"""How long a shared server goes on without a client."""
-_BIND_SECONDS = 5.0  # a server this old that has no socket has lost it
+"""Seconds for which a shared server runs without a client."""
+_BIND_SECONDS = 5.0  # a server of this age without a socket has lost it
 
 
 def shared_url(
@@ -34,18 +34,18 @@ def shared_url(
     timeout: float = process.START_SECONDS,
     idle_timeout: float | None = IDLE_SECONDS,
 ) -> str:
-    """The URL of this user's shared server, which is started if it does not run, and outlives its caller.
+    """Return the URL of this user's shared server. Starts the server if needed; it outlives its starter.
 
     Args:
-        data_dir: its data folder, which is what makes two servers two. None: the user's.
-        timeout: how many seconds to wait until it answers.
-        idle_timeout: if it is started: after how many seconds without a client it ends; its data stay.
-            None: never. Defaults to 5 minutes.
+        data_dir: Data folder. Each data folder has its own server. Defaults to the folder of the user.
+        timeout: Seconds to wait for a reply. Defaults to 30 s.
+        idle_timeout: Seconds without a client after which a server started by this call ends. Its data stay.
+            Defaults to 5 minutes. None: never.
 
     Raises:
-        EmbeddedUnavailable: its program is not installed, or it does not start or answer.
-        ConfigurationError: a folder can't be made, is not private, or its path is too long; or the
-            program that was named does not exist.
+        EmbeddedUnavailable: The program is not installed, or the server does not start or answer.
+        ConfigurationError: A folder can't be made, is not private, or has too long a path. Or the named
+            program does not exist.
     """
     shared = SharedServer.at(data_dir)
     deadline = time.monotonic() + timeout
@@ -71,14 +71,14 @@ def stop_unused(data_dir: Path | None = None) -> int | None:
     """Stop this user's shared server, unless it has clients.
 
     Args:
-        data_dir: its data folder. None: the user's.
+        data_dir: Data folder. Defaults to the folder of the user.
 
     Returns:
-        How many connections use it; 0: none, and it has been stopped. None: no server runs.
+        Number of connections to the server. 0: none, and the server has been stopped. None: no server runs.
 
     Raises:
-        EmbeddedUnavailable: it does not answer, or does not end.
-        ConfigurationError: a folder can't be made, or is not private.
+        EmbeddedUnavailable: The server does not answer or does not end.
+        ConfigurationError: A folder can't be made, or is not private.
     """
     shared = SharedServer.at(data_dir)
     if shared.url() is None:
@@ -93,18 +93,18 @@ def stop_unused(data_dir: Path | None = None) -> int | None:
 
 
 def stop_shared(data_dir: Path | None = None, *, timeout: float = process.START_SECONDS) -> bool:
-    """Stop this user's shared server and wait until it has ended; its data stay.
+    """Stop this user's shared server and wait until it has ended. Its data stay. Idempotent.
 
     Args:
-        data_dir: its data folder. None: the user's.
-        timeout: how many seconds to wait.
+        data_dir: Data folder. Defaults to the folder of the user.
+        timeout: Seconds to wait. Defaults to 30 s.
 
     Returns:
-        Whether one ran.
+        Whether a server was running.
 
     Raises:
-        EmbeddedUnavailable: it does not answer, or does not end.
-        ConfigurationError: a folder can't be made, or is not private.
+        EmbeddedUnavailable: The server does not answer or does not end.
+        ConfigurationError: A folder can't be made, or is not private.
     """
     shared = SharedServer.at(data_dir)
     deadline = time.monotonic() + timeout
@@ -122,18 +122,19 @@ def stop_shared(data_dir: Path | None = None, *, timeout: float = process.START_
 
 
 def run_foreground(data_dir: Path | None = None, *, port: int | None = None) -> NoReturn:
-    """Become this user's shared server: the program takes this process's place and never returns.
+    """Become this user's shared server: the program replaces this process (``exec``) and never returns.
 
-    So signals and the exit code are the server's own (SIGINT and SIGTERM end it in good order), and
-    its log goes to standard output. `shared_url` finds it like one that it started itself.
+    Signals and the exit code are therefore the server's own; SIGINT and SIGTERM stop it in an orderly
+    way. Its log goes to standard output. `shared_url` finds this server like one that it started.
 
     Args:
-        data_dir: its data folder. None: the user's.
-        port: a TCP port of 127.0.0.1, besides the socket; every user of this machine can reach it.
+        data_dir: Data folder. Defaults to the folder of the user.
+        port: TCP port on 127.0.0.1 in addition to the socket. Every user of this machine can reach it. Defaults
+            to none.
 
     Raises:
-        EmbeddedUnavailable: a shared server runs already, or the program can't be run.
-        ConfigurationError: as for `shared_url`.
+        EmbeddedUnavailable: A shared server runs already, or the program can't be run.
+        ConfigurationError: As for `shared_url`.
     """
     shared = SharedServer.at(data_dir)
     binary = find_binary()
@@ -161,7 +162,7 @@ class SharedServer:
 
     @classmethod
     def at(cls, data_dir: Path | None) -> SharedServer:
-        # Resolved, because the socket's name is made from the path.
+        # Resolved, because the socket's name is derived from the path.
         folder = (data_dir or folders.data_folder()).resolve()
         folders.make_private(folder)
         return cls(folder)
@@ -179,26 +180,26 @@ class SharedServer:
         return int(text) if text else None
 
     def url(self) -> str | None:
-        """The URL of the server that has the lock, if it answers."""
+        """Return the URL of the server that has the lock, or None if it does not answer."""
         path = self.socket()
         if path is None or not path.exists():
             return None
-        folders.check_private(path.parent)  # whoever can write to it could have put another socket there
+        folders.check_private(path.parent)  # another user with write access could replace the socket
         url = folders.unix_url(path)
         return None if process.serving_pid(url) is None else url
 
     def end_lost(self) -> bool:
-        """End a server that runs but can't be reached, because somebody removed its socket.
+        """End a running server that is unreachable because its socket was removed. Returns whether it did so.
 
-        (When a user logs out for the last time, the system empties the runtime folder.)
+        The system empties the runtime folder when a user's last session ends.
         """
         path, pid = self.socket(), self.pid()
         if path is None or pid is None or path.exists():
             return False
         if time.time() - (self.folder / "server.socket").stat().st_mtime < _BIND_SECONDS:
             return False
-        # A server in another container or on another machine may have the lock: then this number
-        # is not its process here.
+        # A server in another container or on another machine may have the lock. Then this process id
+        # belongs to another process here.
         if str(path) not in process.command_line(pid):
             return False
         logger.warning("the shared server (process %d) has lost its socket: ending it", pid)
@@ -206,14 +207,17 @@ class SharedServer:
         return True
 
     def prepare(self) -> dict[str, str]:
-        """With the lock held: make way for a new server, write its address, return its settings."""
+        """Prepare the start of a server: end a server without the lock, write the address, return the settings.
+
+        The caller holds the lock.
+        """
         runtime = folders.runtime_folder()
         folders.make_private(runtime)
         digest = hashlib.sha256(os.fsencode(self.folder)).hexdigest()
         path = runtime / f"{digest[:16]}.sock"
         folders.check_length(path, "set XDG_RUNTIME_DIR or TMPDIR to a shorter path")
         if path.exists() and process.serving_pid(folders.unix_url(path)) is not None:
-            # The lock is free: this one has locked a file that was removed, with all its data.
+            # The lock was free, so this server holds a lock file that was deleted, with all its data.
             process.shut_down(folders.unix_url(path))
         (self.folder / "server.pid").unlink(missing_ok=True)
         new = self.folder / "server.socket.new"
@@ -228,12 +232,12 @@ class SharedServer:
         }
 
     def start(self, lock: int) -> None:
-        """Start the server in the background: nobody's child, in a session of its own."""
+        """Start the server in the background, as a daemon in its own session."""
         binary = find_binary()
         settings = {**self.prepare(), "daemonize": "yes", "logfile": process.quoted(self.log)}
         started = process.spawn(binary, settings, self.log, lock)
         try:
-            # It forks and ends at once. What went wrong is in the log, and the lock is free again.
+            # The program forks and ends at once. After a failure, the log has the cause and the lock is free.
             started.wait(process.STOP_SECONDS)
         except subprocess.TimeoutExpired:
             started.kill()
@@ -242,7 +246,7 @@ class SharedServer:
         logger.info("started %s for %s", binary, self.folder)
 
     def end_when_unused(self, seconds: float) -> None:
-        """Have a process of its own end the server once it has had no client for so long."""
+        """Start a process that ends the server after this many seconds without a client."""
         program = [
             sys.executable,
             "-I",
@@ -253,7 +257,7 @@ class SharedServer:
             str(seconds),
         ]
         try:
-            # It goes into the background by itself, and takes nothing along.
+            # The process daemonizes itself and inherits no open file.
             subprocess.run(
                 program,
                 stdin=subprocess.DEVNULL,
@@ -267,7 +271,7 @@ class SharedServer:
             logger.info("the shared server goes on until it is stopped: %s", error)
 
     def trouble(self) -> str:
-        """What is to be said if this server does not answer in time."""
+        """Return the error message for a server that does not answer in time."""
         return (
             f"the shared server of {self.folder} does not answer at {self.socket()}: process "
             f"{self.pid() or '(unknown)'} may still be reading its data, hang, or be that of "
