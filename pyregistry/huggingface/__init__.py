@@ -1,9 +1,9 @@
-"""A snapshot of a Hugging Face repository, downloaded once for a fleet (extra ``huggingface``).
+"""Snapshots of Hugging Face repositories, downloaded once for a fleet (extra ``huggingface``).
 
-`ensure_snapshot` is `Registry.ensure` around `huggingface_hub.snapshot_download`. The record is named by the commit:
-a branch is resolved before anything is claimed, and two members of a fleet that see it at different commits
-have two records. While the hub is away, a branch is the commit that the fleet had last. The download runs in a
-process of its own, which is ended when the claim is lost, the download stalls or its caller is cancelled.
+`ensure_snapshot` is `Registry.ensure` around `huggingface_hub.snapshot_download`. The record is keyed by the commit.
+A branch is resolved before the claim, so two replicas that see it at different commits have two records. While
+the hub is unavailable, a branch resolves to the last commit that the fleet downloaded. The download runs in its own
+process, which is ended when the claim is lost, the download stalls, or the caller is cancelled.
 """
 
 from __future__ import annotations
@@ -65,40 +65,40 @@ def ensure_snapshot(
     retry: RetryPolicy | None = DEFAULT_RETRY,
     **options: Unpack[EnsureOptions],
 ) -> ModelRecord:
-    """Have a snapshot of a model repository there: one of the fleet downloads it, the others wait for that one.
+    """Ensure that a snapshot of a model repository is downloaded. One replica downloads it; the others wait.
 
-    The record has the repository's name as the hub writes it, the commit as its ``revision`` (and
-    ``resolved_revision``), and the patterns as its ``subset``.
+    The record has the repository's name in the hub's spelling. Its ``revision`` and ``resolved_revision`` are the
+    commit, and its ``subset`` stands for the patterns.
 
     Args:
-        registry: the registry of the cache.
-        repo_id: the repository, ``org/model``.
-        revision: a commit, tag or branch; left out: the default branch. The hub says which commit it is. While the
-            hub is away (no answer, 429, 5xx, or ``HF_HUB_OFFLINE``), it is the commit that the fleet downloaded last
-            for it.
-        max_branch_age: seconds since the hub was asked last, beyond which that commit is not taken. Defaults to
-            ``None``: any age.
-        allow_patterns: only files that match one of these.
-        ignore_patterns: no files that match one of these.
-        store: puts each snapshot into a folder of its own.
-        cache_dir: without a store: the cache of huggingface_hub that the namespace stands for; left out: its
-            default.
-        token: as in huggingface_hub: a token, ``False`` for none; left out: the one that this machine has.
-        endpoint: the hub; left out: ``HF_ENDPOINT``.
-        max_workers: how many files are downloaded at a time.
-        verify: as in `Registry.ensure`, beside the look that is taken anyway.
-        retry: as in `Registry.ensure`; `SnapshotRefused` is permanent.
-        **options: more of what `Registry.ensure` takes.
+        registry: The registry of the cache.
+        repo_id: Repository, ``org/model``.
+        revision: Commit, tag or branch, which the hub resolves to a commit. While the hub is unavailable (no answer,
+            429, 5xx, or ``HF_HUB_OFFLINE``), the fleet's last downloaded commit for this revision is used. Defaults
+            to the default branch.
+        max_branch_age: Maximum age of that commit: seconds since the hub last confirmed it. Defaults to ``None``:
+            any age.
+        allow_patterns: Download only files that match one of these. Defaults to all files.
+        ignore_patterns: Skip files that match one of these. Defaults to none.
+        store: Store that gives each snapshot its own folder. Defaults to ``None``: the cache of huggingface_hub.
+        cache_dir: Cache of huggingface_hub that the namespace stands for, if there is no store. Defaults to that
+            of huggingface_hub.
+        token: Access token, as in huggingface_hub. ``False``: none. Defaults to the token of this machine.
+        endpoint: URL of the hub. Defaults to ``HF_ENDPOINT``.
+        max_workers: Maximum number of concurrent file downloads. Defaults to 8.
+        verify: As in `Registry.ensure`, in addition to the built-in check.
+        retry: As in `Registry.ensure`. `SnapshotRefused` is permanent.
+        **options: Further arguments of `Registry.ensure`.
 
     Returns:
-        The record; `snapshot_path` says where the files are.
+        The record. `snapshot_path` returns the path of its files.
 
     Raises:
-        SnapshotRefused: the hub does not know the revision, or does not give it out.
-        SnapshotFailed: the hub is away, and there is nothing to take instead.
-        LocalFault: this machine can't download it.
+        SnapshotRefused: The hub does not know the revision, or denies access to it.
+        SnapshotFailed: The hub is unavailable, and no earlier download can be used.
+        LocalFault: This machine can't download the snapshot.
         ConfigurationError: huggingface_hub is not installed.
-        DownloadFailed, WaitTimedOut, CacheMismatch: as in `Registry.ensure`.
+        DownloadFailed, WaitTimedOut, CacheMismatch: As in `Registry.ensure`.
     """
     wanted = Snapshot(
         repo_id, revision, allow_patterns, ignore_patterns, store, cache_dir, token, endpoint, max_workers
@@ -135,7 +135,7 @@ async def ensure_snapshot_async(
     retry: RetryPolicy | None = DEFAULT_RETRY,
     **options: Unpack[EnsureOptions],
 ) -> ModelRecord:
-    """`ensure_snapshot` for an `AsyncRegistry`; ``verify`` may be plain or async."""
+    """Ensure a snapshot like `ensure_snapshot`, for an `AsyncRegistry`. ``verify`` may be plain or async."""
     wanted = Snapshot(
         repo_id, revision, allow_patterns, ignore_patterns, store, cache_dir, token, endpoint, max_workers
     )
@@ -151,7 +151,7 @@ async def ensure_snapshot_async(
     fetch = Fetch(wanted, found.name, found.commit, found.why_not)
 
     async def ended(work: Callable[..., None], *args: Any) -> None:
-        # In a thread of its own, and never left behind: when this ends, its process has ended.
+        # Runs in its own thread. This waits for the thread even when cancelled, so that no process outlives it.
         task = asyncio.ensure_future(ask(work, *args))
         try:
             await asyncio.wait({task})
@@ -180,12 +180,12 @@ def snapshot_path(
     store: FolderStore | None = None,
     cache_dir: str | os.PathLike[str] | None = None,
 ) -> Path:
-    """Where the files of a snapshot are.
+    """Return the path of a snapshot's files.
 
     Args:
-        record: what `ensure_snapshot` has returned.
-        store: the same as there.
-        cache_dir: the same as there.
+        record: The record that `ensure_snapshot` returned.
+        store: The same as in `ensure_snapshot`.
+        cache_dir: The same as in `ensure_snapshot`.
     """
     if store is not None:
         return store.path(record)
@@ -213,7 +213,7 @@ def _wish(
     ready: Callable[[], Any],
     options: EnsureOptions,
 ) -> EnsureRequest:
-    """What `Registry.ensure` makes of its arguments, and the look at this machine before a claim."""
+    """Return the request that `Registry.ensure` makes of its arguments, with the check of this machine."""
     if unknown := [name for name in options if name not in _DEFAULTS]:
         raise TypeError(f"ensure_snapshot has no option {unknown[0]!r}")
     if isinstance(retry, RetryPolicy):

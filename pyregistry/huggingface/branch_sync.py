@@ -1,5 +1,5 @@
 # Made from huggingface/branch_async.py by tools/unasync.py: change that one.
-"""Which commit a wanted snapshot is: as the hub says, and while the hub is away as the fleet had it last."""
+"""Resolution of a snapshot's commit: by the hub, or by the fleet's last download while the hub is unavailable."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ __all__ = ["Resolver"]
 
 _log = logging.getLogger("pyregistry.huggingface")
 
-_AGAIN = 60.0  # seconds after which the registry is told once more what it knows already
+_AGAIN = 60.0  # seconds after which an unchanged commit is written to the registry again
 
 
 class Resolver:
-    """Finds the commit of a snapshot, and remembers it.
+    """Resolves the commit of a snapshot and records it.
 
     Args:
-        backend: the registry.
-        wanted: what is wanted.
-        retry: how often the hub is asked.
-        max_age: seconds since the hub was asked last, beyond which the registry's commit is not taken.
-        needs_registry: a registry that is away is an error.
+        backend: Backend of the registry.
+        wanted: Requested snapshot.
+        retry: Retry policy of requests to the hub.
+        max_age: Maximum age of the registry's commit: seconds since the hub last confirmed it.
+        needs_registry: Whether an unavailable registry is an error.
     """
 
     def __init__(
@@ -54,13 +54,13 @@ class Resolver:
         self._needs_registry = needs_registry
 
     def resolve(self) -> Resolved:
-        """The commit.
+        """Resolve the commit.
 
         Raises:
-            SnapshotRefused: the hub does not know the revision, or does not give it out.
-            SnapshotFailed: the hub is away, and what the fleet had last is not there, or too old.
-            LocalFault: the hub can't be asked from here.
-            RegistryError: the registry could not be asked.
+            SnapshotRefused: The hub does not know the revision, or denies access to it.
+            SnapshotFailed: The hub is unavailable, and the fleet's last commit is not here or too old.
+            LocalFault: This machine can't query the hub.
+            RegistryError: The registry could not be queried.
         """
         wanted, attempt = self._wanted, 0
         while True:
@@ -83,16 +83,16 @@ class Resolver:
             time.sleep(self._pause(attempt, failure))
 
     def _pause(self, attempt: int, error: SnapshotFailed) -> float:
-        """Seconds until the hub is asked again; raises where it is not to be."""
+        """Return the seconds until the next request to the hub. Raises `error` if there is none."""
         retry = self._retry
         if retry is None or attempt >= retry.attempts or isinstance(error, SnapshotRefused) or is_offline():
             raise error
         return retry.delay(attempt)
 
     def remember(self, found: Resolved) -> None:
-        """The snapshot is there: note which commit the branch was, where that was the hub's answer."""
+        """Record the commit of the branch, if the hub resolved it. The caller has the snapshot."""
         if found.known is not None and self._is_news(found, found.known):
-            # Under the name that was asked for, and under the hub's: they may be two, as after a renaming.
+            # Under the requested name and the hub's name, which differ after a renaming, for example.
             for spelling in dict.fromkeys((self._wanted.repo_id, found.name)):
                 self._tell(spelling, found, found.known.time)
         if self._wanted.store is None and self._wanted.branch is not None:
@@ -120,12 +120,12 @@ class Resolver:
         self._wanted.write_ref(found.name, found.commit, replace=not found.why_not)
 
     def _target(self, spelling: str) -> ModelKey:
-        """A name of the repository, with the branch. Hubs do not tell names apart by their case."""
+        """Return the key of a repository's branch. In lower case, because hubs ignore the case of names."""
         wanted = self._wanted
         return checks.target(spelling.lower(), ModelProvider.HUGGING_FACE, wanted.branch, wanted.subset)
 
     def _known(self) -> Branch | None:
-        """What the registry knows; ``None``: it is away."""
+        """Return the registry's data of the branch, or ``None`` if the registry is unavailable."""
         try:
             return self._backend.branch(self._target(self._wanted.repo_id))
         except (RegistryUnavailable, OutcomeUnknown):
@@ -134,7 +134,7 @@ class Resolver:
             return None
 
     def _by_commit(self, known: Branch | None) -> Resolved | None:
-        """Where a commit is wanted: the snapshot that is there, or under way. The hub need not be asked."""
+        """Return a requested commit that is downloaded or downloading. This needs no request to the hub."""
         commit = self._wanted.commit
         if commit is None or known is None:
             return None
@@ -147,7 +147,7 @@ class Resolver:
         return None
 
     def _names(self, known: Branch | None) -> list[str]:
-        """How the repository may be called: as the hub said, and as it is spelled."""
+        """Return the possible names of the repository: the hub's spelling and the requested one."""
         said = known.name.value if known is not None and known.name is not None else self._wanted.repo_id
         return list(dict.fromkeys((said, self._wanted.repo_id)))
 
@@ -155,10 +155,10 @@ class Resolver:
         return f"{self._wanted!r} can't be downloaded: HF_HUB_OFFLINE is set" if is_offline() else ""
 
     def _while_away(self, known: Branch | None, failure: SnapshotFailed) -> Resolved | str:
-        """What is there without the hub, or why nothing is."""
+        """Return an available snapshot while the hub is unavailable, or the reason why there is none."""
         wanted = self._wanted
         if wanted.commit is not None:
-            if known is None:  # nobody can be asked: what is on disk may count
+            if known is None:  # neither the hub nor the registry answers, so files on disk may count
                 return Resolved(wanted.repo_id, wanted.commit, None, str(failure))
             return f"and the registry knows of no download of {wanted!r} whose files are here"
         why = f"and the fleet has downloaded nothing for {wanted.branch!r} that is remembered"
@@ -184,9 +184,9 @@ class Resolver:
         return why
 
     def _candidates(self, known: Branch | None) -> list[tuple[str, str, float]]:
-        """The commits that the branch may be, the best first: name, commit, age in seconds.
+        """Return the candidate commits of the branch, best first: name, commit, age in seconds.
 
-        What a cache says of a branch counts only where the registry says nothing of it: it may be older than it looks.
+        The cache's ref of the branch counts only if the registry has none, because it may be older than its file time.
         """
         names = self._names(known)
         if known is not None and known.commit is not None:
@@ -204,24 +204,24 @@ class Resolver:
         return record if isinstance(record, ModelRecord) else None
 
     def _is_there(self, record: ModelRecord) -> bool:
-        """Whether it is DOWNLOADED, and its files are here."""
+        """Return whether a record is DOWNLOADED and its files are on this machine."""
         wanted, store = self._wanted, self._wanted.store
         if record.status is not ModelStatus.DOWNLOADED:
             return False
         if store is None:
             return bool(ask(wanted.is_cached, record.model_name, str(record.revision)))
-        with suppress(InvalidArgument):  # it has no location that this store knows
+        with suppress(InvalidArgument):  # the record has no location in this store
             return ask(store.contains, record) or bool(ask(store.look_again, record))
         return False
 
 
 def _seconds(known: Branch, told: HubAnswer) -> float:
-    """How old an answer of the hub is."""
+    """Return the age of an answer of the hub in seconds."""
     return max(known.time - told.at, 0) / 1_000_000
 
 
 def _ago(seconds: float) -> str:
-    """An age, for people."""
+    """Return an age as human-readable text."""
     for unit, length in (("days", 86400), ("h", 3600), ("min", 60)):
         if seconds >= 2 * length:
             return f"{seconds / length:.0f} {unit} ago"

@@ -1,4 +1,4 @@
-"""What can go wrong with a snapshot, and whose fault it is: the hub's answer, its absence, or this machine's."""
+"""Errors of snapshots, classified by cause: the hub refused, the hub is unavailable, or a local fault."""
 
 from __future__ import annotations
 
@@ -11,40 +11,40 @@ from pyregistry.errors import RegistryError
 
 _TOKEN = re.compile(r"\bhf_[A-Za-z0-9]{16,}")
 _REFUSED = (401, 403, 404, 410)
-_LATER = (408, 429)  # and all that begin with 5
+_LATER = (408, 429)  # and 5xx
 _LOCAL = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EROFS, errno.EACCES, errno.EPERM)
-# By their names: which of these huggingface_hub uses depends on its version.
+# Matched by name, because the HTTP client of huggingface_hub depends on its version.
 _CLIENTS = ("httpx", "httpx2", "requests")
 _NO_ANSWER = ("TransportError", "ConnectionError", "Timeout")
 
 
 class SnapshotFailed(RegistryError):
-    """A snapshot could not be downloaded; to try again may help.
+    """A snapshot could not be downloaded. A retry may succeed.
 
     Attributes:
-        hub_away: the hub was not reached, or answered 429 or 5xx; or ``HF_HUB_OFFLINE`` is set.
+        hub_away: Whether the hub was unreachable or answered 429 or 5xx, or ``HF_HUB_OFFLINE`` is set.
     """
 
     hub_away: bool = False
 
 
 class SnapshotRefused(SnapshotFailed):
-    """The hub says no: no such repository or revision, or not with this token. To try again does not help."""
+    """The hub refused: the repository or revision does not exist, or the token has no access. Not retried."""
 
 
 class NoFiles(Exception):
-    """There is nothing to download."""
+    """The patterns match no file."""
 
 
 def without_secrets(text: str, token: str | bool | None) -> str:
-    """A text that does not show a token: neither this one nor one that looks like one."""
+    """Return a text with this token, and all strings in the form of a token, masked."""
     if isinstance(token, str) and token:
         text = text.replace(token, "***")
     return _TOKEN.sub("***", text)
 
 
 def is_permanent(error: BaseException | None, endpoint: str) -> bool:
-    """Whether the hub has said no, or the job makes no sense; what wraps an answer counts like the answer."""
+    """Return whether the hub refused or the job is invalid. An error that wraps a response counts like it."""
     from huggingface_hub.errors import HFValidationError, OfflineModeIsEnabled
 
     while error is not None:
@@ -54,14 +54,14 @@ def is_permanent(error: BaseException | None, endpoint: str) -> bool:
             return False
         response = getattr(error, "response", None)
         if response is not None and response.status_code in _REFUSED:
-            # What another host refuses was a link that is over.
+            # A refusal by another host means an expired link, which a retry renews.
             return urlsplit(str(response.url)).netloc == urlsplit(endpoint).netloc
         error = error.__cause__
     return False
 
 
 def is_away(error: BaseException) -> bool:
-    """Whether the hub gave no answer, or one that asks to come later: 408, 429, 5xx."""
+    """Return whether the hub did not answer, or answered with a temporary error: 408, 429, 5xx."""
     for each in _chain(error):
         response = getattr(each, "response", None)
         if response is not None:
@@ -78,7 +78,7 @@ def is_away(error: BaseException) -> bool:
 
 
 def is_local(error: BaseException) -> bool:
-    """Whether another machine may succeed: no descriptors, memory or threads here, or no right to write."""
+    """Return whether the fault is local: no descriptors, memory, threads or write permission on this machine."""
     return any(
         isinstance(each, MemoryError)
         or (isinstance(each, OSError) and each.errno in _LOCAL)
@@ -88,7 +88,7 @@ def is_local(error: BaseException) -> bool:
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:
-    """An error, and those that led to it."""
+    """Yield an error and its causes."""
     seen: set[int] = set()
     while error is not None and id(error) not in seen:
         seen.add(id(error))

@@ -1,7 +1,7 @@
-"""The process that downloads a snapshot for `pyregistry.huggingface`: it can be ended, as no thread can.
+"""The worker process that downloads a snapshot for `pyregistry.huggingface`. Unlike a thread, it can be ended.
 
-It is told what to do by a line of JSON on standard input, so that a token is on no command line, and says how
-far it is by lines of JSON on standard output. Standard input stays open as long as its parent lives.
+The process reads its job as a line of JSON on standard input, so that no token is on a command line. It reports
+progress as lines of JSON on standard output. Standard input stays open as long as the parent lives.
 """
 
 from __future__ import annotations
@@ -25,28 +25,28 @@ from pyregistry.huggingface.errors import NoFiles, is_local, is_permanent, witho
 from pyregistry.huggingface.specification import cached, storage_of
 from pyregistry.retry import message_of
 
-# huggingface_hub passes on what it has received in pieces of 10 MiB: to whoever looks for progress, a slow
-# connection would look like a dead one.
+# huggingface_hub delivers received data in chunks of 10 MiB. With such chunks, a slow connection shows no progress
+# and looks like a stall.
 _PIECE = 64 * 1024
 _SAMPLE_EVERY = 0.5
 _UNFINISHED = ".incomplete"
 _BOOKKEEPING = Path(".cache", "huggingface")
 _PR_SET_PDEATHSIG = 1
 _NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP)  # such as NFS without its lock service
-# For each file that is under way: its connection, itself, and its lock. Beside them what a session keeps.
+# Descriptors for each file in progress (connection, file, lock), and those that a session keeps in addition.
 _FILES_EACH, _FILES_BESIDE = 3, 8
 
 
 def main(job: dict[str, Any]) -> None:
-    """Does one job, and ends the process."""
+    """Run one job and end the process."""
     answers = os.dup(1)
-    os.dup2(2, 1)  # what anybody prints is no answer
+    os.dup2(2, 1)  # printed text goes to stderr, so that it can't mix with the messages
     _die_with(job["parent"])
     _name_missing_locks()
     voice = _Voice(answers, job["token"])
     try:
         worker = _Worker(job, voice)
-    except Exception as error:  # before the hub is asked anything
+    except Exception as error:  # before any request to the hub, so the fault is local
         voice.say(failed=voice.told(error), permanent=False, local=True)
         os._exit(0)
     voice.say(started=True)
@@ -55,15 +55,15 @@ def main(job: dict[str, Any]) -> None:
     except Exception as error:
         local = is_local(error) or bool(job.get("trial"))
         voice.say(failed=voice.told(error), permanent=is_permanent(error, worker.endpoint), local=local)
-    # Threads may wait for a network that does not answer; nobody is to wait for them.
+    # `os._exit` does not wait for threads, which may be blocked on the network.
     os._exit(0)
 
 
 def _die_with(parent: int) -> None:
-    """See to it that this process does not outlive its parent."""
+    """Ensure that this process does not outlive its parent."""
     signal.signal(signal.SIGTERM, _give_up)
     if sys.platform == "linux":
-        with suppress(OSError, AttributeError):  # another libc: the pipe will do
+        with suppress(OSError, AttributeError):  # a libc without prctl; the pipe below suffices
             ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
     if os.getppid() != parent:
         _give_up()
@@ -77,7 +77,10 @@ def _die_with(parent: int) -> None:
 
 
 def _name_missing_locks() -> None:
-    """Have a file system without locks say ENOSYS: huggingface_hub then uses files as locks; other words end it."""
+    """Translate the errors of a file system without locks to ENOSYS.
+
+    For ENOSYS, huggingface_hub uses files as locks. Other error numbers end the download.
+    """
     flock = fcntl.flock
 
     def named(opened: Any, how: int) -> None:
@@ -92,7 +95,7 @@ def _name_missing_locks() -> None:
 
 
 def _give_up(*_: object) -> None:
-    """End at once; but half a file, which nobody could use, may be large, and is not left in a cache."""
+    """End the process at once, after removing unfinished files. They are useless, and may be large."""
     with suppress(FileNotFoundError):  # not Linux
         for opened in Path("/proc/self/fd").iterdir():
             with suppress(OSError):
@@ -103,10 +106,10 @@ def _give_up(*_: object) -> None:
 
 
 class _Voice:
-    """What the parent hears.
+    """The messages to the parent.
 
     Attributes:
-        secret: a token that nobody is to hear.
+        secret: Token that messages must not contain.
     """
 
     def __init__(self, answers: int, secret: str | bool | None) -> None:
@@ -115,12 +118,12 @@ class _Voice:
         self._lock = threading.Lock()
 
     def say(self, **words: Any) -> None:
-        """Tell the parent."""
+        """Send a message to the parent."""
         with self._lock:
             os.write(self._answers, json.dumps(words).encode() + b"\n")
 
     def told(self, error: BaseException) -> str:
-        """What may be said of an error, without secrets."""
+        """Return the message of an error, without secrets."""
         return without_secrets(message_of(error), self.secret)
 
 
@@ -129,9 +132,9 @@ class _Worker:
 
     def __init__(self, job: dict[str, Any], voice: _Voice) -> None:
         if job["stored"] and "HF_HOME" not in os.environ and os.path.expanduser("~") == "~":  # noqa: PTH111 - no error
-            # No home directory: what huggingface_hub keeps there goes where its bookkeeping is removed.
+            # Without a home directory, HF_HOME is in the folder whose bookkeeping is removed at the end.
             os.environ["HF_HOME"] = str(Path(job["folder"] or "/") / _BOOKKEEPING)
-        # Slow to import, and only when a dead parent would be noticed.
+        # Imported after `_die_with`, because the import is slow and the parent may die meanwhile.
         from huggingface_hub import HfApi, constants, get_token
 
         constants.DOWNLOAD_CHUNK_SIZE = _PIECE
@@ -142,7 +145,7 @@ class _Worker:
         self._patterns = {name: job[name] for name in ("allow_patterns", "ignore_patterns")}
         self._max_workers: int = job["max_workers"]
         self._folder = None if job["folder"] is None else Path(job["folder"])
-        # Not looked for where it is not used: without a home directory there is none.
+        # Not computed if unused, because it needs a home directory.
         self._cache = None if job["stored"] else Path(job["cache_dir"] or constants.HF_HUB_CACHE).expanduser()
         self._api = HfApi(endpoint=job["endpoint"], token=token)
         self.endpoint: str = self._api.endpoint
@@ -150,7 +153,7 @@ class _Worker:
         _pass_on_warnings(voice)
 
     def try_out(self) -> dict[str, Any]:
-        """See whether this machine can do what a download needs."""
+        """Check whether this machine can download. Raises OSError if not."""
         wanted = self._max_workers * _FILES_EACH + _FILES_BESIDE
         opened: list[int] = []
         try:
@@ -174,7 +177,7 @@ class _Worker:
         return {}
 
     def fetch(self) -> dict[str, Any]:
-        """Downloads the files, and sees that they are there."""
+        """Download the files and check their sizes."""
         from huggingface_hub import snapshot_download
 
         sizes = self._sizes()
@@ -197,7 +200,7 @@ class _Worker:
             max_workers=self._max_workers,
             tqdm_class=meter.bar_class(),
         )
-        # Where the hub went away in the middle, what is on disk may have been taken for enough.
+        # If the hub fails midway, huggingface_hub may accept incomplete files on disk.
         found = {name: (files / name).stat().st_size for name in sizes}
         for name, size in sizes.items():
             if size not in (None, found[name]):
@@ -209,7 +212,7 @@ class _Worker:
         return {**done, "location": cached(self._options["repo_id"], self._options["revision"])}
 
     def _sizes(self) -> dict[str, int | None]:
-        """The files that are wanted, and how large they are."""
+        """Return the selected files with their sizes."""
         from huggingface_hub.utils import filter_repo_objects  # type: ignore[attr-defined]  # not re-exported
 
         info = self._api.model_info(
@@ -233,10 +236,10 @@ class _Worker:
 
 
 class _Meter:
-    """How many bytes are there: the most of what the disk shows and what the hub's client counts.
+    """The number of downloaded bytes: the maximum of the size on disk and the count of the hub's client.
 
-    The disk knows what was there before, the client what is still in memory. To fetch the same bytes again is no
-    progress: it only grows.
+    The disk includes earlier files; the client includes data in memory. The number never decreases, because fetching
+    the same bytes again is no progress.
     """
 
     def __init__(
@@ -251,23 +254,23 @@ class _Meter:
         self._most = 0
 
     def read(self) -> int:
-        """So many bytes."""
+        """Return the number of downloaded bytes."""
         disk = sum(size or 0 for name, size in self._sizes.items() if (self._files / name).exists())
         for path in self._unfinished():
             if path not in self._leftovers:
                 with suppress(OSError):
                     info = path.stat()
-                    disk += min(info.st_size, info.st_blocks * 512)  # it may have holes
+                    disk += min(info.st_size, info.st_blocks * 512)  # the file may be sparse
         counted = max((int(bar.n) for bar in self._bars), default=0)
         self._most = max(self._most, disk, counted)
         return self._most if self._total is None else min(self._most, self._total)
 
     def _unfinished(self) -> Iterator[Path]:
-        with suppress(OSError):  # what is walked changes
+        with suppress(OSError):  # the folder changes during the walk
             yield from self._place.rglob(f"*{_UNFINISHED}")
 
     def bar_class(self) -> type:
-        """What counts for `snapshot_download`, and shows nothing."""
+        """Return a progress bar class for `snapshot_download` that counts bytes and shows nothing."""
         from tqdm.std import tqdm
 
         bars, lock = self._bars, threading.Lock()
@@ -287,14 +290,14 @@ class _Meter:
 
 
 def _remove_bookkeeping(folder: Path) -> None:
-    """What huggingface_hub left for its own next time."""
+    """Remove the metadata that huggingface_hub keeps for its next run."""
     shutil.rmtree(folder / _BOOKKEEPING, ignore_errors=True)
-    with suppress(OSError):  # a repository may have a folder of that name
+    with suppress(OSError):  # the repository may have files in a folder of that name
         (folder / ".cache").rmdir()
 
 
 def _try_to_write(folder: Path) -> None:
-    """See that files can be made in a folder, and renamed there."""
+    """Check that files can be made and renamed in a folder."""
     folder.mkdir(parents=True, exist_ok=True)
     draft = folder / f".pyregistry-{os.urandom(8).hex()}"
     renamed = draft.with_suffix(".tmp")
@@ -307,7 +310,7 @@ def _try_to_write(folder: Path) -> None:
 
 
 def _pass_on_warnings(voice: _Voice) -> None:
-    """What huggingface_hub logs goes to the parent's log."""
+    """Forward the warnings of huggingface_hub to the parent's log."""
 
     class Handler(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:

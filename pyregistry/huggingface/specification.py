@@ -1,4 +1,4 @@
-"""Which snapshot is wanted: its arguments, checked; what the hub says of it; where it is in huggingface_hub's cache."""
+"""The requested snapshot: its checked arguments, its resolution by the hub, and its place in the cache."""
 
 from __future__ import annotations
 
@@ -31,19 +31,22 @@ if TYPE_CHECKING:
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _PLAIN = re.compile(r"[\w.*?/\[\]!-]+", re.ASCII)
 _SUBSET_LENGTH = 80
-_RESOLVE_TIMEOUT = 10.0  # seconds for a branch to become a commit
+_RESOLVE_TIMEOUT = 10.0  # seconds allowed to resolve a branch
 _DEFAULT_BRANCH = "main"
 
 
 def subset_of(
     allow_patterns: str | Iterable[str] | None = None, ignore_patterns: str | Iterable[str] | None = None
 ) -> str | None:
-    """The ``subset`` of records of snapshots with these patterns: a word, or a hash where that would be long.
+    """Return the ``subset`` of the records of snapshots with these patterns: a word, or a hash if that is too long.
 
-    The order of patterns does not matter, nor whether one is said twice. ``None``: all files.
+    The order of patterns and duplicates do not matter.
+
+    Returns:
+        The subset, or ``None`` if the patterns select all files.
 
     Raises:
-        InvalidArgument: no file could match.
+        InvalidArgument: No file can match.
     """
     allowed, ignored = _sorted("allow_patterns", allow_patterns), _sorted("ignore_patterns", ignore_patterns)
     parts = []
@@ -67,25 +70,25 @@ def _sorted(argument: str, patterns: str | Iterable[str] | None) -> list[str] | 
     listed = [patterns] if isinstance(patterns, str) else list(patterns)
     if not all(isinstance(each, str) and each for each in listed):
         raise InvalidArgument(argument, "must be non-empty texts")
-    # huggingface_hub takes a folder for all that is in it.
+    # huggingface_hub expands a pattern that ends in "/" to the folder's content.
     return sorted({f"{each}*" if each.endswith("/") else each for each in listed})
 
 
 def storage_of(repo_id: str) -> str:
-    """The folder of a repository in the cache of huggingface_hub."""
+    """Return the folder of a repository in the cache of huggingface_hub."""
     return f"models--{repo_id.replace('/', '--')}"
 
 
 def cached(repo_id: str, commit: str) -> str:
-    """Where a snapshot is in the cache of huggingface_hub."""
+    """Return the folder of a snapshot in the cache of huggingface_hub."""
     return f"{storage_of(repo_id)}/snapshots/{commit}"
 
 
 def cache_of(cache_dir: str | os.PathLike[str] | None) -> Path:
-    """The cache of huggingface_hub; ``None``: its default.
+    """Return the cache of huggingface_hub. ``None`` stands for its default.
 
     Raises:
-        LocalFault: this user has no home directory.
+        LocalFault: This user has no home directory.
     """
     if cache_dir is None:
         from huggingface_hub import constants
@@ -101,27 +104,27 @@ def cache_of(cache_dir: str | os.PathLike[str] | None) -> Path:
 
 
 def is_offline() -> bool:
-    """Whether huggingface_hub is told to send nothing (``HF_HUB_OFFLINE``)."""
+    """Return whether huggingface_hub is offline (``HF_HUB_OFFLINE``)."""
     from huggingface_hub import constants
 
     return bool(constants.HF_HUB_OFFLINE)
 
 
 class Answer(NamedTuple):
-    """What the hub says of a revision: its commit, and how the hub writes the name of the repository."""
+    """The hub's answer for a revision: its commit, and the repository's name in the hub's spelling."""
 
     name: str
     commit: str
 
 
 class Resolved(NamedTuple):
-    """Which snapshot it is.
+    """A resolved snapshot.
 
     Attributes:
-        name: the repository, as the hub writes it.
-        commit: the commit.
-        known: what the registry knew before the hub was asked; ``None``: the hub was not asked, or the registry.
-        why_not: why no download can be begun; "": the hub is there, as far as is known.
+        name: Repository in the hub's spelling.
+        commit: Commit of the snapshot.
+        known: Registry's data before the request to the hub. ``None``: the hub or the registry was not queried.
+        why_not: Reason why no download can begin. Empty: the hub is available, as far as known.
     """
 
     name: str
@@ -131,14 +134,14 @@ class Resolved(NamedTuple):
 
 
 class Ref(NamedTuple):
-    """What the cache of huggingface_hub says of a branch: its commit, and when that was written (Unix time)."""
+    """A branch in the cache of huggingface_hub: its commit, and the time of its write (Unix time)."""
 
     commit: str
     written: float
 
 
 class Snapshot:
-    """What is wanted, checked."""
+    """A requested snapshot. The constructor checks the arguments."""
 
     def __init__(
         self,
@@ -169,31 +172,31 @@ class Snapshot:
         self.endpoint = endpoint
         self.max_workers = max_workers
         if store is None:
-            cache_of(self.cache_dir)  # raises where there can't be one
+            cache_of(self.cache_dir)  # raises LocalFault without a home directory
 
     def __repr__(self) -> str:
         return f"{self.repo_id}@{self.revision or _DEFAULT_BRANCH}"
 
     @property
     def commit(self) -> str | None:
-        """The revision, if it is a full commit."""
+        """The revision if it is a full commit, else ``None``."""
         return self.revision if self.revision is not None and _COMMIT.fullmatch(self.revision) else None
 
     @property
     def branch(self) -> str | None:
-        """The branch or tag, if the revision is no full commit."""
+        """The branch or tag, or ``None`` if the revision is a full commit."""
         return None if self.commit is not None else self.revision or _DEFAULT_BRANCH
 
     def resolve(self) -> Answer:
-        """Ask the hub.
+        """Resolve the revision by a request to the hub.
 
         Raises:
-            SnapshotFailed: the hub did not answer (``hub_away``), or said no (`SnapshotRefused`).
-            LocalFault: it can't be asked from here.
+            SnapshotFailed: The hub did not answer (``hub_away``) or refused (`SnapshotRefused`).
+            LocalFault: This machine can't query the hub.
         """
         try:
             from huggingface_hub import HfApi
-        except OSError as error:  # what is imported with it may want files of its own
+        except OSError as error:  # a dependency that is imported with it may need files
             raise LocalFault(f"huggingface_hub can't be imported: {error}") from error
 
         if is_offline():
@@ -202,7 +205,7 @@ class Snapshot:
         try:
             info = api.model_info(self.repo_id, revision=self.revision, timeout=_RESOLVE_TIMEOUT)
         except Exception as error:
-            # Not chained: what the hub's client says may hold a signed URL.
+            # Not chained, because the error of the hub's client may contain a signed URL.
             why = without_secrets(message_of(error), self.token)
             if is_permanent(error, api.endpoint):
                 raise self._failed(SnapshotRefused, why) from None
@@ -219,7 +222,7 @@ class Snapshot:
         return error
 
     def is_cached(self, name: str, commit: str) -> bool:
-        """Whether the files are in the cache, as far as huggingface_hub can tell without asking the hub."""
+        """Return whether the cache has the files, as far as huggingface_hub can tell without the hub."""
         from huggingface_hub import snapshot_download
         from huggingface_hub.errors import LocalEntryNotFoundError
 
@@ -237,7 +240,7 @@ class Snapshot:
         return True
 
     def read_ref(self, name: str) -> Ref | None:
-        """What the cache says of the branch."""
+        """Return the cache's ref of the branch, or ``None`` if there is no valid one."""
         path = self._ref(name)
         with suppress(OSError, UnicodeDecodeError):
             commit = path.read_text("ascii").strip()
@@ -246,15 +249,15 @@ class Snapshot:
         return None
 
     def write_ref(self, name: str, commit: str, *, replace: bool) -> None:
-        """Have the cache say which commit the branch is, as huggingface_hub does: it finds that while offline.
+        """Write the cache's ref of the branch, as huggingface_hub does, which reads it while offline.
 
         Args:
-            name: the repository.
-            commit: its snapshot is there.
-            replace: also where the cache says another.
+            name: Repository.
+            commit: Commit whose snapshot is in the cache.
+            replace: Whether to replace a ref to another commit.
 
         Raises:
-            OSError: it can't be written.
+            OSError: The ref can't be written.
         """
         known = self.read_ref(name)
         if known is not None and (known.commit == commit or not replace):
@@ -273,9 +276,9 @@ class Snapshot:
         return cache_of(self.cache_dir) / storage_of(name) / "refs" / str(self.branch)
 
     def job(self, name: str, commit: str, folder: Path | None) -> dict[str, Any]:
-        """What its process is told."""
+        """Return the job for the worker process."""
         return {
-            # What is no text there is passed over by an import; a path is meant to be one.
+            # Imports ignore other types in `sys.path`; a path object there is meant as a str.
             "path": [os.fsdecode(each) for each in sys.path if isinstance(each, (str, os.PathLike))],
             "parent": os.getpid(),
             "repo_id": name,

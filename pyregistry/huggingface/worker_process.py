@@ -1,4 +1,4 @@
-"""The process that downloads a snapshot (`snapshot`), as its parent has it: started, tried, heard and ended."""
+"""The parent's side of the worker process that downloads a snapshot (`snapshot`): start, trial, messages, end."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger("pyregistry.huggingface")
 
-_LOOK_EVERY = 0.2  # seconds between two looks at whether the claim is lost
-_GRACE = 5.0  # seconds between TERM and KILL
-_LAST_WORDS = 2000  # characters of what a process said that ended without an answer
-_TRIAL = 60.0  # seconds for a process to start and to import huggingface_hub, on a host that is busy
+_LOOK_EVERY = 0.2  # seconds between checks for a lost claim
+_GRACE = 5.0  # seconds between SIGTERM and SIGKILL
+_LAST_WORDS = 2000  # characters of stderr shown for a process that ended without a reply
+_TRIAL = 60.0  # seconds allowed for a process to start and import huggingface_hub on a busy host
 
-# Its own path is all that it needs to know before it reads its job.
+# The job sets `sys.path`, so the program imports nothing of this package before it has read the job.
 _PROGRAM = (
     "import json, sys; job = json.loads(sys.stdin.buffer.readline()); sys.path[:] = job['path']; "
     "from pyregistry.huggingface.snapshot import main; main(job)"
@@ -43,10 +43,10 @@ _PROGRAM = (
 
 
 def executable() -> str:
-    """The Python that runs the process: that of ``multiprocessing``, which programs that embed Python can set.
+    """Return the Python of the worker process: that of ``multiprocessing``, which embedding programs can set.
 
     Raises:
-        LocalFault: there is none.
+        LocalFault: No Python is set.
     """
     found = spawn.get_executable()
     if not found:
@@ -58,13 +58,13 @@ _SET_IT = "multiprocessing.set_executable(path) names the Python to start"
 
 
 class SnapshotProcess:
-    """One process, for as long as its context is open.
+    """One worker process. A context manager that ends it on exit.
 
     Args:
-        job: what it is told.
+        job: Job of the process.
 
     Raises:
-        LocalFault: it can't be started.
+        LocalFault: The process can't be started.
     """
 
     def __init__(self, job: dict[str, Any]) -> None:
@@ -78,7 +78,7 @@ class SnapshotProcess:
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
-                start_new_session=True,  # a group of its own, and no Ctrl-C that is not for it
+                start_new_session=True,  # its own process group, which Ctrl-C does not reach
             )
         except OSError as error:
             raise LocalFault(f"{self._program} can't be started: {error}; {_SET_IT}") from error
@@ -88,7 +88,7 @@ class SnapshotProcess:
                 assert pipe is not None, "it is a pipe"
                 self._selector.register(pipe, selectors.EVENT_READ)
             assert self._process.stdin is not None, "it is a pipe"
-            with suppress(BrokenPipeError):  # it has ended; why is seen later
+            with suppress(BrokenPipeError):  # the process has ended; `hear` raises the cause
                 self._process.stdin.write(json.dumps(job).encode() + b"\n")
                 self._process.stdin.flush()
         except BaseException as error:
@@ -99,7 +99,7 @@ class SnapshotProcess:
 
     @property
     def pid(self) -> int:
-        """Its number."""
+        """Process id."""
         return self._process.pid
 
     def __enter__(self) -> Self:
@@ -115,11 +115,11 @@ class SnapshotProcess:
         _end(self._process)
 
     def hear(self, seconds: float) -> Iterator[dict[str, Any]]:
-        """What it says next, within that time.
+        """Yield the messages that arrive within this many seconds.
 
         Raises:
-            LocalFault: it has ended before it began, or is no Python, or says that this machine can't do it.
-            SnapshotFailed: it has ended, or says that the download has failed (`SnapshotRefused`: for good).
+            LocalFault: The process ended before its start message, is not a Python, or reports a local fault.
+            SnapshotFailed: The process ended, or reports a failed download (`SnapshotRefused`: permanently).
         """
         said: list[dict[str, Any]] = []
         for key, _ in self._selector.select(seconds):
@@ -151,12 +151,12 @@ class SnapshotProcess:
         return words
 
     def _ended(self) -> Exception:
-        """What its end means."""
+        """Return the error for the end of the process."""
         with suppress(subprocess.TimeoutExpired):
             self._process.wait(_GRACE)
         stderr = self._process.stderr
         assert stderr is not None, "it is a pipe"
-        os.set_blocking(stderr.fileno(), False)  # what it has started may have it open still
+        os.set_blocking(stderr.fileno(), False)  # a child of the process may still have it open
         with suppress(BlockingIOError):
             while got := os.read(stderr.fileno(), 65536):
                 self._errors = (self._errors + got)[-4 * _LAST_WORDS :]
@@ -173,13 +173,13 @@ class SnapshotProcess:
 
 
 class Fetch:
-    """Downloads a snapshot in a process of its own, and ends that process whatever happens.
+    """Downloads a snapshot in its own process, and always ends that process.
 
     Args:
-        wanted: what is wanted.
-        name: how the hub writes the repository's name.
-        commit: the commit.
-        why_not: why no download can be begun; "": it can.
+        wanted: Requested snapshot.
+        name: Repository's name in the hub's spelling.
+        commit: Commit of the snapshot.
+        why_not: Reason why no download can begin. Empty: it can.
     """
 
     def __init__(self, wanted: Snapshot, name: str, commit: str, why_not: str) -> None:
@@ -190,17 +190,17 @@ class Fetch:
         self._stopped = threading.Event()
 
     def stop(self) -> None:
-        """End it. Any thread."""
+        """Stop the download. Thread-safe. Idempotent."""
         self._stopped.set()
 
     def check(self) -> None:
-        """See, before there is a claim, whether a download can be begun from here. Blocks.
+        """Check before a claim whether this machine can download. Blocks.
 
-        What has worked once is not tried again by this process.
+        This process does not repeat a successful trial.
 
         Raises:
-            LocalFault: this machine can't.
-            SnapshotFailed: the hub is away.
+            LocalFault: This machine can't download.
+            SnapshotFailed: The hub is unavailable.
         """
         if self._why_not:
             error = SnapshotFailed(self._why_not)
@@ -213,7 +213,7 @@ class Fetch:
                 _trials.worked.add(what)
 
     def _needs(self) -> tuple[object, ...]:
-        """What a trial is of."""
+        """Return the key of a trial: the inputs on which its result depends."""
         wanted = self._wanted
         place = None if wanted.store is not None else (wanted.cache_dir, self._name)
         return executable(), place, wanted.max_workers
@@ -229,12 +229,12 @@ class Fetch:
                     raise LocalFault(f"the process that downloads says nothing for {_TRIAL:g} s")
 
     def run(self, claim: OwnedClaim, folder: Path | None = None) -> None:
-        """Download, and tell the claim how far it is and what it was. Blocks.
+        """Download the snapshot, and report progress and result to the claim. Blocks.
 
         Raises:
-            SnapshotFailed: it did not work, or the hub said no (`SnapshotRefused`).
-            LocalFault: it can't work on this machine.
-            ClaimLost: somebody else's counts.
+            SnapshotFailed: The download failed, or the hub refused (`SnapshotRefused`).
+            LocalFault: This machine can't download.
+            ClaimLost: The claim was lost.
         """
         claim.report(0, message=f"Asking the hub for {self._commit[:12]}")
         try:
@@ -242,7 +242,7 @@ class Fetch:
                 _log.info("%s is downloaded by process %d", claim.ref, process.pid)
                 done = self._follow(process, claim)
         except LocalFault:
-            _trials.worked.clear()  # what worked does so no more: it is tried before the next claim
+            _trials.worked.clear()  # the machine has changed, so a trial runs before the next claim
             raise
         claim.describe(size_bytes=done["size"], location=done.get("location"), resolved_revision=self._commit)
 
@@ -261,7 +261,7 @@ class Fetch:
             raise SnapshotFailed("its caller was cancelled")
 
     def _hear(self, claim: OwnedClaim, words: dict[str, Any]) -> dict[str, Any] | None:
-        """Something that the process said; what was downloaded, if that is it."""
+        """Handle a message of the process. Returns the result if the message is the last one."""
         if "bytes" in words:
             claim.report(words["bytes"])
         elif "total" in words:
@@ -279,7 +279,7 @@ class _Trials:
     """The trials of this process, one at a time.
 
     Attributes:
-        worked: what has been tried, and has worked.
+        worked: Keys of the successful trials.
     """
 
     def __init__(self) -> None:
@@ -288,11 +288,11 @@ class _Trials:
         os.register_at_fork(after_in_child=self._after_fork_in_child)
 
     def _after_fork_in_child(self) -> None:
-        self._lock = threading.Lock()  # a thread of the parent may hold the other
+        self._lock = threading.Lock()  # a thread of the parent may have held the old lock during the fork
 
     @contextmanager
     def turn(self, look_up: Callable[[], None]) -> Iterator[None]:
-        """Wait for the trials of other threads; ``look_up`` is called meanwhile, and may raise."""
+        """Wait for the trials of other threads. Calls ``look_up`` every 0.2 s meanwhile, which may raise."""
         lock = self._lock
         while not lock.acquire(timeout=_LOOK_EVERY):
             look_up()
@@ -306,7 +306,7 @@ _trials = _Trials()
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
-    """See that a process and its group have ended."""
+    """End a process and its process group."""
     for number in (signal.SIGTERM, signal.SIGKILL):
         if process.poll() is not None:
             break
