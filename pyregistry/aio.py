@@ -264,8 +264,8 @@ class AsyncRegistry(Client):
             revision: Revision of the model. Each revision has its own record. Defaults to ``None``: unpinned.
             subset: Part of the files. Defaults to ``None``: the whole model.
             lease: Seconds for which the claim holds without renewal; the caller renews it. Defaults to 30 s, kept
-                alive by this client until the claim is finished or released, its record is deleted or set to
-                another status, or the client is closed. ``None``: the claim never expires.
+                alive by this client. The client stops when the claim is finished or released, when its record is
+                deleted or set to another status, or when the client is closed. ``None``: the claim never expires.
             claim_id: Unique name of this attempt, 1 to 64 bytes, never used before. Defaults to a random one.
             owner: Human-readable name of the claim's owner. Defaults to the client's.
             max_attempts: Maximum number of lost owners; the model is then permanently in ERROR. Defaults to no limit.
