@@ -92,6 +92,7 @@ def test_the_parts_of_a_blocking_call_are_told(way: list[str]) -> None:
 
 
 def test_imports_are_measured() -> None:
+    """`python -m benchmarks.imports` prints a row with a median for each statement."""
     command = [sys.executable, "-m", "benchmarks.imports", "--turns", "1"]
     result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr
@@ -100,6 +101,7 @@ def test_imports_are_measured() -> None:
 
 
 def test_texts_are_compared() -> None:
+    """`python -m benchmarks.texts` compares each call alone and in batches."""
     options = [str(ROOT / "lua" / "dist"), "--turns", "1", "--binary", "embedded"]
     command = [sys.executable, "-m", "benchmarks.texts", *options]
     result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)

@@ -118,6 +118,7 @@ def test_the_python_snippets_run(page: str, tmp_path: Path, runtime: str, hub: H
 
 
 def test_the_methods_that_are_named_exist() -> None:
+    """The README's table of methods names all public methods, and no others."""
     table = README.partition("## Methods")[2].partition("\n## ")[0]
     rows = [line.split("|")[1] for line in table.splitlines() if line.startswith("| `")]
     named = {name for row in rows for name in re.findall(r"`(\w+)", row)}
@@ -168,7 +169,7 @@ def test_every_page_is_in_the_navigation() -> None:
 
 def test_the_commands_that_are_named_exist() -> None:
     """In each page, commands after ``pyregistry`` in code exist, and have the options that follow."""
-    commands: Any = typer.main.get_command(app).commands  # type: ignore[attr-defined]
+    commands: Any = typer.main.get_command(app).commands  # type: ignore[attr-defined]  # a group
     ways = set(COMMON) | {"--version", "--help", "--install-completion", "-v", "-h"}
     for page in PAGES:
         text = (ROOT / page).read_text("utf-8").replace("\\\n", "")
@@ -194,6 +195,7 @@ def test_the_options_in_the_reference_are_those_of_the_commands() -> None:
 
 
 def test_the_rights_that_are_documented_are_enough_and_needed(make_server: MakeServer) -> None:
+    """The ACL line of the docs gives every right that is needed, and no other."""
     text = (ROOT / "docs" / "how-to" / "operate.md").read_text("utf-8")
     found = re.search(r"ACL SETUSER app on >\.\.\. (.*?)```", text, re.DOTALL)
     assert found

@@ -74,6 +74,8 @@ class RecordEditor:
 @EVERY
 @pytest.mark.parametrize("near_cache", [False, True], ids=["plain", "near_cache"])
 def test_redis(scenario: Scenario, near_cache: bool, server_url: str, namespace: str) -> None:
+    """The blocking Redis backend passes every scenario, with and without near cache."""
+
     def make(owner: str) -> Backend:
         return RedisBackend.from_url(
             server_url, namespace, owner, (), timeout=5.0, cache=near_cache, stale_for=None, options={}
@@ -86,6 +88,8 @@ def test_redis(scenario: Scenario, near_cache: bool, server_url: str, namespace:
 @EVERY
 @pytest.mark.parametrize("way", ["multiplexed", "near_cache", "redis-py"])
 def test_redis_by_asyncio(scenario: Scenario, way: str, server_url: str, namespace: str) -> None:
+    """The asyncio Redis backend passes every scenario on each transport."""
+
     def make(owner: str) -> AsyncBackend:
         return AsyncRedisBackend.from_url(
             server_url,
@@ -107,6 +111,7 @@ def test_redis_by_asyncio(scenario: Scenario, way: str, server_url: str, namespa
 @EVERY
 @NEEDS_NO_SERVER
 def test_memory(scenario: Scenario) -> None:
+    """The blocking backend in memory passes every scenario."""
     store = MemoryStore()
     scenario(Subject(lambda owner: MemoryBackend(store, owner), store.hold, store.evict, store.damage))
 
@@ -114,6 +119,7 @@ def test_memory(scenario: Scenario) -> None:
 @EVERY
 @NEEDS_NO_SERVER
 def test_memory_by_asyncio(scenario: Scenario) -> None:
+    """The asyncio backend in memory passes every scenario."""
     store = MemoryStore()
     with blocking(lambda owner: AsyncMemoryBackend(store, owner)) as make:
         scenario(Subject(make, store.hold, store.evict, store.damage))
@@ -137,11 +143,13 @@ def test_the_backends_are_those_of_the_contract() -> None:
 
 
 def test_every_scenario_states_its_property() -> None:
+    """Each scenario has a name of its own and states its property in a sentence."""
     assert len({scenario.name for scenario in SCENARIOS}) == len(SCENARIOS)
     assert all(scenario.text.endswith(".") for scenario in SCENARIOS)
 
 
 def test_what_a_subject_can_not_bring_about_is_told() -> None:
+    """A scenario raises Unsupported if the subject lacks a hook that it needs."""
     store = MemoryStore()
     subject = Subject(lambda owner: MemoryBackend(store, owner))
     scenario = Scenario("name", "The property.", lambda context: context.hold(model_key(), 1.0))
@@ -150,6 +158,8 @@ def test_what_a_subject_can_not_bring_about_is_told() -> None:
 
 
 def test_a_failure_states_the_property() -> None:
+    """The error of a failed scenario has its name, its property and the reason."""
+
     def fail(_stage: Context) -> None:
         raise AssertionError("this is so")
 

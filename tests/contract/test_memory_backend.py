@@ -158,6 +158,7 @@ def disconnect(registry: Registry) -> None:
 def test_twenty_waiters_of_both_kinds_download_once(
     connect_sync: Connect, connect_asyncio: Connect, pool: ThreadPoolExecutor
 ) -> None:
+    """Twenty waiters of blocking and asyncio clients get the record of one download."""
     downloads = Downloads()
     clients = [connect_sync("a"), connect_sync("b"), connect_asyncio("c"), connect_asyncio("d")]
     ensured = [begin(pool, clients[number % 4], downloads, touch=False) for number in range(20)]
@@ -171,6 +172,7 @@ def test_twenty_waiters_of_both_kinds_download_once(
 
 
 def test_a_claim_that_nobody_renews_is_taken_over(connect: Connect, store: MemoryStore) -> None:
+    """ensure takes over a claim whose lease has ended, and gets its owner and progress."""
     lost = claimed(connect("lost"), lease=LEASE)
     connect().refresh_download_claim(lost, bytes_done=7)
     downloads = Downloads.free()
@@ -182,6 +184,7 @@ def test_a_claim_that_nobody_renews_is_taken_over(connect: Connect, store: Memor
 
 
 def test_hours_of_a_lease_pass_at_once(connect: Connect, store: MemoryStore) -> None:
+    """A lease of the store in memory ends when its clock has passed it."""
     claimed(connect("lost"), lease=3600.0)
     assert isinstance(connect().try_claim_for_download(*MODEL), AlreadyExists)
     store.pass_time(3600.0)
@@ -191,11 +194,12 @@ def test_hours_of_a_lease_pass_at_once(connect: Connect, store: MemoryStore) -> 
 def test_an_owner_that_lost_its_connection_is_replaced(
     connect_sync: Connect, connect_asyncio: Connect, pool: ThreadPoolExecutor
 ) -> None:
+    """An owner without connection loses its claim, and another one downloads."""
     for name, connect in (("sync", connect_sync), ("asyncio", connect_asyncio)):
         registry = connect("lost")
         stuck, downloads = Downloads(), Downloads.free()
         first = begin(pool, registry, stuck, name, lease=LEASE)
-        until(lambda stuck=stuck: stuck.claims, "the first owner downloads")  # type: ignore[misc]
+        until(lambda stuck=stuck: stuck.claims, "the first owner downloads")  # type: ignore[misc]  # mypy infers no lambda with a default
         second = begin(pool, connect("heir"), downloads, name, lease=LEASE)
         disconnect(registry)
         assert second.result(SECONDS).owner == "heir"
@@ -207,6 +211,7 @@ def test_an_owner_that_lost_its_connection_is_replaced(
 
 
 def test_a_failed_download_is_retried(connect: Connect, pool: ThreadPoolExecutor) -> None:
+    """A failed download is tried again as often as the policy allows, by one owner at a time."""
     downloads = Downloads.free(OSError("first"), OSError("second"))
     policy = RetryPolicy(attempts=3, first_delay=0.05)
     ensured = [begin(pool, connect(), downloads, retry=policy) for _ in range(4)]
@@ -215,6 +220,7 @@ def test_a_failed_download_is_retried(connect: Connect, pool: ThreadPoolExecutor
 
 
 def test_a_permanent_failure_ends_all_waiters(connect: Connect, pool: ThreadPoolExecutor) -> None:
+    """A permanent failure ends every waiter with DownloadFailed, after one download."""
     downloads = Downloads(PermissionError("no right"))
     policy = RetryPolicy(permanent=(PermissionError,))
     ensured = [begin(pool, connect(), downloads, retry=policy) for _ in range(4)]
@@ -228,6 +234,7 @@ def test_a_permanent_failure_ends_all_waiters(connect: Connect, pool: ThreadPool
 
 
 def test_what_ends_the_caller_releases_the_claim(connect_sync: Connect) -> None:
+    """A BaseException in the download releases the claim, and the attempt is not counted."""
     with pytest.raises(KeyboardInterrupt):
         connect_sync().ensure(*MODEL, Downloads.free(KeyboardInterrupt()))
     assert record_of(connect_sync()).released
@@ -235,6 +242,7 @@ def test_what_ends_the_caller_releases_the_claim(connect_sync: Connect) -> None:
 
 
 async def test_a_cancelled_task_releases_the_claim(store: MemoryStore) -> None:
+    """A cancelled owner releases its claim, and a waiter downloads at once."""
     async with AsyncRegistry._on(AsyncMemoryBackend(store)) as registry:
         begun = asyncio.Event()
 
@@ -256,6 +264,7 @@ async def test_a_cancelled_task_releases_the_claim(store: MemoryStore) -> None:
 
 
 async def test_a_claim_whose_caller_never_saw_it_is_released(store: MemoryStore) -> None:
+    """A claim is released if its caller is cancelled before it gets the answer."""
     async with AsyncRegistry._on(AsyncMemoryBackend(store)) as registry:
         task = asyncio.create_task(registry.try_claim_for_download(*MODEL, lease=60.0))
         while not store.model.records:  # noqa: ASYNC110 - no event tells of it
@@ -271,6 +280,7 @@ async def test_a_claim_whose_caller_never_saw_it_is_released(store: MemoryStore)
 def test_a_store_of_files(
     connect_sync: Connect, connect_asyncio: Connect, store: MemoryStore, tmp_path: Path
 ) -> None:
+    """Clients that share a FolderStore download once, and read the same files."""
     files, downloads = FolderStore(tmp_path), Downloads.free()
     for connect in (connect_sync, connect_asyncio, connect_sync):
         record = connect().ensure(*MODEL, downloads, store=files)
@@ -283,6 +293,7 @@ def test_a_store_of_files(
 
 
 def test_the_block_form(connect_sync: Connect) -> None:
+    """download gives an owner its claim, and a later caller the record."""
     with connect_sync().download(*MODEL) as got:
         assert isinstance(got, OwnedClaim)
         got.describe(size_bytes=3)
@@ -312,6 +323,7 @@ def life_of_a_model(registry: Registry) -> list[EventKind]:
 
 
 def test_watch_sees_all_in_order(connect_sync: Connect) -> None:
+    """watch gives each event of the model, in order, and none of another model."""
     with connect_sync().watch(*MODEL) as events:
         claimed(connect_sync("other"), "org/another", lease=60.0)
         kinds = life_of_a_model(connect_sync("other"))
@@ -322,6 +334,7 @@ def test_watch_sees_all_in_order(connect_sync: Connect) -> None:
 
 
 async def test_watch_sees_all_in_order_on_a_loop(store: MemoryStore, connect_sync: Connect) -> None:
+    """watch of an asyncio client gives each event, in order."""
     async with AsyncRegistry._on(AsyncMemoryBackend(store)) as registry, registry.watch() as events:
         kinds = await asyncio.to_thread(life_of_a_model, connect_sync())
         for kind in kinds:
@@ -331,6 +344,7 @@ async def test_watch_sees_all_in_order_on_a_loop(store: MemoryStore, connect_syn
 
 
 def test_watch_ends_with_its_client(connect_sync: Connect, pool: ThreadPoolExecutor) -> None:
+    """watch ends when its client is closed."""
     registry = connect_sync()
     with registry.watch() as events:
         rest = pool.submit(lambda: list(events))
@@ -342,6 +356,7 @@ def test_watch_ends_with_its_client(connect_sync: Connect, pool: ThreadPoolExecu
 
 
 def test_touches_are_gathered(connect: Connect, store: MemoryStore) -> None:
+    """A first touch is sent at once, and a later one at the latest when the client closes."""
     registry = connect(touch_interval=60.0)
     for name in ("a", "b", "c"):
         registry.set_status(name, MODEL[1], "DOWNLOADED")
@@ -356,6 +371,7 @@ def test_touches_are_gathered(connect: Connect, store: MemoryStore) -> None:
 
 
 def test_kept_claims_outlast_their_lease(connect: Connect, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The keepalive renews a claim beyond its first lease."""
     monkeypatch.setattr(values, "KEPT_LEASE", LEASE)
     registry, other = connect(), connect("other")
     claim = claimed(registry)
@@ -369,6 +385,7 @@ def test_kept_claims_outlast_their_lease(connect: Connect, monkeypatch: pytest.M
 
 
 def test_a_long_download_is_kept(connect: Connect, pool: ThreadPoolExecutor) -> None:
+    """The keepalive renews the claim of a download, and sends its progress."""
     registry, downloads = connect(), Downloads()
     ensured = begin(pool, registry, downloads, lease=LEASE)
     until(lambda: downloads.claims, "it begins")
@@ -382,6 +399,7 @@ def test_a_long_download_is_kept(connect: Connect, pool: ThreadPoolExecutor) -> 
 
 
 def test_shutdown_gives_back(connect: Connect, pool: ThreadPoolExecutor) -> None:
+    """shutdown releases the claims of a client and ends its waiters."""
     registry, other = connect(), connect("other")
     claimed(registry, "kept")
     stuck = Downloads()

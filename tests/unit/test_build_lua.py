@@ -123,6 +123,7 @@ def compose(folder: Path, source: str) -> str:
 
 
 def test_a_header_is_read() -> None:
+    """read_contract returns every field of a header."""
     contract, rest = read_contract("sample.v3", SOURCE)
     assert contract.script == "sample.v3"
     assert contract.template == "frame"
@@ -213,6 +214,7 @@ end
 
 
 def test_optional_hooks_leave_nothing_behind(folder: Path) -> None:
+    """A script without an optional hook has none of the lines around it."""
     source = SOURCE.replace("--@when-absent\n\nfirst = first or by\n\n", "").replace("local first\n\n", "")
     text = compose(folder, source)
     assert "if not stored" not in text
@@ -221,6 +223,7 @@ def test_optional_hooks_leave_nothing_behind(folder: Path) -> None:
 
 
 def test_a_script_without_items(folder: Path) -> None:
+    """A script without items checks the numbers of its keys and arguments."""
     (folder / "templates" / "simple.lua").write_text("--@bindings\n\n--@at-start\n")
     source = SOURCE.replace("-- Template: frame", "-- Template: simple")
     source = (
@@ -278,12 +281,14 @@ def test_a_script_without_items(folder: Path) -> None:
     ],
 )
 def test_a_source_that_does_not_fit(folder: Path, old: str, new: str, why: str) -> None:
+    """A source that does not fit raises ValueError with the reason."""
     assert SOURCE.count(old) == 1
     with pytest.raises(ValueError, match=why):
         compose(folder, SOURCE.replace(old, new))
 
 
 def test_a_template_or_an_include_that_is_not_there(folder: Path) -> None:
+    """A missing template or include raises FileNotFoundError with its name."""
     with pytest.raises(FileNotFoundError, match="other"):
         compose(folder, SOURCE.replace("Template: frame", "Template: other"))
     with pytest.raises(FileNotFoundError, match="other"):
@@ -292,6 +297,7 @@ def test_a_template_or_an_include_that_is_not_there(folder: Path) -> None:
 
 @pytest.mark.parametrize("line", ["--@bindings", "  --@item", "--@at-start?", "    --@when-undecided"])
 def test_a_template_that_does_not_fit(folder: Path, line: str) -> None:
+    """A template without a required mark raises ValueError with the script."""
     (folder / "templates" / "frame.lua").write_text(TEMPLATE.replace(f"{line}\n", ""))
     with pytest.raises(ValueError, match=r"sample\.v3: "):
         compose(folder, SOURCE)
@@ -301,11 +307,13 @@ def test_a_template_that_does_not_fit(folder: Path, line: str) -> None:
 
 
 def test_python_has_the_layout_of_record_toml() -> None:
+    """StoredRecord has the elements and defaults of record.toml, in order."""
     layout = read_layout(LUA / "record.toml")
     assert differences(layout, StoredRecord.__struct_fields__, StoredRecord.__struct_defaults__) == []
 
 
 def test_differences_are_told() -> None:
+    """differences names each element that differs, or that one side lacks."""
     names, defaults = ("status", "token", "owner", "extra"), ("", 0, "", 0)
     assert differences(LAYOUT, names, defaults) == []
     assert differences(LAYOUT, (*names[:3], "other"), defaults) == [
@@ -324,6 +332,7 @@ def test_differences_are_told() -> None:
 
 @pytest.mark.parametrize("default", ["1", "true", '"x"', "0.5"])
 def test_a_default_says_nothing(tmp_path: Path, default: str) -> None:
+    """A default in record.toml must be 0 or an empty text."""
     path = tmp_path / "record.toml"
     path.write_text(f'[[element]]\nname = "status"\ndefault = {default}\n')
     with pytest.raises(ValueError, match="the default of status"):
@@ -332,6 +341,7 @@ def test_a_default_says_nothing(tmp_path: Path, default: str) -> None:
 
 @pytest.mark.parametrize("names", [("status", "status"), ("Status",), ("2nd",)])
 def test_the_name_of_an_element(tmp_path: Path, names: tuple[str, ...]) -> None:
+    """The names in record.toml are lower-case identifiers, and unique."""
     path = tmp_path / "record.toml"
     path.write_text("".join(f'[[element]]\nname = "{name}"\ndefault = 0\n' for name in names))
     with pytest.raises(ValueError, match="not a name, or a name twice"):
@@ -350,6 +360,7 @@ def test_the_committed_files_are_what_the_sources_give() -> None:
 
 
 def test_the_lock_pins_the_bytes_that_run() -> None:
+    """scripts.lock has the SHA1 of each file in dist."""
     lines = []
     for path in (LUA / "dist").iterdir():
         name, version, _ = path.name.split(".")
@@ -359,6 +370,7 @@ def test_the_lock_pins_the_bytes_that_run() -> None:
 
 @pytest.mark.parametrize("changed", ["src/claim.v1.lua", "templates/transition.lua", "includes/claims.lua"])
 def test_a_changed_line_changes_what_is_made(tmp_path: Path, changed: str) -> None:
+    """A changed source, template or include changes the scripts that use it, and no others."""
     folder = tmp_path / "lua"
     shutil.copytree(LUA, folder)
     file = folder / changed
@@ -378,6 +390,7 @@ def test_a_changed_line_changes_what_is_made(tmp_path: Path, changed: str) -> No
 
 
 def test_the_lock_and_the_table_are_in_order() -> None:
+    """The lock is sorted and complete, and a README without marks is refused."""
     texts = compose_all(LUA)
     assert list(texts) == sorted(texts)
     assert len(lock_lines(texts).splitlines()) == len(texts)

@@ -51,12 +51,14 @@ def said(script: Script, field: str) -> str:
 
 
 def test_the_folder_holds_what_the_operations_run() -> None:
+    """dist has the scripts that the package loads, and no others."""
     assert lua_folder() == LUA
     assert {path.name for path in (LUA / "dist").iterdir()} == {f"{script!r}.lua" for script in ALL}
 
 
 @pytest.mark.parametrize("script", ALL, ids=repr)
 def test_the_text_that_runs_is_the_file(script: Script) -> None:
+    """The text of a script is its file, its SHA1 is that of the bytes, and its flags are read."""
     raw = (LUA / "dist" / f"{script!r}.lua").read_bytes()
     assert script.text.encode() == raw
     assert script.sha == hashlib.sha1(raw).hexdigest()
@@ -64,6 +66,7 @@ def test_the_text_that_runs_is_the_file(script: Script) -> None:
 
 
 def test_a_script_that_is_not_there() -> None:
+    """load raises FileNotFoundError for an unknown version."""
     with pytest.raises(FileNotFoundError):
         load("claim", 99)
 
@@ -75,6 +78,7 @@ def test_the_scripts_read_what_a_batch_is() -> None:
 
 
 def test_the_blocking_half_is_the_asyncio_half() -> None:
+    """Each generated module is what its asyncio twin gives."""
     result = subprocess.run(
         [sys.executable, str(ROOT / "tools" / "unasync.py"), "--check"],
         capture_output=True,
@@ -123,6 +127,7 @@ delete | anything else | absent | deleted or not, per provider
 
 @pytest.mark.parametrize("script", ALL, ids=repr)
 def test_the_rows_are_those_of_the_design(script: Script) -> None:
+    """The rows of each header are those of the state table."""
     wanted = [
         Row(*rest)
         for names, *rest in (line.split(" | ") for line in DESIGN.splitlines())
@@ -319,6 +324,7 @@ SENT: dict[str, tuple[Request[Any], dict[str, Any], list[dict[str, Any]]]] = {
 
 @pytest.mark.parametrize("script", ALL, ids=repr)
 def test_what_is_sent_is_what_the_header_says(script: Script) -> None:
+    """A request sends the keys and arguments of the header, in order."""
     op, shared, items = SENT[script.name]
     assert op.head.script is script
     places = {"record_key": "model:", "holds_key": "holds:"}
@@ -348,6 +354,7 @@ def test_what_is_sent_is_what_the_header_says(script: Script) -> None:
 def test_a_claim_is_packed_as_hiredis_would(
     claim_id: str | None, expected_bytes: int | None, owner: str | None
 ) -> None:
+    """A claim packs to the same bytes as with hiredis."""
     for name in ("m", "organisation/name", "模型", "100 %d"):
         op = OPS.claiming("S3", "né", None, 5, owner, None).claim(name, claim_id, expected_bytes)
         assert op.packed() == op.head.packed([op]) == pack(op.head.command([op]))

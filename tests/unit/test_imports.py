@@ -51,6 +51,7 @@ def run_command(*words: str) -> str:
 
 
 def test_the_package_alone_imports_no_client() -> None:
+    """`import pyregistry` imports no client and no optional package."""
     modules = imported("import pyregistry\npyregistry.__version__")
     assert not modules & (OPTIONAL | CLIENTS)
     assert {name for name in modules if name.startswith("pyregistry.")} <= {
@@ -61,23 +62,27 @@ def test_the_package_alone_imports_no_client() -> None:
 
 
 def test_the_clients_import_nothing_optional() -> None:
+    """The clients import no optional package."""
     modules = imported("from pyregistry import AsyncRegistry, Registry")
     assert not modules & (OPTIONAL | {"rich", "typer", "tomllib"})
     assert {"redis", "pyregistry.aio", "pyregistry.registry"} <= modules
 
 
 def test_models_and_errors_need_no_client() -> None:
+    """Models and errors are imported without a client."""
     modules = imported("from pyregistry import Claim, ModelStatus, RegistryError")
     assert not modules & {"asyncio", "redis", "ssl", "pyregistry.aio", "pyregistry.registry"}
 
 
 def test_the_version_needs_neither_client_nor_command_line() -> None:
+    """`pyregistry --version` imports neither a client nor typer and rich."""
     modules = imported(run_command("--version"))
     assert not modules & (OPTIONAL | CLIENTS | {"rich", "typer", "pyregistry.cli.app"})
 
 
 @pytest.mark.parametrize("command", [["status", "acme/model"], ["counts"]])
 def test_a_command_that_reads_imports_no_other_tool(command: list[str], server_url: str) -> None:
+    """A reading command imports no other part of the package."""
     modules = imported(run_command(*command), url=server_url)
     assert not modules & (
         OPTIONAL | {"pyregistry.aio", "pyregistry._redis.transport.multiplexed", "unittest", "tomllib"}
@@ -100,10 +105,11 @@ def test_each_public_name_is_what_its_module_has() -> None:
 
 
 def test_public_modules_are_attributes() -> None:
+    """Public modules are attributes of the package, and an unknown name is an AttributeError."""
     for name in ("aio", "config", "errors", "models", "policy", "registry", "store"):
         modules = imported(f"import pyregistry\nassert pyregistry.{name}.__name__ == 'pyregistry.{name}'")
         assert f"pyregistry.{name}" in modules
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
-        pyregistry.nothing  # noqa: B018
+        pyregistry.nothing  # noqa: B018 - the access itself raises
     with pytest.raises(ImportError):
         exec("from pyregistry import nothing", {})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 from pathlib import Path
 
@@ -29,6 +30,19 @@ def test_generated_files_are_marked() -> None:
     assert modules == {f"pyregistry/{made}" for made in unasync.FILES.values()}
     for path in marked - {"lua/dist/**"}:
         assert list(ROOT.glob(path)), path
+
+
+def test_each_test_states_its_property() -> None:
+    """Every test has a docstring, a sentence that says what holds."""
+    missing = [
+        f"{path.relative_to(ROOT)}: {node.name}"
+        for path in ROOT.glob("tests/**/test_*.py")
+        for node in ast.walk(ast.parse(path.read_text("utf-8")))
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef))
+        and node.name.startswith("test_")
+        and not ast.get_docstring(node)
+    ]
+    assert not missing
 
 
 @pytest.mark.parametrize(

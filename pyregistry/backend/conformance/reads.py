@@ -81,7 +81,7 @@ def changes_come_to_be_seen(context: Context) -> None:
     assert one.get_status(*key.ref) is None
     for status in (DOWNLOADED, ERROR, DOWNLOADED, DOWNLOADING):
         two.set_status(key, StatusChange(status))
-        wait_until(lambda status=status: one.get_status(*key.ref) is status, f"{status} is seen")  # type: ignore[misc]
+        wait_until(lambda status=status: one.get_status(*key.ref) is status, f"{status} is seen")  # type: ignore[misc]  # mypy infers no lambda with a default
         wait_until(lambda: one.get_record(*key.ref) == record_of(two, key), "the record is seen")
     delete_records(two, key)
     wait_until(lambda: one.get_status(*key.ref) is None, "the end of the record is seen")
